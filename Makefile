@@ -1,0 +1,70 @@
+# The verbs of this repository. Each sets up what it needs and is quick the second time.
+#   make serve   a real Triton and Tidegate in front of it, in the foreground (Ctrl-C stops both)
+#   make test    all tests but the slow tier        make test-slow   the slow tier
+#   make check   format, lint, types, layers        make bench       against nginx and Envoy
+#   make models  train the example models again and compare
+# PYTHON=/path/to/python3.11 picks the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.lock
+SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv triton serve test test-slow check format bench models lock clean docs
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '2,6s/^# *//p' Makefile
+
+# The stamp holds what was installed: another lock, another interpreter or a changed extension installs again.
+venv: $(VENV)/.stamp
+
+$(VENV)/.stamp: $(LOCK) $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tidegate needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || { echo "==> creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@cmp -s $(LOCK) $(VENV)/.lock || { echo "==> installing dependencies (about a minute the first time)"; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK) && cp $(LOCK) $(VENV)/.lock; }
+	@echo "==> building the extensions and installing tidegate"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+triton: venv
+	@$(BIN)/tidegate triton install
+
+serve: triton
+	@exec $(BIN)/tidegate up deploy/local
+
+test: triton
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: triton
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/cython-lint $(shell find kernels -name '*.pyx')
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: triton
+	$(BIN)/python -m bench $(ARGS)
+
+docs: venv
+	$(BIN)/python -m gateway.settings_docs > docs/settings.md
+
+# Exact versions with hashes for development and CI, without any registry address. Needs `uv`.
+lock:
+	uv pip compile pyproject.toml requirements/dev.in --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --quiet --output-file $(LOCK)
+
+clean:
+	rm -rf build .venv* .triton state deploy/local/state
+	find kernels -name '*.so' -o -name '*_c.c' -o -name '*_c.cpp' | xargs rm -f

@@ -1,0 +1,53 @@
+"""The `tidegate` command: reads arguments, calls one module a command, returns its exit status.
+
+Exit status: 0 it holds; 1 it was judged and does not hold; 2 it could not be judged (bad usage, unreadable
+input: one line with file, line and remedy, never a traceback). JSON goes to standard output alone; progress
+and messages to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import version
+
+from gateway.commands import check, keys, policy, serve
+from gateway.triton import cli as triton
+
+_EPILOG = """\
+examples:
+  tidegate up                              a real Triton and the gateway, with deploy/local
+  tidegate serve --config tidegate.yaml    the gateway alone, in front of running Tritons
+  tidegate check tidegate.yaml             judge settings and policy without serving
+  tidegate keys new --user alice --tenant acme
+  tidegate policy test --policy policy.csv --tests policy_tests.yaml
+
+`tidegate COMMAND --help` teaches each command by example.
+exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be judged
+"""
+
+# One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
+_COMMANDS = (serve, check, keys, policy, triton)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="tidegate",
+        description="A governed front door for NVIDIA Triton.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tidegate {version('tidegate')}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `tidegate ... | head`: the reader has seen enough.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,63 @@
+"""How commands print: results on standard output in one of two formats, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from governance.types import Finding
+
+HOLDS, DOES_NOT_HOLD, NOT_JUDGED = 0, 1, 2
+"""Exit status of every command."""
+
+
+def add_format(parser: argparse.ArgumentParser, default: str = "text") -> None:
+    """Declares `--format text|json`."""
+    parser.add_argument(
+        "--format", choices=("text", "json"), default=default, help=f"of the result (default: {default})"
+    )
+
+
+def emit(text: str) -> None:
+    """One line of result."""
+    sys.stdout.write(text + "\n")
+
+
+def emit_json(value: Any) -> None:
+    """One line of result as JSON."""
+    emit(json.dumps(value, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal."""
+    sys.stderr.write(text + "\n")
+
+
+def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Findings as JSON objects: file, line, column, severity, code, message."""
+    return [dict(msgspec.structs.asdict(finding)) for finding in findings]
+
+
+def not_judged(findings: Sequence[Finding], more: str = "") -> int:
+    """Says in one line why nothing could be judged: the first error.
+
+    Args:
+        findings: with at least one error.
+        more: the command that lists the others.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    rest = f" (and {len(errors) - 1} more{more})" if len(errors) > 1 else ""
+    say(f"tidegate: {errors[0]}{rest}")
+    return NOT_JUDGED
+
+
+def count(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning`."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    return f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"

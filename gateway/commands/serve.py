@@ -1,0 +1,176 @@
+"""`tidegate serve` and `tidegate up`: the gateway alone, or with a Triton of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from gateway import logs
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+from gateway.settings_file import load_or_raise
+from gateway.supervisor import StateDirError, Supervisor
+from gateway.ports import PortInUseError
+from gateway.triton import Listen, ManagedTriton, TritonError, command, locate
+
+_SERVE_EPILOG = """\
+examples:
+  tidegate serve --config tidegate.yaml
+  tidegate serve --config tidegate.yaml --workers 4
+
+a minimal tidegate.yaml:
+  listen: {http: 127.0.0.1:8080, grpc: 127.0.0.1:8081}
+  upstreams: {triton: {http: 127.0.0.1:8000, grpc: 127.0.0.1:8001}}
+
+signals: SIGHUP reads settings, policy and keys again (so does a change of the files, within 5 s);
+SIGTERM and Ctrl-C let requests in flight finish for `drain` seconds, then stop.
+"""
+
+_UP_EPILOG = """\
+examples:
+  tidegate up deploy/local
+  HTTP_PORT=9080 GRPC_PORT=9081 tidegate up deploy/local
+
+DIR holds tidegate.yaml. The variables HTTP_PORT (8080), GRPC_PORT (8081), TRITON_HTTP_PORT (8000),
+TRITON_GRPC_PORT (8001) and TRITON_METRICS_PORT (8002) choose the ports; tidegate.yaml may refer to them as
+${HTTP_PORT} and so on. Triton is `tritonserver` on PATH, else the one that `tidegate triton install` made.
+"""
+
+# Where `tidegate up` listens when the environment does not say otherwise.
+_DEFAULT_PORTS = {
+    "HTTP_PORT": "8080",
+    "GRPC_PORT": "8081",
+    "TRITON_HTTP_PORT": "8000",
+    "TRITON_GRPC_PORT": "8001",
+    "TRITON_METRICS_PORT": "8002",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare both commands."""
+    serve = subparsers.add_parser(
+        "serve",
+        help="run the gateway in front of model servers that already run",
+        epilog=_SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
+    serve.add_argument("--workers", type=_positive, metavar="N", help="serving processes; overrides `workers`")
+    serve.set_defaults(run=run_serve)
+
+    up = subparsers.add_parser(
+        "up",
+        help="run a Triton and the gateway in front of it",
+        epilog=_UP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    up.add_argument("dir", nargs="?", type=Path, default=Path("deploy/local"), metavar="DIR", help="default: deploy/local")
+    up.add_argument("--workers", type=_positive, metavar="N", help="serving processes; overrides `workers`")
+    up.add_argument(
+        "--model-repository",
+        type=Path,
+        action="append",
+        metavar="PATH",
+        help="default: DIR/model_repository, else ./model_repository; may be given several times",
+    )
+    up.add_argument("--triton-root", type=Path, default=Path(".triton"), metavar="PATH", help="default: .triton")
+    up.set_defaults(run=run_up)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 256:
+        raise argparse.ArgumentTypeError("must be 1 to 256")
+    return number
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """The gateway alone."""
+    return _guarded(lambda: asyncio.run(_serve(_supervisor(args.config, args.workers))))
+
+
+def run_up(args: argparse.Namespace) -> int:
+    """Triton, then the gateway; both stop together."""
+    for name, port in _DEFAULT_PORTS.items():
+        os.environ.setdefault(name, port)
+    return _guarded(lambda: asyncio.run(_up(args)))
+
+
+def _guarded(run: object) -> int:
+    try:
+        return int(run())  # type: ignore[operator]
+    except SettingsError as error:
+        for finding in error.findings:
+            print(finding, file=sys.stderr)
+    except (PortInUseError, StateDirError, TritonError) as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+    return 2
+
+
+def _supervisor(config: Path, workers: int | None) -> Supervisor:
+    settings = load_or_raise(config)
+    logs.configure(settings.log)
+    supervisor = Supervisor(config.absolute(), settings, workers or settings.workers)
+    supervisor.prepare()
+    return supervisor
+
+
+async def _serve(supervisor: Supervisor) -> int:
+    log = logs.get("serve")
+
+    def announce(addresses: dict[str, str]) -> None:
+        shown = ", ".join(f"{name} {address}" for name, address in addresses.items())
+        log.info("serving: %s", shown, extra={"fields": addresses})
+
+    return await supervisor.run(announce)
+
+
+async def _up(args: argparse.Namespace) -> int:
+    supervisor = _supervisor(args.dir / "tidegate.yaml", args.workers)
+    triton = ManagedTriton(
+        command(
+            locate(args.triton_root),
+            repositories=args.model_repository or [_model_repository(args.dir)],
+            listen=Listen(
+                http=_port("TRITON_HTTP_PORT"), grpc=_port("TRITON_GRPC_PORT"), metrics=_port("TRITON_METRICS_PORT")
+            ),
+            otlp=_otlp_http(supervisor.settings),
+        ),
+        supervisor.settings.state_dir / "triton.log",
+    )
+    print("==> starting Triton and loading its models (seconds; its log: state_dir/triton.log)", file=sys.stderr)
+    try:
+        await triton.start()
+        print("==> Triton is ready", file=sys.stderr)
+
+        def announce(addresses: dict[str, str]) -> None:
+            print(
+                f"==> Tidegate serves HTTP on {addresses['http']} and gRPC on {addresses.get('grpc', '-')}; Ctrl-C stops both\n"
+                f"    try: curl http://{addresses['http']}/v2/models/income",
+                file=sys.stderr,
+            )
+
+        return await supervisor.run(announce)
+    finally:
+        await triton.stop()
+
+
+def _model_repository(directory: Path) -> Path:
+    beside = directory / "model_repository"
+    return beside if beside.is_dir() else Path("model_repository")
+
+
+def _port(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise TritonError(f"{name}={text!r} is no port; set it to a number from 1 to 65535")
+    return int(text)
+
+
+def _otlp_http(settings: Settings) -> str | None:
+    """Where Triton may send its spans: it speaks OTLP over HTTP alone."""
+    traces = settings.telemetry.traces
+    return traces.endpoint if traces.protocol == "http/protobuf" else None

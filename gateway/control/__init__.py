@@ -1,0 +1,87 @@
+"""Every HTTP surface but inference: control API, health, metrics, OpenAPI. Litestar, one file per resource.
+
+Contract: each control page names the object and action that the policy is asked for; health pages are open.
+Errors have the one body of every error. The inference door is mounted at `/v2`, and what Litestar does not
+know is answered as Triton answers unknown pages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar, Request, asgi
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.response import Response
+
+from gateway import logs
+from gateway.control.health import healthz, readyz
+from gateway.control.metrics import metrics
+from gateway.control.routes import RouteController
+from gateway.control.snapshot import SnapshotController
+from gateway.control.upstreams import UpstreamController
+from gateway.doors.reply import error_reply
+from gateway.errors import TidegateError
+
+if TYPE_CHECKING:
+    from gateway.app import Application
+
+_log = logs.get("control")
+
+
+def build_litestar(application: Application) -> Litestar:
+    """The ASGI application of `listen.http`."""
+    handlers: list[Any] = [RouteController, SnapshotController, UpstreamController, healthz, readyz]
+    settings = application.snapshot.settings.metrics
+    if settings.enabled and settings.listen is None:
+        handlers.append(metrics)
+    handlers.append(asgi("/v2", is_mount=True, copy_scope=False)(application.http_door))
+    return _litestar(application, handlers)
+
+
+def build_metrics_app(application: Application) -> Litestar:
+    """The ASGI application of `metrics.listen`."""
+    return _litestar(application, [metrics] if application.snapshot.settings.metrics.enabled else [])
+
+
+def _litestar(application: Application, handlers: list[Any]) -> Litestar:
+    from gateway.app import VERSION  # noqa: PLC0415  app.py builds this module's application
+
+    return Litestar(
+        route_handlers=handlers,
+        state=State({"application": application}),
+        exception_handlers={TidegateError: _tidegate_error, HTTPException: _http_error, Exception: _internal_error},
+        openapi_config=OpenAPIConfig(
+            title="Tidegate control API",
+            version=VERSION,
+            path="/gateway/v1",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        ),
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _respond(error: TidegateError) -> Response[bytes]:
+    reply = error_reply(error)
+    headers = {name.decode(): value.decode() for name, value in reply.headers if name != b"content-type"}
+    return Response(bytes(reply.body), status_code=reply.status, media_type="application/json", headers=headers)
+
+
+def _tidegate_error(_: Request[Any, Any, Any], error: TidegateError) -> Response[bytes]:
+    return _respond(error)
+
+
+def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Litestar's own refusals: unknown page, wrong method, bad parameter."""
+    own = TidegateError({404: "Not Found", 405: "Method Not Allowed"}.get(error.status_code, error.detail))
+    own.status = error.status_code
+    return _respond(own)
+
+
+def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A defect: the log gets the traceback, the client does not."""
+    _log.error("unexpected error on %s", request.url.path, exc_info=error)
+    return _respond(TidegateError("internal error"))

@@ -1,0 +1,67 @@
+"""What both gRPC handlers of inference share: the exchange, the metadata of an answer, the end of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from gateway.errors import Shed, TidegateError
+from gateway.exchange import Exchange
+from gateway.wire import grpc as codec
+
+if TYPE_CHECKING:
+    from gateway.wire.types import Buffer, InferAnswer, InferCall
+
+
+class GrpcExchange(Exchange):
+    """An inference request that came over gRPC."""
+
+    __slots__ = ("message", "raw")
+
+    protocol = "grpc"
+
+    def __init__(self, *args: Any, message: Any, raw: list[Buffer] | None, **kwargs: Any) -> None:
+        super().__init__(*args, model=message.model_name, version=message.model_version, **kwargs)
+        self.message = message
+        self.raw = raw
+
+    def decode(self) -> InferCall:
+        """The envelope of the parsed message."""
+        return codec.from_message(self.message, self.raw)
+
+    def encode(self, answer: InferAnswer) -> bytes:
+        """`ModelInferResponse` as bytes."""
+        data = codec.encode_response(answer)
+        self.nbytes_out = len(data)
+        return data
+
+
+def served(rid: str, variant: str) -> tuple[tuple[str, str], ...]:
+    """Initial metadata of an answer."""
+    if variant:
+        return (("x-request-id", rid), ("x-tidegate-variant", variant))
+    return (("x-request-id", rid),)
+
+
+def deadline_of(context: Any) -> float | None:
+    """The client's deadline in event-loop time; None when it set none."""
+    left = context.time_remaining()
+    return None if left is None else asyncio.get_running_loop().time() + left
+
+
+async def fail(context: Any, error: TidegateError, rid: str, variant: str) -> None:
+    """End the call with the error's status; never returns.
+
+    A shed call says when to try again, in gRPC's own way and in HTTP's.
+    """
+    await context.send_initial_metadata(served(rid, variant))
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, Shed):
+        trailing = (
+            ("grpc-retry-pushback-ms", str(math.ceil(error.retry_after * 1000))),
+            ("retry-after", str(max(1, math.ceil(error.retry_after)))),
+        )
+    await context.abort(grpc.StatusCode[error.code], error.message, trailing)

@@ -1,0 +1,121 @@
+"""`ModelStreamInfer`: one session of many calls.
+
+Contract: requests are read as they come, answers written as they come; errors ride in `error_message` with
+the stream still OK, unless the client asked by `triton_grpc_error: true` that the first one ends it. A client
+that leaves early leaves the session, which does what the model server needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from gateway.doors.grpc_exchange import GrpcExchange, served
+from gateway.errors import TidegateError
+from gateway.headers import from_metadata, request_id
+from gateway.stream import StreamSession
+from gateway.wire import grpc as codec
+from gateway.wire.types import InferAnswer
+
+if TYPE_CHECKING:
+    from gateway.app import Application
+    from gateway.exchange import Exchange
+
+
+class StreamDoor:
+    """One client's `ModelStreamInfer` call."""
+
+    def __init__(self, app: Application, context: Any) -> None:
+        self._app = app
+        self._context = context
+        self._headers = from_metadata(context.invocation_metadata() or ())
+        self._rid = request_id(self._headers)
+        self._ends_on_error = self._headers.get("triton_grpc_error") == "true"
+        self._failure: TidegateError | None = None
+        self._failed = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._headed = False
+        self._session = StreamSession(app.pipeline, self._deliver)
+
+    async def run(self, requests: Any) -> None:
+        """Serve the stream to its end; raises through `context.abort` when it ends with an error."""
+        work = asyncio.ensure_future(self._serve(requests))
+        failed = asyncio.ensure_future(self._failed.wait())
+        try:
+            await asyncio.wait({work, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None:
+                self._session.leave()
+                await self._context.abort(grpc.StatusCode[self._failure.code], self._failure.message)
+            await work
+        except asyncio.CancelledError:
+            self._session.leave()
+            raise
+        finally:
+            work.cancel()
+            failed.cancel()
+
+    async def _serve(self, requests: Any) -> None:
+        async for request in requests:
+            await self._one(request)
+        await self._session.finish()
+
+    async def _one(self, request: bytes) -> None:
+        try:
+            message, raw = codec.parse_request(request)
+        except TidegateError as error:
+            await self._write(self._error_message(error, ""))
+            return
+        x = GrpcExchange(
+            self._app.snapshot,
+            self._headers,
+            operation="stream",
+            message=message,
+            raw=raw,
+            nbytes=len(request),
+            peer=self._context.peer(),
+        )
+        x.request_id = self._rid
+        self._app.observer.started(x)
+        await self._session.submit(x)
+
+    async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
+        if isinstance(answer, TidegateError):
+            if self._ends_on_error:
+                self._failure = answer
+                self._failed.set()
+                return
+            call_id = x.message.id if isinstance(x, GrpcExchange) else ""
+            await self._write(self._error_message(answer, call_id), x.variant_name)
+            return
+        body = codec.encode_response(answer)
+        x.nbytes_out += len(body)
+        await self._write(_FIELD_RESPONSE + _varint(len(body)) + body, x.variant_name)
+
+    @staticmethod
+    def _error_message(error: TidegateError, call_id: str) -> bytes:
+        message = service_pb2.ModelStreamInferResponse(error_message=error.message)
+        message.infer_response.id = call_id
+        return bytes(message.SerializeToString())
+
+    async def _write(self, message: bytes, variant: str = "") -> None:
+        async with self._writing:
+            if not self._headed:
+                self._headed = True
+                await self._context.send_initial_metadata(served(self._rid, variant))
+            await self._context.write(message)
+
+
+_FIELD_RESPONSE = b"\x12"
+"""Tag of `ModelStreamInferResponse.infer_response`: 2 << 3 | 2."""
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,160 @@
+"""The HTTP door: an ASGI application for everything below `/v2`.
+
+Contract: reads a request's bytes within `limits`, turns the request line into an operation, and hands an
+Exchange to the pipeline or a PageRequest to the pages. Knows nothing of routing or policy. Runs inside of
+Litestar's mount and on any other ASGI server. Every answer that is not a success has the one error body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from gateway.doors.http_body import ClientWatch, plain_body, read_body
+from gateway.doors.http_pages import PAGES, PageRequest
+from gateway.doors.http_stream import generate, generate_stream, infer_stream
+from gateway.doors.reply import Reply, error_reply, send_reply
+from gateway.errors import BadRequest, Cancelled, RequestTimeout, TidegateError, TooLarge
+from gateway.exchange import Exchange
+from gateway.headers import from_asgi, request_id, upstream_headers
+from gateway.operations import Address, parse_path
+from gateway.wire import compression
+from gateway.wire import http as codec
+
+if TYPE_CHECKING:
+    from gateway.app import Application
+    from gateway.wire.types import InferAnswer, InferCall
+
+
+class HttpExchange(Exchange):
+    """An inference request that came over HTTP."""
+
+    __slots__ = ("body",)
+
+    protocol = "http"
+
+    def __init__(self, *args: Any, body: bytes, **kwargs: Any) -> None:
+        super().__init__(*args, nbytes=len(body), **kwargs)
+        self.body = body
+
+    def decode(self) -> InferCall:
+        """Undo the content encoding and read the envelope."""
+        body = plain_body(self.headers, self.body, self.snapshot.settings.limits.body)
+        length = codec.parse_header_length(self.headers.get("inference-header-content-length"), len(body))
+        return codec.decode_request(body, length, self.model, self.version)
+
+    def encode(self, answer: InferAnswer) -> Reply:
+        """The answer in the form that the request asked for, compressed when the client takes it."""
+        assert self.call is not None
+        length, content_type, parts = codec.encode_response(answer, self.call)
+        headers = [(b"content-type", content_type.encode())]
+        if length is not None:
+            headers.append((b"inference-header-content-length", b"%d" % length))
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        coding = compression.response_coding(self.headers.get("accept-encoding"))
+        if coding:
+            body = compression.encode([body], coding)
+            headers.append((b"content-encoding", coding.encode()))
+        self.nbytes_out = len(body)
+        return Reply(200, headers, body)
+
+
+class EventExchange(HttpExchange):
+    """An inference request whose answers are sent as events: text, so that every output is answered as JSON."""
+
+    __slots__ = ()
+
+    def decode(self) -> InferCall:
+        """As above, and refuse what no event can carry."""
+        call = super().decode()
+        if call.raw or call.binary_data_output or any(output.binary for output in call.outputs):
+            raise BadRequest("binary outputs cannot be sent as server-sent events")
+        return call
+
+
+class HttpDoor:
+    """ASGI application for `/v2`."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request; errors become answers, a client that went away gets none."""
+        headers = from_asgi(scope["headers"])
+        watch = ClientWatch(scope, receive)
+        served = {"x-request-id": request_id(headers), "x-tidegate-variant": ""}
+        try:
+            await self._serve(scope, receive, send, headers, watch, served)
+        except Cancelled:
+            return
+        except TidegateError as error:
+            reply = error_reply(error)
+            if isinstance(error, TooLarge):
+                watch.linger()
+            elif isinstance(error, RequestTimeout):
+                reply.headers.append((b"connection", b"close"))
+            await send_reply(send, reply, served)
+        except asyncio.CancelledError:
+            if not watch.gone:
+                raise
+            # The client went away; the pipeline has counted it and there is nobody to answer.
+        finally:
+            watch.done()
+
+    async def _serve(
+        self, scope: Any, receive: Any, send: Any, headers: dict[str, str], watch: ClientWatch, served: dict[str, str]
+    ) -> None:
+        snapshot = self._app.snapshot
+        address = parse_path(scope["method"], scope["raw_path"])
+        body = await read_body(receive, headers, snapshot.settings.limits)
+        watch.body_read()
+        name = address.operation.name
+        if address.operation.action != "infer":
+            await send_reply(send, await self._page(scope, headers, body, address, served), served)
+            return
+        events = name == "infer" and wants_events(headers)
+        x = (EventExchange if events else HttpExchange)(
+            snapshot, headers, operation=name, model=address.model, version=address.version, body=body
+        )
+        x.request_id = served["x-request-id"]
+        self._app.observer.started(x)
+        try:
+            if name == "generate":
+                reply = await generate(self._app, x)
+            elif name == "generate_stream":
+                await generate_stream(self._app, x, send, served)
+                return
+            elif events:
+                await infer_stream(self._app, x, send, served)
+                return
+            else:
+                reply = await self._app.pipeline.infer(x)
+        finally:
+            served["x-tidegate-variant"] = x.variant_name
+        await send_reply(send, reply, served)
+
+    async def _page(
+        self, scope: Any, headers: dict[str, str], body: bytes, address: Address, served: dict[str, str]
+    ) -> Reply:
+        snapshot = self._app.snapshot
+        subject = snapshot.admit_page(address.operation, address.model, headers)
+        query = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        page = PageRequest(
+            app=self._app,
+            snapshot=snapshot,
+            subject=subject,
+            address=address,
+            method=scope["method"],
+            target=target.decode("latin-1"),
+            body=plain_body(headers, body, snapshot.settings.limits.body),
+            headers=upstream_headers({}, frozenset({"x-request-id"}), served["x-request-id"]),
+        )
+        return await PAGES[address.operation.name](page)
+
+
+def wants_events(headers: dict[str, str]) -> bool:
+    """Whether the client asks for server-sent events."""
+    return any(
+        part.split(";")[0].strip() == "text/event-stream" for part in headers.get("accept", "").lower().split(",")
+    )

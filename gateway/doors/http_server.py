@@ -1,0 +1,132 @@
+"""The HTTP/1.1 server under the ASGI application: uvicorn with what it lacks for a front door.
+
+Adds to uvicorn's httptools protocol: a time limit for request headers (`limits.header_timeout`), a call when
+the client of a request in progress goes away (uvicorn only says so to someone who waits in `receive`), and
+refusals in the shape of every other error. uvicorn's signal handling is off: the worker decides when to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+CONNECTION_KEY = "tidegate.connection"
+"""Scope key of the connection, an object with `on_lost`."""
+
+# A body that was refused (413) is read on for this long, so that a client that sends first and reads later
+# comes to read the answer instead of a reset (nginx's lingering_close does the same).
+_LINGER_S = 10.0
+
+
+class FrontDoorProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    header_timeout: ClassVar[float] = 10.0
+    _header_timer: asyncio.TimerHandle | None = None
+    on_lost: Callable[[], None] | None = None
+    """Called when the connection ends before the request in progress was answered; set by the door, for
+    one request at a time (later pipelined requests have not started then)."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request in progress that nobody waits for it any more."""
+        self._stop_header_timer()
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Start the clock at the first byte; the parser's callbacks stop it at the end of the headers.
+
+        The clock starts before parsing so that a request whose start line never ends is cut as well.
+        """
+        if self._header_timer is None and not self._in_body():
+            self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
+        super().data_received(data)
+
+    def _in_body(self) -> bool:
+        return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock and let the door find the connection in the scope."""
+        self._stop_header_timer()
+        self.scope[CONNECTION_KEY] = self  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_message_begin(self) -> None:
+        """A pipelined request that begins in the middle of a segment has a clock of its own."""
+        super().on_message_begin()
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_late(self) -> None:
+        self._header_timer = None
+        if not self.transport.is_closing():
+            self._refuse(b"408 Request Timeout", "the request headers did not arrive in time")
+
+    def linger(self) -> None:
+        """Read on for a while and throw away, then close; unless the message ends before."""
+        cycle = self.cycle
+
+        def late() -> None:
+            if self.cycle is cycle and cycle.more_body:
+                self.transport.close()
+
+        self.loop.call_later(_LINGER_S, late)
+
+    def send_400_response(self, msg: str) -> None:
+        """Framing that cannot be understood: 400 in the shape of every error, and the connection closes."""
+        self._stop_header_timer()
+        self._refuse(b"400 Bad Request", msg.rstrip("."))
+
+    def _refuse(self, status: bytes, message: str) -> None:
+        body = msgspec.json.encode({"error": message})
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, len(body), body)
+        )
+        self.transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without signal handlers, on a socket that is given to it."""
+
+    def __init__(self, app: Any, *, header_timeout: float, drain: float) -> None:
+        protocol = type("Protocol", (FrontDoorProtocol,), {"header_timeout": header_timeout})
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,  # forwarded-for headers are trusted from nobody
+                timeout_keep_alive=75,  # longer than clients and proxies keep theirs (60 s), so that they close first
+                timeout_graceful_shutdown=max(1, int(drain)),
+                backlog=4096,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the worker."""
+        yield
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve until `should_exit` is set, then drain."""
+        await self.serve(sockets=[sock])

@@ -1,0 +1,181 @@
+"""HTTP answers that come in pieces, and Triton's generate extension.
+
+    POST .../infer with `Accept: text/event-stream`   OIP answers as server-sent events, also of decoupled models
+    POST .../generate                                 one JSON answer
+    POST .../generate_stream                          Triton's own events
+
+Contract: as the unary door's: the pipeline decides; errors before the first event are ordinary answers, later
+ones are events with the one error body, since the status line is gone by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway import telemetry
+from gateway.doors.http_body import plain_body
+from gateway.doors.reply import JSON_TYPE, Reply, error_body, served_headers
+from gateway.errors import BadRequest, Cancelled, TidegateError
+from gateway.stream import StreamSession
+from gateway.wire import generate as codec
+from gateway.wire import http as oip
+from gateway.wire.types import InferAnswer, InferCall
+
+if TYPE_CHECKING:
+    from gateway.app import Application
+    from gateway.doors.http import HttpExchange
+    from gateway.upstream import Stream, Upstream
+
+
+class EventWriter:
+    """The answer's head with its first event, then event after event."""
+
+    def __init__(self, send: Any, served: Mapping[str, str]) -> None:
+        self._send = send
+        self._served = served
+        self.begun = False
+
+    async def write(self, data: bytes) -> int:
+        """One event; the bytes written."""
+        if not self.begun:
+            self.begun = True
+            headers = [(b"content-type", codec.CONTENT_TYPE.encode()), *served_headers(self._served)]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        event = codec.event(data)
+        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        return len(event)
+
+    async def close(self) -> None:
+        """The last piece."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+async def infer_stream(app: Application, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
+    """OIP answers as events. Raises what goes wrong before the first one."""
+    writer = EventWriter(send, served)
+    refused: TidegateError | None = None
+
+    async def deliver(_: Any, answer: InferAnswer | TidegateError, final: bool) -> None:
+        nonlocal refused
+        served["x-tidegate-variant"] = x.variant_name
+        if isinstance(answer, TidegateError):
+            if writer.begun:
+                await writer.write(error_body(answer))
+            else:
+                refused = answer
+            return
+        try:
+            assert x.call is not None
+            _, _, parts = oip.encode_response(answer, x.call)
+        except TidegateError as error:
+            await deliver(_, error, final)
+            return
+        x.nbytes_out += await writer.write(b"".join(parts))
+
+    session = StreamSession(app.pipeline, deliver)
+    try:
+        await session.submit(x)
+        await session.finish()
+    except asyncio.CancelledError:
+        session.leave()
+        raise
+    if refused is not None and not writer.begun:
+        raise refused
+    if not writer.begun:
+        raise BadRequest("the model gave no answer to this request")
+    await writer.close()
+
+
+async def generate(app: Application, x: HttpExchange) -> Reply:
+    """Triton's `generate`: one JSON document in, one out."""
+    async with _Generate(app, x, "generate") as call:
+        body = await call.stream.read(x.snapshot.settings.limits.body)
+        answer = codec.rename(body, x.model)
+        x.nbytes_out = len(answer)
+        return Reply(200, [JSON_TYPE], answer)
+
+
+async def generate_stream(app: Application, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
+    """Triton's `generate_stream`: its events, under the name that was asked for."""
+    async with _Generate(app, x, "generate_stream") as call:
+        served["x-tidegate-variant"] = x.variant_name
+        writer = EventWriter(send, served)
+        reader = codec.EventReader()
+        async for chunk in call.stream:
+            for data in reader.feed(chunk):
+                x.nbytes_out += await writer.write(codec.rename(data, x.model))
+        await writer.close()
+
+
+class _Generate:
+    """One generate call: steps 2 to 8 on entry, counting on exit, however it ends."""
+
+    def __init__(self, app: Application, x: HttpExchange, page: str) -> None:
+        self._app = app
+        self._x = x
+        self._page = page
+        self._upstream: Upstream | None = None
+        self._began = 0.0
+        self.stream: Stream
+
+    async def __aenter__(self) -> _Generate:
+        try:
+            await self._open()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and self._upstream is not None:
+            await self._upstream.leave(self.stream)
+        elif self._upstream is not None:
+            await self.stream.aclose()
+        self._end(error)
+
+    async def _open(self) -> None:
+        x, pipeline = self._x, self._app.pipeline
+        await pipeline.enter(x)
+        body = plain_body(x.headers, x.body, x.snapshot.settings.limits.body)
+        asked = codec.decode_request(body)
+        # The tensors stay in the body: only what assignment looks at is in the call.
+        call = x.call = InferCall(model=x.model, version=x.version, id=asked.id, parameters=asked.parameters)
+        to = pipeline.assign(x, call)
+        if call.parameters.get("sequence_id") != asked.parameters.get("sequence_id"):
+            body = _with_sequence_id(body, call.parameters["sequence_id"])
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        headers = [*pipeline.travelling(x, upstream.name), *x.trace.propagation()]
+        self._began = time.perf_counter()
+        with x.trace.span(telemetry.SPAN_FORWARD):
+            self.stream = await upstream.stream_generate(
+                body,
+                model=to.variant.model,
+                version=to.version,
+                headers=headers,
+                timeout=x.time_left(),
+                page=self._page,
+            )
+        self._upstream = upstream
+
+    def _end(self, error: BaseException | None) -> None:
+        x = self._x
+        if self._began:
+            x.upstream_seconds = time.perf_counter() - self._began
+        if isinstance(error, TidegateError):
+            x.error = error
+        elif error is not None:
+            x.error = Cancelled("the client went away")
+        self._app.pipeline.leave(x)
+
+
+def _with_sequence_id(body: bytes, sequence: Any) -> bytes:
+    """The same document with the sequence id that tells tenants apart."""
+    document = msgspec.json.decode(body)
+    holder = document if "sequence_id" in document else document["parameters"]
+    holder["sequence_id"] = sequence
+    return msgspec.json.encode(document)

@@ -1,0 +1,129 @@
+"""One request on its way through the pipeline, whichever door it came through.
+
+Contract: a door makes an Exchange with all it knows and hands it to the pipeline; the pipeline fills in what
+it finds out. Doors subclass it with their codec. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gateway.headers import request_id
+from gateway.tracing import Trace
+from governance.types import Subject
+
+if TYPE_CHECKING:
+    from gateway.admission import Ticket
+    from gateway.errors import TidegateError
+    from gateway.routing import Assignment, CallView, CompiledRoute, TargetVariant
+    from gateway.snapshot import Snapshot
+    from gateway.wire.types import InferAnswer, InferCall
+
+# Until a door has asked the sampler; its methods do nothing.
+_NO_TRACE = Trace(0)
+
+
+class Exchange(ABC):
+    """What came in, what was decided about it, and how long each step took."""
+
+    __slots__ = (
+        "answered_by",
+        "assignment",
+        "call",
+        "deadline",
+        "decision_line",
+        "error",
+        "headers",
+        "model",
+        "nbytes",
+        "nbytes_out",
+        "operation",
+        "peer",
+        "request_id",
+        "route",
+        "snapshot",
+        "started",
+        "subject",
+        "ticket",
+        "trace",
+        "upstream_seconds",
+        "variant",
+        "version",
+        "view",
+    )
+
+    protocol: str
+    """`http` or `grpc`, as in the metrics."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        headers: Mapping[str, str],
+        *,
+        operation: str,
+        model: str,
+        version: str,
+        nbytes: int,
+        peer: str = "",
+        deadline: float | None = None,
+    ) -> None:
+        self.snapshot = snapshot
+        """The snapshot that decides this request, to its end, whatever is reloaded meanwhile."""
+        self.headers = headers
+        self.operation = operation
+        self.model = model
+        self.version = version
+        self.nbytes = nbytes
+        """Body bytes received."""
+        self.nbytes_out = 0
+        """Body bytes answered."""
+        self.peer = peer
+        self.deadline = deadline
+        """Event-loop time by which the client wants an answer (gRPC deadline)."""
+        self.started = time.perf_counter()
+        self.request_id = request_id(headers)
+        self.trace: Trace = _NO_TRACE
+        self.subject: Subject | None = None
+        self.decision_line: int | None = None
+        self.ticket: Ticket | None = None
+        self.route: CompiledRoute | None = None
+        self.call: InferCall | None = None
+        self.view: CallView | None = None
+        self.assignment: Assignment | None = None
+        self.variant: TargetVariant | None = None
+        """The variant that was chosen, or that answered in its place."""
+        self.error: TidegateError | None = None
+        self.upstream_seconds = 0.0
+        self.answered_by = ""
+        """Model version that served."""
+
+    @property
+    def route_name(self) -> str:
+        """The route's name, empty before one is found."""
+        return "" if self.route is None else self.route.name
+
+    @property
+    def variant_name(self) -> str:
+        """The variant's name, empty before one is chosen."""
+        return "" if self.variant is None else self.variant.name
+
+    def time_left(self) -> float:
+        """Seconds until the route's timeout or the client's deadline, whichever ends first."""
+        assert self.route is not None
+        left = self.route.timeout - (time.perf_counter() - self.started)
+        if self.deadline is None:
+            return left
+        return min(left, self.deadline - asyncio.get_running_loop().time())
+
+    @abstractmethod
+    def decode(self) -> InferCall:
+        """Step 2: the envelope of the body. Raises BadRequest."""
+
+    @abstractmethod
+    def encode(self, answer: InferAnswer) -> Any:
+        """Step 11: the answer in the client's form; sets `nbytes_out`. Raises BadRequest when that form
+        cannot carry it."""

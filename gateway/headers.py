@@ -1,0 +1,97 @@
+"""Which headers travel on, and what the gateway reads from them. Pure functions, no I/O.
+
+Header names are lower case throughout; gRPC metadata is treated alike. When a name comes several times, the
+values are joined by a comma as RFC 9110 section 5.3 says.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+# RFC 9110 section 7.6.1, and what frames a message: the gateway writes these itself on each hop.
+HOP_BY_HOP: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "inference-header-content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        # gRPC's own framing
+        "grpc-accept-encoding",
+        "grpc-encoding",
+        "grpc-timeout",
+    }
+)
+CREDENTIALS: Final = frozenset({"authorization", "cookie", "x-api-key"})
+# Written by the gateway itself for each request.
+_OURS: Final = frozenset({"traceparent", "tracestate", "x-request-id", "x-tidegate-shadow", "x-tidegate-variant"})
+_NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
+
+# Long enough for any id scheme in use (UUID, ULID, W3C), short enough for a log line.
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def from_asgi(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """ASGI's byte pairs as a mapping."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def from_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    """gRPC metadata as a mapping; binary (`-bin`) values are left out, HTTP headers cannot carry them."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        if isinstance(value, str):
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The caller's `x-request-id` when it is 1 to 128 visible ASCII characters, else a new one."""
+    given = headers.get("x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return secrets.token_hex(16)
+
+
+def upstream_headers(
+    headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str
+) -> list[tuple[str, str]]:
+    """The headers of the request to the model server.
+
+    The trace context is not among them: `traceparent` goes along only when the request is sampled, because
+    Triton traces whatever carries one.
+
+    Args:
+        headers: the client's.
+        allowed: with an identity section, the names that may travel (`forward_headers`); None: all may that
+            are neither hop-by-hop nor credentials.
+        request_id: the id of this request.
+    """
+    # What a `connection` header lists is hop-by-hop as well.
+    listed = headers.get("connection")
+    never = _NEVER if listed is None else _NEVER | {name.strip().lower() for name in listed.split(",")}
+    if allowed is None:
+        kept = [(name, value) for name, value in headers.items() if name not in never]
+    else:
+        kept = [(name, value) for name, value in headers.items() if name in allowed and name not in never]
+    if allowed is None or "x-request-id" in allowed:
+        kept.append(("x-request-id", request_id))
+    return kept

@@ -1,0 +1,157 @@
+"""Step 9: what every request leaves behind in counters, spans and the access log.
+
+Contract: called once when a request starts and once when it has ended, however it ended; never raises, never
+waits. Every counter lives in this worker's registry; handles are resolved once per label set.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gateway import logs, telemetry
+from gateway.tracing import http_server, rpc_server
+
+if TYPE_CHECKING:
+    from gateway.errors import TidegateError
+    from gateway.exchange import Exchange
+    from gateway.metrics import Registry
+    from gateway.routing import Assignment
+    from gateway.tracing import Tracing
+
+_access = logs.get("access")
+_log = logs.get("requests")
+
+_HTTP_ROUTES = {
+    "infer": "/v2/models/{model}/infer",
+    "generate": "/v2/models/{model}/generate",
+    "generate_stream": "/v2/models/{model}/generate_stream",
+}
+_RPC_METHODS = {
+    "infer": "inference.GRPCInferenceService/ModelInfer",
+    "stream": "inference.GRPCInferenceService/ModelStreamInfer",
+}
+
+
+class Observer:
+    """Counts, traces and logs the requests of this worker."""
+
+    def __init__(self, registry: Registry, tracing: Tracing, *, access_log: bool) -> None:
+        self._tracing = tracing
+        self._access_log = access_log
+        self._requests = registry.counter(telemetry.REQUESTS)
+        self._durations = registry.histogram(telemetry.REQUEST_DURATION)
+        self._upstream = registry.histogram(telemetry.UPSTREAM_DURATION)
+        self._overhead = registry.histogram(telemetry.OVERHEAD)
+        self._fallbacks = registry.counter(telemetry.FALLBACKS)
+        self._unit_missing = registry.counter(telemetry.UNIT_MISSING)
+        in_flight = registry.gauge(telemetry.IN_FLIGHT)
+        self._in_flight = {protocol: in_flight.labels(protocol) for protocol in ("http", "grpc")}
+
+    def started(self, x: Exchange) -> None:
+        """A door has read a request."""
+        self._in_flight[x.protocol].add(1)
+        x.trace = self._tracing.start(x.headers)
+
+    def finished(self, x: Exchange) -> None:
+        """It was answered, refused, or nobody waits for it any more."""
+        seconds = time.perf_counter() - x.started
+        self._in_flight[x.protocol].add(-1)
+        route, variant, error = x.route_name, x.variant_name, x.error
+        code = code_of(x.protocol, error)
+        tenant = "" if x.subject is None else x.subject.tenant
+        self._requests.labels(route, variant, x.protocol, code, tenant).inc()
+        duration = self._durations.labels(route, variant, x.protocol)
+        duration.observe(seconds)
+        if x.variant is not None and x.upstream_seconds:
+            self._upstream.labels(route, variant, x.variant.upstream).observe(x.upstream_seconds)
+            self._overhead.labels(route, x.protocol).observe(seconds - x.upstream_seconds)
+        if x.trace.sampled:
+            duration.exemplar(seconds, *x.trace.exemplar(), time.time())
+            name, attributes = _described(x, code)
+            x.trace.end(name, attributes, error=error)
+        if self._access_log:
+            _access.info("%s %s", x.operation, x.model, extra={"fields": _fields(x, code, seconds)})
+        elif error is not None and error.status >= 500:
+            fields = {**_fields(x, code, seconds), "detail": error.detail}
+            _log.warning("%s", error.message, extra={"fields": fields})
+
+    def assigned(self, x: Exchange, assignment: Assignment) -> None:
+        """A variant was chosen."""
+        if assignment.unit_missing:
+            self._unit_missing.labels(x.route_name).inc()
+
+    def fell_back(self, x: Exchange, to: Assignment, error: TidegateError) -> None:
+        """The chosen variant failed and another is tried."""
+        self._fallbacks.labels(x.route_name, to.variant.name).inc()
+        fields = {"request_id": x.request_id, "route": x.route_name, "detail": error.detail}
+        _log.warning("fell back to '%s': %s", to.variant.name, error.message, extra={"fields": fields})
+
+
+def code_of(protocol: str, error: TidegateError | None) -> str:
+    """The HTTP status or the gRPC status name, as the `code` label has it."""
+    if protocol == "http":
+        return "200" if error is None else str(error.status)
+    return "OK" if error is None else error.code
+
+
+def _described(x: Exchange, code: str) -> tuple[str, dict[str, Any]]:
+    """Name and attributes of the server span."""
+    if x.protocol == "http":
+        name, attributes = http_server(
+            "POST", _HTTP_ROUTES[x.operation], f"/v2/models/{x.model}/{x.operation}", int(code)
+        )
+    else:
+        name, attributes = rpc_server(_RPC_METHODS[x.operation], code)
+    attributes[telemetry.ROUTE] = x.route_name
+    attributes[telemetry.REQUEST_ID] = x.request_id
+    attributes[telemetry.SNAPSHOT] = x.snapshot.hash
+    attributes[telemetry.REQUEST_BYTES] = x.nbytes
+    attributes[telemetry.RESPONSE_BYTES] = x.nbytes_out
+    if x.subject is not None:
+        attributes[telemetry.TENANT] = x.subject.tenant
+        attributes[telemetry.SUBJECT] = x.subject.id
+    if x.decision_line is not None:
+        attributes[telemetry.POLICY_LINE] = x.decision_line
+    if x.variant is not None and x.assignment is not None:
+        attributes[telemetry.VARIANT] = x.variant.name
+        attributes[telemetry.UPSTREAM] = x.variant.upstream
+        attributes[telemetry.ROUTE_DRAWN] = x.assignment.drawn
+        attributes[telemetry.TRITON_MODEL] = x.variant.model
+        attributes[telemetry.TRITON_VERSION] = x.answered_by or x.assignment.version
+    return name, attributes
+
+
+def _fields(x: Exchange, code: str, seconds: float) -> dict[str, Any]:
+    """What a log line says of a request."""
+    return {
+        "request_id": x.request_id,
+        "trace_id": x.trace.id if x.trace.sampled else "",
+        "protocol": x.protocol,
+        "route": x.route_name,
+        "variant": x.variant_name,
+        "code": code,
+        "subject": "" if x.subject is None else x.subject.id,
+        "tenant": "" if x.subject is None else x.subject.tenant,
+        "peer": x.peer,
+        "duration_ms": round(seconds * 1000, 3),
+        "bytes_in": x.nbytes,
+        "bytes_out": x.nbytes_out,
+    }
+
+
+class UpstreamEvents:
+    """What the upstreams report: readiness as a gauge, everything else in the log or a counter."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._ready = registry.gauge(telemetry.UPSTREAM_READY)
+        self._events = registry.counter(telemetry.UPSTREAM_EVENTS)
+
+    def on_event(self, name: str, **labels: str) -> None:
+        """See `gateway.upstream.events` for the names."""
+        upstream = labels["upstream"]
+        self._events.labels(upstream, name).inc()
+        if name in ("up", "down"):
+            self._ready.labels(upstream).set(1.0 if name == "up" else 0.0)
+            report = _log.info if name == "up" else _log.warning
+            report("upstream '%s' is %s", upstream, name, extra={"fields": {"upstream": upstream}})

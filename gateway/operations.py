@@ -1,0 +1,167 @@
+"""Every operation of the protocol: its pages, its gRPC method, and what a caller needs for it.
+
+Contract: one table, read by both doors, so that no rule is written twice. `parse_path` turns a request line
+into an operation without I/O. Who may do what is asked of the policy with the `object` and `action` here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from gateway.errors import BadRequest, MethodNotAllowed, NotFound
+
+Needs = Literal["nothing", "identity", "model", "upstream_model", "server", "visible"]
+"""What a caller needs: nothing (health), an accepted identity, `action` on `model:NAME` (NAME as the client
+asked: a route), the same on the upstream's own name, `action` on `server`, or an identity that then sees
+only the models that it may `read`."""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str
+    grpc: str
+    needs: Needs
+    action: str = ""
+
+
+OPERATIONS: Final = {
+    op.name: op
+    for op in (
+        Operation("server_live", "ServerLive", "nothing"),
+        Operation("server_ready", "ServerReady", "nothing"),
+        Operation("server_metadata", "ServerMetadata", "identity"),
+        Operation("model_ready", "ModelReady", "model", "read"),
+        Operation("model_metadata", "ModelMetadata", "model", "read"),
+        Operation("model_config", "ModelConfig", "model", "read"),
+        Operation("model_stats", "ModelStatistics", "model", "read"),
+        Operation("all_stats", "ModelStatistics", "visible", "read"),
+        Operation("infer", "ModelInfer", "model", "infer"),
+        Operation("generate", "", "model", "infer"),
+        Operation("generate_stream", "", "model", "infer"),
+        Operation("stream", "ModelStreamInfer", "model", "infer"),
+        Operation("index", "RepositoryIndex", "visible", "read"),
+        Operation("load", "RepositoryModelLoad", "upstream_model", "load"),
+        Operation("unload", "RepositoryModelUnload", "upstream_model", "unload"),
+        Operation("system_shm_status", "SystemSharedMemoryStatus", "server", "configure"),
+        Operation("system_shm_register", "SystemSharedMemoryRegister", "server", "configure"),
+        Operation("system_shm_unregister", "SystemSharedMemoryUnregister", "server", "configure"),
+        Operation("cuda_shm_status", "CudaSharedMemoryStatus", "server", "configure"),
+        Operation("cuda_shm_register", "CudaSharedMemoryRegister", "server", "configure"),
+        Operation("cuda_shm_unregister", "CudaSharedMemoryUnregister", "server", "configure"),
+        Operation("trace_setting", "TraceSetting", "server", "configure"),
+        Operation("log_settings", "LogSettings", "server", "configure"),
+    )
+}
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Which operation a request line names, and on what."""
+
+    operation: Operation
+    model: str = ""
+    version: str = ""
+
+
+_MODEL_PAGES: Final = {
+    "": ("model_metadata", "GET"),
+    "ready": ("model_ready", "GET"),
+    "config": ("model_config", "GET"),
+    "stats": ("model_stats", "GET"),
+    "infer": ("infer", "POST"),
+    "generate": ("generate", "POST"),
+    "generate_stream": ("generate_stream", "POST"),
+}
+_FIXED_PAGES: Final = {
+    (): ("server_metadata", "GET"),
+    ("health", "live"): ("server_live", "GET"),
+    ("health", "ready"): ("server_ready", "GET"),
+    ("models", "stats"): ("all_stats", "GET"),
+    ("repository", "index"): ("index", "POST"),
+    ("trace", "setting"): ("trace_setting", "GET, POST"),
+    ("logging",): ("log_settings", "GET, POST"),
+}
+_VERSION: Final = re.compile(r"[0-9]+")
+
+
+def parse_path(method: str, raw_path: bytes) -> Address:
+    """The operation that `METHOD PATH` names.
+
+    Args:
+        method: the HTTP method in upper case.
+        raw_path: the path as sent, still percent-encoded, without the query; it starts with `/v2`.
+
+    Raises:
+        NotFound: there is no such page.
+        MethodNotAllowed: there is, but not with this method.
+        BadRequest: a segment is not UTF-8 once decoded.
+    """
+    if raw_path != b"/v2" and not raw_path.startswith(b"/v2/"):
+        raise NotFound("Not Found")
+    try:
+        segments = [unquote_to_bytes(s).decode() for s in raw_path[4:].split(b"/")] if len(raw_path) > 3 else []
+    except UnicodeDecodeError:
+        raise BadRequest("the path is not UTF-8") from None
+    name, allow, model, version = _page(segments)
+    if method not in allow.split(", "):
+        raise MethodNotAllowed(allow)
+    return Address(OPERATIONS[name], model, version)
+
+
+def _page(segments: list[str]) -> tuple[str, str, str, str]:
+    """(operation, allowed methods, model, version) of a path below `/v2`."""
+    fixed = _FIXED_PAGES.get(tuple(segments))
+    if fixed is not None:
+        return *fixed, "", ""
+    match segments:
+        case ["models", model, "trace", "setting"] if model:
+            return "trace_setting", "GET, POST", model, ""
+        case ["models", model, "versions", version, *page] if model and _VERSION.fullmatch(version):
+            if len(page) <= 1 and (not page or page[0]):
+                found = _MODEL_PAGES.get(page[0] if page else "")
+                if found is not None:
+                    return *found, model, version
+        case ["models", model, *page] if model and len(page) <= 1 and (not page or page[0]):
+            found = _MODEL_PAGES.get(page[0] if page else "")
+            if found is not None:
+                return *found, model, ""
+        case ["repository", "models", model, ("load" | "unload") as verb]:
+            return verb, "POST", model, ""
+        case [("systemsharedmemory" | "cudasharedmemory") as family, *rest]:
+            return _shared_memory_page(family.removesuffix("sharedmemory"), rest)
+    raise NotFound("Not Found")
+
+
+def _shared_memory_page(family: str, rest: list[str]) -> tuple[str, str, str, str]:
+    match rest:
+        case ["status"] | ["region", _, "status"]:
+            return f"{family}_shm_status", "GET", "", ""
+        case ["unregister"] | ["region", _, "unregister"]:
+            return f"{family}_shm_unregister", "POST", "", ""
+        case ["region", _, "register"]:
+            return f"{family}_shm_register", "POST", "", ""
+    raise NotFound("Not Found")
+
+
+def check_repository_name(name: str) -> None:
+    """Refuse what no model can be called: blank names and ways out of the repository.
+
+    Triton 2.51 lets these through; later versions refuse them.
+    """
+    if not name.strip():
+        raise BadRequest("the model name must not be blank")
+    if "/" in name or "\\" in name or "\0" in name or name in {".", ".."}:
+        raise BadRequest("the model name must not contain path elements")
+
+
+def check_load_parameters(names: list[str]) -> None:
+    """Refuse `file:` overrides of a load request that would be written outside of the model's folder."""
+    for name in names:
+        if name.startswith("file:"):
+            path = name.removeprefix("file:")
+            if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path or "\\" in path:
+                raise BadRequest("a `file:` parameter of a load must name a path inside the model's folder")

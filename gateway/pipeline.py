@@ -1,0 +1,223 @@
+"""The request, steps 2 to 11, as one straight function. `docs/life-of-a-request.md` has the same numbers.
+
+Contract: knows no door and no socket. Steps 2 to 7 are synchronous but for a model's metadata that is not
+yet known; then it waits once, for the model server. Whatever happens, `_observe` sees the request exactly
+once and the admission ticket is given back.
+
+Refusals come in this order: 401, 403, 404, 429/503, 400 (framing and 413 were the door's). So the body is
+not looked at before the caller is known, allowed and admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from gateway import logs, telemetry
+from gateway.errors import (
+    BadRequest,
+    Cancelled,
+    DeadlineExceeded,
+    Defect,
+    NotFound,
+    TidegateError,
+    not_the_clients_fault,
+)
+from gateway.headers import upstream_headers
+from gateway.routing import CallView, sequence_id, upstream_sequence_id
+from gateway.wire import validate
+
+if TYPE_CHECKING:
+    from gateway.admission import Admission
+    from gateway.exchange import Exchange
+    from gateway.observe import Observer
+    from gateway.routing import Assignment, CompiledRoute
+    from gateway.routing.shadows import Copy, Dropped, ShadowRunner
+    from gateway.snapshot import Snapshot
+    from gateway.wire.types import InferAnswer, InferCall
+    from gateway.wire.validate import ModelSignature
+
+_log = logs.get("pipeline")
+_now = time.perf_counter
+
+
+class Pipeline:
+    """Steps 2 to 11 of every inference request of this worker."""
+
+    def __init__(self, admission: Admission, observer: Observer, shadows: ShadowRunner) -> None:
+        self._admission = admission
+        self._observer = observer
+        self._shadows = shadows
+
+    async def infer(self, x: Exchange) -> Any:
+        """One unary inference request, from its bytes to the door's own form of the answer.
+
+        Raises:
+            TidegateError: what the client is to be told.
+        """
+        try:
+            await self.enter(x)  # 3 identify, 4 decide, 5 admit
+            call = x.call = x.decode()  # 2 decode, now that it is worth it
+            assignment = self.assign(x, call)  # 6 route
+            answer = await self._forward_or_fall_back(x, call, assignment)  # 7 transform, 8 forward
+            answer.model_name = x.model
+            return x.encode(answer)  # 11 answer
+        except TidegateError as error:
+            x.error = error
+            raise
+        except asyncio.CancelledError:
+            x.error = Cancelled("the client went away")
+            raise
+        except Exception as error:  # the last line of defence: whatever it is, the client gets no internals
+            _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
+            x.error = Defect(repr(error))
+            raise x.error from error
+        finally:
+            self.leave(x)  # 9 observe, 10 record
+
+    async def enter(self, x: Exchange) -> None:
+        """Steps 3 to 5: who asks, may they, is there such a model, is there room.
+
+        Whoever calls it MUST call `leave`, however the request ends.
+        """
+        snapshot = x.snapshot
+        x.subject = snapshot.identifier.identify(x.headers)
+        with x.trace.span(telemetry.SPAN_POLICY):
+            x.decision_line = snapshot.authorise(x.subject, "model:" + x.model, "infer")
+        x.route = await find_route(snapshot, x.model, x.version)
+        x.ticket = self._admission.enter(x.subject.tenant, x.nbytes)
+
+    def leave(self, x: Exchange) -> None:
+        """Give the room back and count the request."""
+        if x.ticket is not None:
+            self._admission.leave(x.ticket, x.nbytes_out)
+        self._observer.finished(x)
+
+    def assign(self, x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> Assignment:
+        """Step 6: one variant, maybe shadows. `draws` is kept per stream."""
+        assert x.route is not None
+        assert x.subject is not None
+        with x.trace.span(telemetry.SPAN_ROUTE):
+            view = x.view = CallView(
+                x.subject,
+                headers=x.headers,
+                parameters=call.parameters,
+                id=call.id,
+                version=x.version,
+                draws=draws,
+            )
+            assignment = x.assignment = x.route.assign(view)
+        x.variant = assignment.variant
+        self._observer.assigned(x, assignment)
+        if x.snapshot.settings.identity is not None:
+            sequence = sequence_id(call.parameters)
+            if sequence is not None:
+                # Two tenants that choose the same id must not meet in one state.
+                call.parameters = {
+                    **call.parameters,
+                    "sequence_id": upstream_sequence_id(x.subject.tenant, sequence),
+                }
+        return assignment
+
+    async def _forward_or_fall_back(self, x: Exchange, call: InferCall, assignment: Assignment) -> InferAnswer:
+        """Steps 7 and 8: the chosen variant, then the fallbacks while the failure is not the client's."""
+        assert x.route is not None
+        assert x.view is not None
+        try:
+            return await self._forward(x, call, assignment)
+        except TidegateError as error:
+            if not not_the_clients_fault(error):
+                raise
+            last = error
+        for other in x.route.fallbacks(x.view, assignment):
+            if x.time_left() <= 0:
+                break
+            self.fell_back(x, other, last)
+            try:
+                return await self._forward(x, call, other)
+            except TidegateError as error:
+                last = error
+        raise last
+
+    async def _forward(self, x: Exchange, call: InferCall, to: Assignment) -> InferAnswer:
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        with x.trace.span(telemetry.SPAN_TRANSFORM):
+            await self.fit(x, call, to)
+        left = x.time_left()
+        if left <= 0:
+            raise DeadlineExceeded("the request's time was over before it could be forwarded")
+        headers = self.travelling(x, upstream.name)
+        copies = self.mirror(x, call, to) if to.shadows else ()
+        began = _now()
+        answer: InferAnswer | None = None
+        try:
+            context = x.trace.propagation()
+            with x.trace.span(telemetry.SPAN_FORWARD):
+                answer = await upstream.infer(
+                    call,
+                    model=to.variant.model,
+                    version=to.version,
+                    headers=[*headers, *context],
+                    timeout=left,
+                )
+            x.answered_by = answer.model_version
+            return answer
+        finally:
+            x.upstream_seconds += _now() - began
+            for copy in copies:
+                copy.primary_done(answer)
+
+    def fell_back(self, x: Exchange, to: Assignment, error: TidegateError) -> None:
+        """Another variant serves from here on."""
+        self._observer.fell_back(x, to, error)
+        x.variant = to.variant
+
+    def mirror(self, x: Exchange, call: InferCall, to: Assignment) -> list[Copy | Dropped]:
+        """Copies for the shadows of a call whose tensors are raw; they are sent when nobody waits."""
+        return [
+            self._shadows.offer(
+                shadow, call, x.snapshot.upstreams[shadow.upstream], self.travelling(x, shadow.upstream)
+            )
+            for shadow in to.shadows
+        ]
+
+    @staticmethod
+    def travelling(x: Exchange, upstream: str) -> list[tuple[str, str]]:
+        """The client's headers that travel to an upstream."""
+        return upstream_headers(x.headers, x.snapshot.forwarded(upstream), x.request_id)
+
+    @staticmethod
+    async def fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature:
+        """Step 7: hold the tensors against the model's metadata and bring them into raw form.
+
+        A refusal is checked once against fresh metadata, since the model may just have been reloaded.
+        """
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        model, version = to.variant.model, to.version
+        signature = upstream.known_signature(model, version) or await upstream.signature(model, version)
+        try:
+            validate.check(call, signature)
+        except BadRequest:
+            fresh = await upstream.fresh_signature(model, version)
+            if fresh is signature:
+                raise
+            validate.check(call, fresh)
+            return fresh
+        return signature
+
+
+async def find_route(snapshot: Snapshot, model: str, version: str) -> CompiledRoute:
+    """The route of a name; for a passed-through one the model server has to know it.
+
+    Raises:
+        NotFound: no such route, or no such model or version behind it.
+    """
+    route = snapshot.routes.lookup(model)
+    if route is None:
+        raise NotFound(f"Request for unknown model: '{model}' is not found")
+    if route.implicit:
+        upstream = snapshot.upstreams[route.variants[0].upstream]
+        if upstream.known_signature(model, version) is None:
+            await upstream.signature(model, version)
+    return route

@@ -1,0 +1,63 @@
+"""Listening sockets: reserved once by the supervisor, opened by each worker with SO_REUSEPORT."""
+
+from __future__ import annotations
+
+import socket
+
+
+class PortInUseError(OSError):
+    """Something else listens there; the text says what to do."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[V6]:PORT` as (host, port)."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """(host, port) as `HOST:PORT`, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def reserve(address: str, key: str) -> tuple[socket.socket, str]:
+    """Bind without listening, so that the port is ours and workers may open it too.
+
+    With SO_REUSEPORT alone a second gateway would silently take a share of the connections; so the port is
+    first tried exclusively.
+
+    Returns:
+        The bound socket, to be kept open, and the address with the port filled in.
+
+    Raises:
+        PortInUseError: the address cannot be taken; `key` is the setting to change.
+    """
+    host, port = split_address(address)
+    try:
+        if port:
+            with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+                probe.listen(1)  # on Linux only listening tells a port that another listens on with REUSEPORT
+        sock = socket.socket(_family(host), socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        raise PortInUseError(
+            f"{key}: cannot listen on {address}: {error.strerror}; stop what uses it (`ss -ltnp`) or choose another"
+        ) from error
+    return sock, join_address(host, sock.getsockname()[1])
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket of this worker on a reserved address."""
+    host, port = split_address(address)
+    sock = socket.socket(_family(host), socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((host, port))
+    sock.setblocking(False)
+    return sock

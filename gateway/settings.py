@@ -1,0 +1,303 @@
+"""`tidegate.yaml` as one frozen Struct tree.
+
+Contract: what stands here is what the file may say, with defaults; the docstring under each field is its
+documentation (`docs/settings.md` is generated from it). Reading, locations and cross-checks are in
+`gateway/settings_file.py`. Nothing here does I/O. Secrets never appear in a `repr`: API keys are held as
+their SHA-256 only.
+
+Durations are seconds as float and sizes bytes as int here; the file writes `250ms`, `64MiB`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+Duration: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"x-form": "duration"})]
+"""Seconds; written `250ms`, `2s`, `5m`, `1h`."""
+Size: TypeAlias = Annotated[int, msgspec.Meta(extra_json_schema={"x-form": "size"})]
+"""Bytes; written `64MiB`, `10KiB`, `1000`."""
+Rate: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"x-form": "rate"})]
+"""Requests a second; written `1000/s`, `60/m`."""
+ByteQuota: TypeAlias = Annotated[int, msgspec.Meta(extra_json_schema={"x-form": "quota"})]
+"""Bytes a day; written `10GiB/day`."""
+Address: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-form": "address"})]
+"""`HOST:PORT`."""
+FilePath: TypeAlias = Annotated[Path, msgspec.Meta(extra_json_schema={"x-form": "path"})]
+"""A path; relative ones are relative to the settings file."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections."""
+
+
+class Listen(Section, frozen=True):
+    """Where the gateway listens."""
+
+    http: Address = "127.0.0.1:8080"
+    """HTTP: OIP at `/v2`, control API, health and metrics. Port 0 takes a free one."""
+    grpc: Address | None = "127.0.0.1:8081"
+    """gRPC: OIP's `GRPCInferenceService` and `grpc.health.v1`. `null` turns it off."""
+
+
+class Upstream(Section, frozen=True):
+    """One model server (Triton, or any server that speaks OIP)."""
+
+    http: Address
+    """Its HTTP address; inference is sent there."""
+    grpc: Address | None = None
+    """Its gRPC address; needed for streams (`ModelStreamInfer`, decoupled models) and gRPC control calls."""
+    binary: Literal["auto", "always", "never"] = "auto"
+    """Whether it takes tensors in OIP's binary extension. `auto`: as its server metadata says
+    (`binary_tensor_data`); `never` sends JSON, as MLServer needs."""
+    drain_streams: Literal["auto", "always", "never"] = "auto"
+    """What happens upstream when a client leaves a stream early: read it to its end and throw the rest away
+    (`always`), or cancel it (`never`). `auto` drains Triton up to 2.51: it can crash on a cancelled one."""
+    connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    """Most HTTP connections of one worker to it."""
+    forward_headers: tuple[str, ...] = ("traceparent", "tracestate", "baggage", "x-request-id")
+    """Headers and gRPC metadata that travel upstream when there is an `identity` section. Without one all
+    but hop-by-hop headers and credentials do."""
+
+
+class Compare(Section, frozen=True):
+    """When a shadow's output counts as different."""
+
+    rtol: Annotated[float, msgspec.Meta(ge=0)] = 1e-5
+    """Relative tolerance: values differ when |shadow - answer| > atol + rtol * |answer|."""
+    atol: Annotated[float, msgspec.Meta(ge=0)] = 1e-8
+    """Absolute tolerance, in the output's own unit."""
+
+
+class Variant(Section, frozen=True):
+    """One way to serve a route."""
+
+    name: str
+    """Its name in answers (`x-tidegate-variant`), metrics and records."""
+    model: str
+    """The model's name on the upstream."""
+    version: str | None = None
+    """The model's version; absent: the upstream's own choice (Triton: the latest)."""
+    upstream: str | None = None
+    """Which of `upstreams`; absent: the first one."""
+    weight: Annotated[float, msgspec.Meta(ge=0)] = 1
+    """Its share in proportion to the other weights; 0 draws nothing."""
+
+
+class Match(Section, frozen=True):
+    """A rule that names the variant outright."""
+
+    headers: dict[str, str]
+    """All of these headers (gRPC: metadata) must have exactly these values; names in any case."""
+    variant: str
+    """The variant that serves then."""
+
+
+class Shadow(Section, frozen=True):
+    """A copy of the traffic that nobody waits for."""
+
+    name: str
+    """Its name in metrics."""
+    model: str
+    """The model's name on the upstream."""
+    version: str | None = None
+    """The model's version; absent: the upstream's own choice."""
+    upstream: str | None = None
+    """Which of `upstreams`; absent: the first one."""
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of the route's requests that are copied. A sequence is copied whole or not at all."""
+    compare: Compare = Compare()
+    """Tolerances of the comparison with the answer."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] = 8
+    """Most copies in flight in one worker."""
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 64
+    """Most copies waiting in one worker; beyond it a copy is dropped and counted."""
+    timeout: Duration = 10.0
+    """After which a copy counts as an error."""
+
+
+class Route(Section, frozen=True):
+    """A model name that clients may ask for, and what serves it."""
+
+    variants: tuple[Variant, ...] = ()
+    """Absent: one variant `default`, the model of the route's name on the first upstream."""
+    assign_by: str = "request"
+    """What is assigned to a variant: `request` (each alone, at random), `header:NAME`, `parameter:NAME`,
+    `subject`, `tenant` or `id`; all but `request` give the same unit the same variant everywhere."""
+    salt: str | None = None
+    """Salt of the assignment; absent: the route's name. Another salt draws the units anew."""
+    match: tuple[Match, ...] = ()
+    """Rules before the split: the first that holds decides."""
+    shadows: tuple[Shadow, ...] = ()
+    """Models that get a copy of the requests."""
+    fallback: tuple[str, ...] = ()
+    """Variants tried in order when the chosen one fails for a reason that is not the client's."""
+    timeout: Duration = 60.0
+    """Longest time for one request; then 504 / DEADLINE_EXCEEDED. For streams: between two responses."""
+    idempotent: bool = True
+    """Unary calls outside of sequences may be sent again (fallback); `false`: each is sent once."""
+
+
+class ApiKey(Section, frozen=True):
+    """One API key, held as its digest."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the key in lower-case hex; `tidegate keys new` makes key and line."""
+    user: str
+    """Whose it is; `user:NAME` in the policy."""
+    tenant: str
+    """The user's tenant."""
+
+
+class Anonymous(Section, frozen=True):
+    """The caller without a credential."""
+
+    user: str = "anonymous"
+    """`user:NAME` in the policy."""
+    tenant: str = "public"
+    """Its tenant."""
+
+
+class Identity(Section, frozen=True):
+    """Who callers can be. Absent: everyone is anonymous, and only loopback addresses may be listened on."""
+
+    api_keys: tuple[ApiKey, ...] = ()
+    """`X-API-Key: KEY` or `Authorization: Bearer KEY`."""
+    anonymous: Anonymous | None = None
+    """Absent: callers without a credential are refused (401)."""
+
+
+class Policy(Section, frozen=True):
+    """Who may do what.
+
+    Absent: callers may only `infer` and `read` models; with no `identity` section either: everything.
+    """
+
+    file: FilePath
+    """Casbin policy (CSV) of the built-in model; see `docs/policy.md`."""
+    tests: FilePath | None = None
+    """Policy tests (YAML); a policy that fails one does not take effect."""
+
+
+class TenantLimit(Section, frozen=True):
+    """What one tenant may use."""
+
+    rate: Rate | None = None
+    """Requests a second over all workers; beyond: 429 with `Retry-After`."""
+    burst: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Requests that may come at once; absent: one second's worth."""
+    concurrent: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Requests in flight over all workers."""
+    bytes: ByteQuota | None = None
+    """Bytes of request and response bodies a day (UTC)."""
+
+
+class Limits(Section, frozen=True):
+    """What callers may send, and how fast."""
+
+    body: Size = 64 * 1024 * 1024
+    """Largest body, compressed and uncompressed; beyond: 413 / RESOURCE_EXHAUSTED."""
+    header_timeout: Duration = 10.0
+    """From the first byte of a request to the end of its headers; then the connection is closed."""
+    body_timeout: Duration = 10.0
+    """Within it each further KiB of the body, or its end, must arrive; then 408."""
+    tenants: dict[str, TenantLimit] = {}
+    """By tenant; `"*"` holds for each tenant not named, separately."""
+
+
+class Audit(Section, frozen=True):
+    """The audit log."""
+
+    mode: Literal["off"] = "off"
+    """This version writes no audit log; other modes are refused rather than ignored."""
+
+
+class Metrics(Section, frozen=True):
+    """The Prometheus page."""
+
+    enabled: bool = True
+    """`GET /metrics`; `false`: 404."""
+    credentials: bool = False
+    """`true`: needs `read` on `server`."""
+    listen: Address | None = None
+    """Serve it here instead of on `listen.http`."""
+
+
+class Traces(Section, frozen=True):
+    """Where traces go. `OTEL_EXPORTER_OTLP_*` variables work too; what stands here wins."""
+
+    endpoint: str | None = None
+    """OTLP endpoint, such as `http://HOST:4318`. Absent and no OTEL variable: no traces."""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    """OTLP over HTTP or gRPC."""
+    sample_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    """Share of requests without a trace context that are traced; a caller's sampled flag is followed."""
+
+
+class OtlpMetrics(Section, frozen=True):
+    """OTLP metrics, besides the Prometheus page."""
+
+    endpoint: str | None = None
+    """OTLP endpoint; absent: none are sent."""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    """OTLP over HTTP or gRPC."""
+    interval: Duration = 30.0
+    """Time between two exports."""
+
+
+class Telemetry(Section, frozen=True):
+    """OpenTelemetry."""
+
+    traces: Traces = Traces()
+    """Traces."""
+    metrics: OtlpMetrics = OtlpMetrics()
+    """Metrics by OTLP."""
+    service_name: str = "tidegate"
+    """`service.name` of the resource."""
+
+
+class Logging(Section, frozen=True):
+    """The gateway's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is written."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text for people."""
+    access: bool = False
+    """One line for every request."""
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    listen: Listen = Listen()
+    """Where the gateway listens."""
+    state_dir: FilePath = Path("state")
+    """What must outlive a restart; made when missing."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Processes that serve; they share the ports and their counters merge."""
+    drain: Duration = 30.0
+    """On SIGTERM: time for requests in flight to finish before they are cut."""
+    upstreams: dict[str, Upstream]
+    """Model servers by name; the first is the default."""
+    routes: dict[str, Route] = {}
+    """By the model name that clients ask for. None at all: every model of the first upstream, under its own
+    name."""
+    passthrough: bool = False
+    """Models of the first upstream that no route names are served under their own names too; else 404."""
+    identity: Identity | None = None
+    """Who callers can be."""
+    policy: Policy | None = None
+    """Who may do what."""
+    limits: Limits = Limits()
+    """What callers may send, and how fast."""
+    audit: Audit = Audit()
+    """The audit log."""
+    metrics: Metrics = Metrics()
+    """The Prometheus page."""
+    telemetry: Telemetry = Telemetry()
+    """OpenTelemetry."""
+    log: Logging = Logging()
+    """The gateway's own log."""

@@ -1,0 +1,95 @@
+"""`tidegate.yaml` read and judged: the one way from a file to `Settings`.
+
+Contract: `load` never raises for what a user can write or do; everything is a finding with file, line, column
+and remedy. Steps: bytes -> text -> YAML nodes -> Structs (`governance.documents`) -> names and contradictions
+(`settings_check`) -> the policy it names (`settings_policy`). Each step runs only on what the one before it
+could make sense of, so that one slip is not reported twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+from gateway.settings_check import check
+from gateway.settings_later import KEYS, VALUES
+from gateway.settings_policy import check_policy
+from gateway.settings_units import READERS
+from governance.documents.convert import Forms, convert
+from governance.documents.nodes import compose, decode
+from governance.types import Finding
+
+UNREADABLE = "unreadable"
+"""Code of the finding for a file that could not be opened: it could not be judged."""
+_FORMS = Forms(readers=READERS, later_keys=KEYS, later_values=VALUES)
+_EMPTY = "the file is empty: write at least `upstreams: {triton: {http: HOST:PORT}}`"
+_LARGEST = 8 << 20
+"""Bytes. Thousands of routes and tenants fit in one MiB; a bigger file is another file."""
+
+
+def read_text(path: Path) -> tuple[str | None, list[Finding]]:
+    """The text of a settings file, or why there is none."""
+    file = str(path)
+
+    def finding(code: str, message: str) -> list[Finding]:
+        return [Finding(file, 1, 1, "error", code, message)]
+
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+    except OSError as error:
+        return None, finding(
+            UNREADABLE, f"cannot be read ({error.strerror or error}): check the path and its rights"
+        )
+    except ValueError as error:  # a NUL character in the path
+        return None, finding(UNREADABLE, f"cannot be read ({error}): check the path")
+    if len(data) > _LARGEST:
+        return None, finding("too-large", f"larger than {_LARGEST >> 20} MiB: this is not a settings file")
+    return decode(data, file)
+
+
+def load(path: Path, env: Mapping[str, str] = os.environ) -> tuple[Settings | None, list[Finding]]:
+    """Settings from a file.
+
+    Args:
+        path: the file; paths in it are relative to its folder.
+        env: where `${NAME}` is looked up.
+
+    Returns:
+        The settings, or None when there is an error; all findings, warnings included, in file order.
+    """
+    text, findings = read_text(path)
+    if text is None:
+        return None, findings
+    document, findings = compose(text, str(path), env)
+    if document is None:
+        if [finding.code for finding in findings] == ["empty"]:
+            findings = [msgspec.structs.replace(findings[0], message=_EMPTY)]
+        return None, findings
+    base = path.absolute().parent
+    settings, places, more = convert(document, Settings, str(path), base, _FORMS)
+    findings += more
+    if settings is not None:
+        findings += check(settings, str(path), places)
+        findings += check_policy(settings, str(path), places)
+    # The settings' own findings first, in file order, then those of the files that it names.
+    findings.sort(key=lambda finding: (finding.file != str(path), finding.file, finding.line, finding.column))
+    broken = any(finding.severity == "error" for finding in findings)
+    return (None if broken else settings), findings
+
+
+def load_or_raise(path: Path, env: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from a file.
+
+    Raises:
+        SettingsError: with every finding, when one of them is an error.
+    """
+    settings, findings = load(path, env)
+    if settings is None:
+        raise SettingsError(findings)
+    return settings

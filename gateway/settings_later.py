@@ -1,0 +1,28 @@
+"""Keys and values that the settings format knows and this version does not serve yet.
+
+Contract: they are errors that say so and what to do instead, never ignored and never "unknown". The section
+is the Struct's name in `gateway/settings.py`; `VALUES` adds the value. An entry goes when its field comes: a
+test refuses entries that name a field or value which exists.
+"""
+
+from __future__ import annotations
+
+KEYS: dict[tuple[str, str], str] = {
+    ("Listen", "tls"): "end TLS in front of the gateway (nginx, Envoy, stunnel) and listen on loopback",
+    ("Identity", "jwt"): "use `api_keys`, or check tokens in front of the gateway",
+    ("Identity", "mtls"): "use `api_keys`",
+    (
+        "Upstream",
+        "replicas",
+    ): "name one server here (`http`, `grpc`), such as a load balancer in front of the replicas",
+    ("Route", "features"): "send the model's own tensors, and remove the key",
+    ("Route", "monitor"): "remove the key",
+    ("Policy", "model"): "write the policy for the built-in model, and remove the key",
+    ("Audit", "erasure"): "remove the key: no audit log is written",
+    ("Audit", "origin"): "remove the key: no audit log is written",
+}
+
+VALUES: dict[tuple[str, str, str], str] = {
+    ("Audit", "mode", "async"): "write `mode: off`, or remove the section",
+    ("Audit", "mode", "strict"): "write `mode: off`, or remove the section",
+}

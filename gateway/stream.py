@@ -1,0 +1,190 @@
+"""A stream is a door of many calls: each message is decided, assigned, counted and traced alone.
+
+Contract: one session per client stream. `submit` takes the calls in order; answers come to the door's
+`deliver`, one at a time, under the name that the client asked for. Calls of one session share one upstream
+stream per model server. The session ends by `finish` (the client sends no more; open calls are answered) or
+by `leave` (the client is gone; what the model servers still send is read and dropped where closing would be
+dangerous). The sequence of steps is the pipeline's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from gateway import logs, telemetry
+from gateway.errors import Cancelled, Defect, TidegateError, not_the_clients_fault
+from gateway.wire.types import InferAnswer
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.pipeline import Pipeline
+    from gateway.routing import Assignment
+    from gateway.routing.shadows import Copy, Dropped
+    from gateway.upstream import ModelStream
+
+_log = logs.get("stream")
+
+EMPTY_FINAL = "triton_enable_empty_final_response"
+
+Deliver: TypeAlias = Callable[["Exchange", InferAnswer | TidegateError, bool], Awaitable[None]]
+"""`(exchange, answer or error, final)`. Awaited before the next answer is read, so a slow client slows its
+own stream alone. It MUST NOT raise."""
+
+
+class StreamSession:
+    """All calls of one client stream."""
+
+    def __init__(self, pipeline: Pipeline, deliver: Deliver) -> None:
+        self.pipeline = pipeline
+        self.deliver = deliver
+        self._upstreams: dict[str, ModelStream] = {}
+        self._draws: dict[str, int] = {}
+        self._open: set[_OpenCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._gone = False
+
+    async def submit(self, x: Exchange) -> None:
+        """Steps 2 to 8 of one call; a refusal is its only answer. The exchange has been `started`."""
+        call = _OpenCall(self, x)
+        self._open.add(call)
+        self._idle.clear()
+        try:
+            await self.pipeline.enter(x)
+            x.call = x.decode()
+            assignment = self.pipeline.assign(x, x.call, self._draws)
+            assert x.route is not None
+            assert x.view is not None
+            call.alternatives = list(x.route.fallbacks(x.view, assignment))
+            await self._send(call, assignment)
+        except TidegateError as error:
+            await call.answered(error, final=True)
+        except Exception as error:  # as in the pipeline: one call fails, the stream goes on
+            _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
+            await call.answered(Defect(repr(error)), final=True)
+
+    async def finish(self) -> None:
+        """The client sends no more: wait until every call has its last answer."""
+        await self._idle.wait()
+        for stream in self._upstreams.values():
+            await stream.finish()
+
+    def leave(self) -> None:
+        """The client is gone. Never waits."""
+        self._gone = True
+        for stream in self._upstreams.values():
+            stream.leave()
+        for call in tuple(self._open):
+            call.end(Cancelled("the client left the stream"))
+
+    async def _send(self, call: _OpenCall, to: Assignment) -> None:
+        x = call.x
+        assert x.call is not None
+        assert x.route is not None
+        with x.trace.span(telemetry.SPAN_TRANSFORM):
+            signature = await self.pipeline.fit(x, x.call, to)
+        call.began = time.perf_counter()
+        if not call.copies and to.shadows and not signature.decoupled:
+            call.copies = self.pipeline.mirror(x, x.call, to)
+        stream = self._stream_to(x, to.variant.upstream)
+        await stream.send(
+            x.call, model=to.variant.model, version=to.version, timeout=x.route.timeout, deliver=call.answered
+        )
+
+    def _stream_to(self, x: Exchange, name: str) -> ModelStream:
+        stream = self._upstreams.get(name)
+        if stream is None or stream.closed:
+            upstream = x.snapshot.upstreams[name]
+            metadata = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
+            stream = self._upstreams[name] = upstream.open_stream(
+                metadata=[(key, value) for key, value in metadata if key not in _HTTP_ONLY]
+            )
+        return stream
+
+    async def retry(self, call: _OpenCall, error: TidegateError) -> bool:
+        """Send a call that failed before its first answer to the next fallback; False when there is none."""
+        while call.alternatives and not self._gone:
+            to = call.alternatives.pop(0)
+            self.pipeline.fell_back(call.x, to, error)
+            try:
+                await self._send(call, to)
+            except TidegateError as failed:
+                error = failed
+                continue
+            return True
+        return False
+
+    def closed(self, call: _OpenCall) -> None:
+        """A call has had its last answer."""
+        self._open.discard(call)
+        if not self._open:
+            self._idle.set()
+
+
+class _OpenCall:
+    """One call that has not had its last answer."""
+
+    __slots__ = ("alternatives", "began", "copies", "ended", "session", "started", "x")
+
+    def __init__(self, session: StreamSession, x: Exchange) -> None:
+        self.session = session
+        self.x = x
+        self.alternatives: list[Assignment] = []
+        self.copies: Sequence[Copy | Dropped] = ()
+        self.began = 0.0
+        self.started = False
+        """An answer has reached the client: from now on it cannot be taken back."""
+        self.ended = False
+
+    async def answered(self, answer: InferAnswer | TidegateError, final: bool) -> None:
+        """One answer of the model server, or the error that ends the call."""
+        if self.ended:
+            return
+        x = self.x
+        if isinstance(answer, TidegateError):
+            final_error = final and not self.started and not_the_clients_fault(answer)
+            if final_error and await self.session.retry(self, answer):
+                return
+            if final:
+                self._settle(None)
+                self.end(answer, close=False)
+            await self.session.deliver(x, answer, final)
+        else:
+            answer.model_name = x.model
+            x.answered_by = answer.model_version or x.answered_by
+            empty = final and not answer.outputs
+            if not empty:
+                self._settle(answer)
+            wanted = not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True)
+            if final:
+                self.end(None, close=False)
+            if wanted:
+                self.started = True
+                await self.session.deliver(x, answer, final)
+        if final:
+            self.session.closed(self)
+
+    def _settle(self, answer: InferAnswer | None) -> None:
+        for copy in self.copies:
+            copy.primary_done(answer)
+        self.copies = ()
+
+    def end(self, error: TidegateError | None, *, close: bool = True) -> None:
+        """Count the call, once."""
+        if self.ended:
+            return
+        self.ended = True
+        self._settle(None)
+        self.x.error = error
+        if self.began:
+            self.x.upstream_seconds = time.perf_counter() - self.began
+        self.session.pipeline.leave(self.x)
+        if close:
+            self.session.closed(self)
+
+
+# Headers that mean something to HTTP servers only, or that grpcio sets itself.
+_HTTP_ONLY = frozenset({"accept", "user-agent"})

@@ -1,0 +1,313 @@
+"""Every span, metric and attribute name of the gateway, declared once.
+
+Rules of this file: a name that is exported anywhere stands here and nowhere else. Names without the
+`tidegate.` or `tidegate_` prefix are those of the OpenTelemetry semantic conventions 1.45 (HTTP and RPC, both
+stable) or of Triton's own spans. No attribute ever carries a credential or tensor contents.
+`docs/metrics.md` is generated from the declarations.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+SCOPE = "tidegate"
+"""Instrumentation scope of spans and metrics."""
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.45.0"
+
+# --- Spans: one server span a request, with these children -------------------------------------------------
+
+SPAN_IDENTIFY = "identify"
+SPAN_POLICY = "policy"
+SPAN_ADMIT = "admit"
+SPAN_ROUTE = "route"
+SPAN_TRANSFORM = "transform"
+SPAN_FORWARD = "forward"
+"""Kind CLIENT; Triton's own spans hang below it."""
+
+# --- Attributes --------------------------------------------------------------------------------------------
+
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
+URL_PATH = "url.path"
+URL_SCHEME = "url.scheme"
+NETWORK_PROTOCOL = "network.protocol.name"
+RPC_SYSTEM = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+RPC_STATUS = "rpc.response.status_code"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+ERROR_TYPE = "error.type"
+"""The error's class in `gateway.errors`, or the status as text."""
+
+TRITON_MODEL = "triton.model_name"
+TRITON_VERSION = "triton.model_version"
+
+ROUTE = "tidegate.route"
+VARIANT = "tidegate.variant"
+UPSTREAM = "tidegate.upstream"
+TENANT = "tidegate.tenant"
+SUBJECT = "tidegate.subject"
+REQUEST_ID = "tidegate.request_id"
+SNAPSHOT = "tidegate.snapshot"
+"""Hash of the snapshot that decided the request."""
+POLICY_ALLOW = "tidegate.policy.allow"
+POLICY_LINE = "tidegate.policy.line"
+ROUTE_DRAWN = "tidegate.route.drawn"
+"""How the variant came about: `match`, `hash`, `random`, `sequence` or `version`."""
+REQUEST_BYTES = "tidegate.request.bytes"
+RESPONSE_BYTES = "tidegate.response.bytes"
+LIMIT = "tidegate.limit"
+WORKER = "tidegate.worker"
+STEPS_OMITTED = "tidegate.steps_omitted"
+"""Steps of a long stream that have no span because the trace has enough of them."""
+
+# --- Metrics -----------------------------------------------------------------------------------------------
+
+Kind: TypeAlias = Literal["counter", "gauge", "max", "min", "info", "histogram"]
+"""How values of several workers merge: `counter`, `gauge` and `histogram` add up, `max` and `min` take the
+largest and smallest of the workers that live, `info` is 1 with its facts as labels."""
+
+OTHER = "other"
+"""The label value that takes what is not known or would be one series too many."""
+
+LATENCY_BOUNDS = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 20.0, 60.0),
+)
+"""Seconds. 1-2-5 steps: a quantile is never off by more than a factor 2.5 wherever it falls, from a model
+that answers in 100 us to the default timeout of a route (60 s)."""
+
+OVERHEAD_BOUNDS = (
+    *(0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005),
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
+"""Seconds. The gateway's own share: the goal is at most 100 us, so that four steps lie below it."""
+
+DIFFERENCE_BOUNDS = (-1.0, -0.1, -0.01, -0.001, 0.0, 0.001, 0.01, 0.1, 1.0)
+"""Seconds; negative: the shadow was faster."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric family, under its Prometheus name."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets, without +Inf."""
+    series: int = 512
+    """Most label sets in one worker; what comes after is counted under `other` in every label."""
+
+
+REQUESTS = Metric(
+    "tidegate_requests_total",
+    "counter",
+    "Requests answered; `code` is the HTTP status or the gRPC status name.",
+    ("route", "variant", "protocol", "code", "tenant"),
+    series=2048,
+)
+REQUEST_DURATION = Metric(
+    "tidegate_request_duration_seconds",
+    "histogram",
+    "From the first byte of a request to the last of its answer.",
+    ("route", "variant", "protocol"),
+    LATENCY_BOUNDS,
+)
+UPSTREAM_DURATION = Metric(
+    "tidegate_upstream_duration_seconds",
+    "histogram",
+    "From sending a request upstream to its answer.",
+    ("route", "variant", "upstream"),
+    LATENCY_BOUNDS,
+)
+OVERHEAD = Metric(
+    "tidegate_overhead_seconds",
+    "histogram",
+    "What the gateway itself adds: request duration minus upstream duration.",
+    ("route", "protocol"),
+    OVERHEAD_BOUNDS,
+)
+IN_FLIGHT = Metric(
+    "tidegate_requests_in_flight", "gauge", "Requests and streams being served.", ("protocol",)
+)
+SHADOW_REQUESTS = Metric(
+    "tidegate_shadow_requests_total", "counter", "Copies sent to a shadow.", ("route", "shadow")
+)
+SHADOW_DIFFERENCES = Metric(
+    "tidegate_shadow_differences_total",
+    "counter",
+    "Answers in which an output of the shadow differs beyond tolerance.",
+    ("route", "shadow", "output"),
+)
+SHADOW_ERRORS = Metric("tidegate_shadow_errors_total", "counter", "Copies that failed.", ("route", "shadow"))
+SHADOW_DROPPED = Metric(
+    "tidegate_shadow_dropped_total", "counter", "Copies not sent: the queue was full.", ("route", "shadow")
+)
+SHADOW_UNCOMPARED = Metric(
+    "tidegate_shadow_uncompared_total",
+    "counter",
+    "Answers of a shadow that had nothing to be compared with: the request itself failed.",
+    ("route", "shadow"),
+)
+SHADOW_LATENCY = Metric(
+    "tidegate_shadow_latency_difference_seconds",
+    "histogram",
+    "The shadow's latency minus the answer's.",
+    ("route", "shadow"),
+    DIFFERENCE_BOUNDS,
+)
+SHADOW_COMPARED = Metric(
+    "tidegate_shadow_compared_total",
+    "counter",
+    "Answers in which an output could be compared.",
+    ("route", "shadow", "output"),
+)
+SHADOW_MISMATCHES = Metric(
+    "tidegate_shadow_mismatches_total",
+    "counter",
+    "Differences by kind: `values`, `shape`, `datatype`, `missing`, `extra` or `unreadable`.",
+    ("route", "shadow", "output", "kind"),
+)
+SHADOW_ELEMENTS = Metric(
+    "tidegate_shadow_elements_total",
+    "counter",
+    "Elements that were compared one by one.",
+    ("route", "shadow", "output"),
+)
+SHADOW_ELEMENTS_DIFFERING = Metric(
+    "tidegate_shadow_elements_differing_total",
+    "counter",
+    "Elements that differ beyond tolerance.",
+    ("route", "shadow", "output"),
+)
+SHADOW_MAX_ABS = Metric(
+    "tidegate_shadow_difference_max_abs",
+    "max",
+    "Largest absolute difference beyond tolerance since the workers started.",
+    ("route", "shadow", "output"),
+)
+SHADOW_MAX_REL = Metric(
+    "tidegate_shadow_difference_max_rel",
+    "max",
+    "Largest relative difference beyond tolerance since the workers started.",
+    ("route", "shadow", "output"),
+)
+SHADOW_ROWS = Metric(
+    "tidegate_shadow_rows_total",
+    "counter",
+    "Rows of class scores that were compared.",
+    ("route", "shadow", "output"),
+)
+SHADOW_AGREE_TOP1 = Metric(
+    "tidegate_shadow_agree_top1_total",
+    "counter",
+    "Rows of class scores whose best class is the same.",
+    ("route", "shadow", "output"),
+)
+SHADOW_AGREE_TOPK = Metric(
+    "tidegate_shadow_agree_topk_total",
+    "counter",
+    "Sum over rows of class scores of the share of the best k classes that both have.",
+    ("route", "shadow", "output"),
+)
+UNIT_MISSING = Metric(
+    "tidegate_assignments_without_unit_total",
+    "counter",
+    "Requests without the unit that their route assigns by; drawn at random.",
+    ("route",),
+)
+FALLBACKS = Metric(
+    "tidegate_fallbacks_total", "counter", "Requests sent on to a fallback variant.", ("route", "variant")
+)
+RETRIES = Metric("tidegate_retries_total", "counter", "Requests sent again to the same variant.", ("route",))
+LIMITED = Metric(
+    "tidegate_limited_total",
+    "counter",
+    "Requests turned away by a tenant's limit: `rate`, `concurrent` or `bytes`.",
+    ("tenant", "limit"),
+)
+UPSTREAM_READY = Metric(
+    "tidegate_upstream_ready", "min", "1 when every worker sees the upstream ready.", ("upstream",)
+)
+UPSTREAM_EVENTS = Metric(
+    "tidegate_upstream_events_total",
+    "counter",
+    "What happened on the way to an upstream; `docs/metrics.md` lists the events.",
+    ("upstream", "event"),
+)
+SNAPSHOT_INFO = Metric("tidegate_snapshot_info", "info", "The snapshot in force.", ("hash",))
+BUILD_INFO = Metric("tidegate_build_info", "info", "The running version.", ("version",))
+SPANS_EXPORTED = Metric("tidegate_spans_exported_total", "counter", "Spans that the OTLP endpoint took.")
+SPANS_DROPPED = Metric(
+    "tidegate_spans_dropped_total",
+    "counter",
+    "Spans lost: `queue_full`, or `export` when the OTLP endpoint did not take them.",
+    ("reason",),
+)
+EXPORT_FAILURES = Metric(
+    "tidegate_export_failures_total",
+    "counter",
+    "Exports that failed, by `traces` or `metrics`.",
+    ("signal",),
+)
+SERIES_FOLDED = Metric(
+    "tidegate_metrics_folded_total",
+    "counter",
+    "Times a label set was counted under `other` because its metric has too many.",
+    ("metric",),
+)
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_DURATION,
+    UPSTREAM_DURATION,
+    OVERHEAD,
+    IN_FLIGHT,
+    SHADOW_REQUESTS,
+    SHADOW_DIFFERENCES,
+    SHADOW_ERRORS,
+    SHADOW_DROPPED,
+    SHADOW_UNCOMPARED,
+    SHADOW_LATENCY,
+    SHADOW_COMPARED,
+    SHADOW_MISMATCHES,
+    SHADOW_ELEMENTS,
+    SHADOW_ELEMENTS_DIFFERING,
+    SHADOW_MAX_ABS,
+    SHADOW_MAX_REL,
+    SHADOW_ROWS,
+    SHADOW_AGREE_TOP1,
+    SHADOW_AGREE_TOPK,
+    UNIT_MISSING,
+    FALLBACKS,
+    RETRIES,
+    LIMITED,
+    UPSTREAM_READY,
+    UPSTREAM_EVENTS,
+    SNAPSHOT_INFO,
+    BUILD_INFO,
+    SPANS_EXPORTED,
+    SPANS_DROPPED,
+    EXPORT_FAILURES,
+    SERIES_FOLDED,
+)
+"""What a worker's registry holds."""
+
+WORKERS = Metric("tidegate_workers", "gauge", "Workers that live.")
+WORKER_CPU = Metric(
+    "tidegate_worker_cpu_seconds_total", "counter", "User and system CPU time of a worker.", ("worker",)
+)
+WORKER_MEMORY = Metric(
+    "tidegate_worker_resident_memory_bytes", "gauge", "Resident memory of a worker.", ("worker",)
+)
+WORKER_FDS = Metric("tidegate_worker_open_fds", "gauge", "Open file descriptors of a worker.", ("worker",))
+WORKER_START = Metric(
+    "tidegate_worker_start_time_seconds", "gauge", "Start of a worker, Unix time.", ("worker",)
+)
+
+PROCESS_METRICS: tuple[Metric, ...] = (WORKERS, WORKER_CPU, WORKER_MEMORY, WORKER_FDS, WORKER_START)
+"""What is read from the operating system when the page is asked for."""

@@ -1,0 +1,149 @@
+"""One worker's gRPC channel to one model server, with raw bytes in and out.
+
+Contract: made when it is first needed, inside of the event loop that serves (grpc.aio binds to it, and must
+not cross a fork). Messages are not parsed here. Errors are `UpstreamAnswered` with the server's status and
+text, or `Unreachable`, `BadGateway`, `DeadlineExceeded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from gateway.errors import (
+    BadGateway,
+    BadRequest,
+    DeadlineExceeded,
+    TidegateError,
+    Unreachable,
+    Unsupported,
+    UpstreamAnswered,
+)
+from gateway.upstream.events import Counters
+from gateway.upstream.http_client import TOO_LATE
+
+SERVICE = "/inference.GRPCInferenceService/"
+
+OPTIONS = (
+    # Doors have limited what came in; an answer has the size that the model gave it.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Pings find machines that are gone while calls wait. Triton answers more than two within 300 s of silence
+    # (its `--grpc-http2-min-recv-ping-interval-without-data`) by closing the connection, hence 310 s. The
+    # timeout also becomes the socket's TCP_USER_TIMEOUT, which finds them in 20 s when data is under way.
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # A model server is addressed directly, whatever `http_proxy` says; so do the HTTP pools.
+    ("grpc.enable_http_proxy", 0),
+    # Channels to the same address do not share a connection: `_answered` looks at the state of this one.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+UNREACHABLE = "the model server cannot be reached"
+
+
+class GrpcChannel:
+    """The channel to `address`; None: this server has none, and every call is `Unsupported`."""
+
+    def __init__(self, address: str | None, *, name: str, counters: Counters) -> None:
+        self._address = address
+        self._name = name
+        self._counters = counters
+        self._channel: Any = None
+        self._unary: dict[str, Any] = {}
+        self._closed = False
+
+    def channel(self) -> Any:
+        """The `grpc.aio.Channel`.
+
+        Raises:
+            Unsupported: the settings give this server no gRPC address.
+            Unreachable: it was closed.
+        """
+        if self._channel is None:
+            if self._address is None:
+                raise Unsupported(
+                    "the model server has no gRPC address", detail=f"upstreams.{self._name}.grpc"
+                )
+            if self._closed:
+                raise Unreachable("the gateway is shutting down")
+            self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
+            self._counters.on_event("channel", upstream=self._name)
+        return self._channel
+
+    async def unary(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+    ) -> bytes:
+        """One call of `inference.GRPCInferenceService/METHOD`; `timeout` in seconds.
+
+        Raises:
+            UpstreamAnswered: the server's own status and words.
+            Unreachable: no connection, or it broke before the answer.
+            DeadlineExceeded: `timeout` is over.
+            BadGateway: what answers does not speak gRPC.
+            BadRequest: the metadata cannot be sent.
+            Unsupported: no gRPC address.
+        """
+        call = self._unary.get(method)
+        if call is None:
+            call = self._unary[method] = self.channel().unary_unary(SERVICE + method)
+        check_metadata(metadata)
+        try:
+            answer: bytes = await call(request, metadata=tuple(metadata), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise self.error_of(error) from None
+        except grpc.aio.UsageError as error:  # the channel was closed under it
+            raise Unreachable("the gateway is shutting down", detail=str(error)) from None
+        return answer
+
+    def error_of(self, error: Any) -> TidegateError:
+        """The error that an `AioRpcError` stands for."""
+        code: grpc.StatusCode = error.code()
+        text: str = error.details() or ""
+        detail = f"{self._address}: {code.name}: {text}"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(TOO_LATE, detail=detail)
+        if code is grpc.StatusCode.UNAVAILABLE and not self._answered():
+            return Unreachable(UNREACHABLE, detail=detail)
+        if text.startswith("Received http2 header with status"):
+            return BadGateway("the model server's answer could not be understood", detail=detail)
+        return UpstreamAnswered.from_grpc(text, code.name)
+
+    def _answered(self) -> bool:
+        """Whether an UNAVAILABLE came from the server: the status alone does not say who made it.
+
+        Seen with grpcio 1.85 and Triton 2.51: the channel stays READY when the server answered UNAVAILABLE,
+        is IDLE right after a connection broke and TRANSIENT_FAILURE when none can be made.
+        """
+        return bool(self.channel().get_state() is grpc.ChannelConnectivity.READY)
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Let calls under way finish within `grace` seconds, then cut them."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        self._unary.clear()
+        if channel is not None:
+            await channel.close(grace or None)
+
+
+def check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
+    """Refuse what gRPC cannot carry, by name, before grpcio refuses the call without saying what is wrong.
+
+    Raises:
+        BadRequest: a name or value with characters outside of gRPC's (printable ASCII).
+    """
+    for name, value in metadata:
+        if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()):
+            raise BadRequest(
+                f"header {name.encode('ascii', 'backslashreplace').decode()!r} cannot travel over gRPC"
+            )

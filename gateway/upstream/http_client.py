@@ -1,0 +1,458 @@
+"""One HTTP/1.1 connection to a model server: one request, one response, again and again.
+
+Contract: an `asyncio.Protocol` around llhttp (httptools). A request is written by one `writelines`; its
+response sets one future. No task is made; the awaiting task is woken once. What goes wrong is a
+`TidegateError`: `Unreachable` (closed before the whole response), `BadGateway` (not HTTP, or a head beyond
+`MAX_HEAD`), `DeadlineExceeded`. After any of them the connection is closed; it is reused only after a whole,
+clean response.
+
+`NotSent` tells the pool that a kept-alive connection turned out to be closed and that not one byte of the
+request had been acknowledged by the server's machine, so that sending it again cannot run it twice.
+
+What may be said to clients (`message`) never names the server; `detail` does.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import math
+import socket
+import termios
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import httptools
+
+from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreachable
+from gateway.wire.types import Buffer
+
+if TYPE_CHECKING:
+    from gateway.upstream.http_stream import Stream
+
+MAX_HEAD = 64 * 1024
+"""Most bytes of a response's status line and headers, interim responses included (nginx's proxy buffers take
+4-8 KiB, Envoy's limit is 60 KiB); beyond: BadGateway."""
+
+UNREACHABLE = "the model server closed the connection before it answered"
+GARBLED = "the model server's answer could not be understood"
+TOO_LATE = "the model server did not answer in time"
+
+
+EXACT_BELOW = 1.0
+"""Requests with less time (seconds) get a timer of their own; the others' deadlines are looked at by the pool
+every `TICK`, because a timer per request costs as much as reading a small response."""
+
+MAX_KNOWN_HEADS = 512
+MAX_KNOWN_HEAD = 512
+_known_heads: dict[bytes, tuple[int, HeaderPairs, int]] = {}
+"""Heads (without the final CR LF CR LF) that llhttp has parsed: status, headers, content length. A head's
+meaning depends on its bytes alone and a model answers like requests with like heads, so most are found here;
+reading one costs 0.4 us instead of 4 us. Only heads of kept-alive responses of known length are kept; servers
+that send the time in each head fill it slowly, and it is emptied when full."""
+
+_BODYLESS = frozenset({204, 304})  # RFC 9112 6.3: end at the empty line
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp.h
+
+
+class NotSent(Exception):  # noqa: N818 - not an error of anybody: a signal between connection and pool
+    """The kept-alive connection was closed before the server saw anything of the request."""
+
+
+HeaderPairs: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""(lower-case name, value) in the order they came."""
+
+
+class Response:
+    """One whole response; `body` is one `bytes`."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: HeaderPairs, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the header with this lower-case name."""
+        return find_header(self.headers, name)
+
+
+def find_header(headers: HeaderPairs, name: bytes) -> bytes | None:
+    """The first value of the header with this lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def _content_length(headers: HeaderPairs) -> int | None:
+    """The body's length where it is given and decides; llhttp has checked that it is one number."""
+    if find_header(headers, b"transfer-encoding") is not None:
+        return None
+    value = find_header(headers, b"content-length")
+    return None if value is None else int(value)
+
+
+class Connection(asyncio.Protocol):
+    """One connection; the pool makes it, and gets it back through `on_idle` or loses it through `on_lost`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer: str,
+        on_idle: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        # Per connection
+        self._loop = loop
+        self._peer = peer  # for `detail` only
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self.closed = False
+        self.served = 0  # whole responses so far: above 0 the next request is on a reused connection
+        self.idle_since = 0.0  # loop time; owned by the pool
+        self.deadline = math.inf  # loop time; looked at by the pool
+        # Per request: one of the two is set while somebody waits
+        self._future: asyncio.Future[Any] | None = None
+        self._stream: Stream | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0
+        self._without_body = False
+        # Per response
+        self._seen = False  # a byte of it has come
+        self._head_done = False
+        self._head_bytes = 0
+        self._first_head = b""  # of the first chunk
+        self._status = 0
+        self._collected: list[tuple[bytes, bytes]] = []
+        self._headers: HeaderPairs = ()
+        self._body: list[bytes] = []
+        self._left = 0  # bytes of a large body still to come, which go around the parser
+        self._until_close = False
+        self._keep_alive = True
+        self._complete = False
+        self._surplus = False  # more came than was asked for: the framing cannot be trusted any more
+
+    # -- the pool's side -------------------------------------------------------------------------------------
+
+    def request(
+        self, head: bytes, parts: Sequence[Buffer], size: int, timeout: float, *, without_body: bool
+    ) -> asyncio.Future[Response]:
+        """Write one request; the future gets the response.
+
+        `size`: bytes of head and parts; `timeout`: seconds.
+        """
+        self._future = future = self._loop.create_future()
+        self._without_body = without_body
+        self._write(head, parts, size, timeout)
+        return future
+
+    def stream(
+        self, stream: Stream, head: bytes, parts: Sequence[Buffer], size: int, timeout: float
+    ) -> asyncio.Future[None]:
+        """Write one request; the future is done when `stream` has the response's head."""
+        self._future = future = self._loop.create_future()
+        self._stream = stream
+        self._without_body = False
+        self._write(head, parts, size, timeout)
+        return future
+
+    def _write(self, head: bytes, parts: Sequence[Buffer], size: int, timeout: float) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._seen = self._head_done = self._complete = self._until_close = False
+        self._head_bytes = self._left = 0
+        self._sent = size
+        if timeout < EXACT_BELOW:
+            self._timer = self._loop.call_later(timeout, self.late)
+        else:
+            self.deadline = self._loop.time() + timeout
+        if parts:
+            transport.writelines([head, *parts])
+        else:
+            transport.write(head)
+
+    def abandon(self, waiter: asyncio.Future[Any] | Stream) -> bool:
+        """Close at once because `waiter` waits no more; the server can then cancel the call.
+
+        False when the response is whole already: the connection may serve somebody else by now.
+        """
+        if waiter is not self._future and waiter is not self._stream:
+            return False
+        self._future = self._stream = None
+        self._abort()
+        return True
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self, error: TidegateError) -> None:
+        """Close a busy connection; whoever waits gets `error`."""
+        self._fail(error)
+
+    def pause(self) -> None:
+        """Back-pressure: read no further."""
+        if self._transport is not None and not self.closed:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self.closed:
+            self._transport.resume_reading()
+
+    def gone_while_idle(self) -> bool:
+        """Whether the server has closed this idle connection, even if the loop has not read that yet."""
+        if self.closed or self._transport is None:
+            return True
+        try:
+            sock = self._transport.get_extra_info("socket")
+            return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED)
+        except (OSError, AttributeError):
+            return False  # not Linux, not TCP: `NotSent` below covers it where it can
+
+    # -- asyncio's side --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; finish when the message is whole."""
+        if self._future is None and self._stream is None:
+            # Nobody asked for it (such as a 408 for an idle connection): no answer to what comes next.
+            self._abort()
+            return
+        if self._left:
+            self._take_rest(data)
+            return
+        if not self._seen:
+            self._seen = True
+            end = data.find(b"\r\n\r\n", 0, MAX_KNOWN_HEAD)
+            self._first_head = head = data[:end] if end > 0 else b""
+            known = _known_heads.get(head)
+            if known is not None and self._stream is None and not self._without_body:
+                self._status, self._headers, length = known
+                self._head_done = self._keep_alive = True
+                self._begin_body(data[end + 4 :], length)
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._complete or self._status == 101:  # nobody asked for another protocol
+                self._fail(BadGateway(GARBLED, detail=f"{self._peer}: {error or 'upgrade'}"))
+                return
+            self._surplus = True  # the answer itself was whole
+        if self._complete:
+            self._remember_head()
+            self._finish()
+        elif not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._fail(BadGateway(GARBLED, detail=f"{self._peer}: response head beyond {MAX_HEAD} bytes"))
+        elif self._stream is None and (length := _content_length(self._headers)) is not None:
+            self._parser = httptools.HttpResponseParser(self)  # this one is in the midst of the body
+            self._begin_body(b"".join(self._body), length)
+
+    def _begin_body(self, data: bytes, length: int) -> None:
+        # A body of known length is kept as it comes, without the parser's copy of each piece.
+        left = length - len(data)
+        if left < 0:
+            self._surplus = True
+            data = data[:length]
+        self._body = [data]
+        if left > 0:
+            self._left = left
+        else:
+            self._finish()
+
+    def _take_rest(self, data: bytes) -> None:
+        left = self._left
+        if len(data) > left:
+            self._surplus = True
+            data = data[:left]
+        self._body.append(data)
+        self._left = left - len(data)
+        if not self._left:
+            self._finish()
+
+    def _remember_head(self) -> None:
+        """Keep what llhttp made of this head, if it stands for itself (see `_known_heads`)."""
+        head = self._first_head
+        length = _content_length(self._headers)
+        if (
+            length is None
+            or not head
+            or self._surplus
+            or self._without_body
+            or not self._keep_alive
+            or self._status in _BODYLESS
+            or head[9:12] != b"%d" % self._status  # an interim response came first
+            or head.count(b"\n") != head.count(b"\r\n")
+        ):
+            return
+        if len(_known_heads) >= MAX_KNOWN_HEADS:
+            _known_heads.clear()
+        _known_heads[head] = (self._status, self._headers, length)
+
+    def eof_received(self) -> None:
+        """The server sends no more: the end of a body without length, else of the connection."""
+        self.closed = True
+        if self._until_close and self._head_done and not self._complete:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits, then the pool."""
+        self.closed = True
+        if self._future is not None or self._stream is not None:
+            if self.served and not self._seen and self._nothing_arrived():
+                self._settle(NotSent())
+            else:
+                self._settle(Unreachable(UNREACHABLE, detail=f"{self._peer}: {exc or 'closed'}"))
+        self._transport = None
+        self._on_lost(self)
+
+    def _nothing_arrived(self) -> bool:
+        """Whether not one byte of the request was acknowledged.
+
+        A server that closed an idle connection answers what arrives later with a reset and acknowledges
+        nothing; of one that died while it worked, the kernel had acknowledged the request. The socket's send
+        queue (what was written and not acknowledged) tells the two apart.
+        """
+        assert self._transport is not None
+        queued = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        except (OSError, ValueError, AttributeError):
+            return False  # the socket is gone: not known, so not sent again
+        return queued[0] >= self._sent
+
+    # -- llhttp's side ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A head starts: the first, one after an interim response, or one that nobody asked for."""
+        if self._complete:
+            self._surplus = True
+        else:
+            self._collected = []
+            self._body = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; trailers are dropped, as RFC 9110 6.5.1 allows."""
+        if not self._head_done:
+            self._collected.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if self._head_done:
+            return  # of a surplus message
+        status = self._parser.get_status_code()
+        if status < 200 and status != 101:
+            return  # interim: its `on_message_complete` follows at once
+        self._status = status
+        self._headers = tuple(self._collected)
+        self._head_done = True
+        self._keep_alive = self._parser.should_keep_alive()
+        if self._without_body:
+            # llhttp cannot know that this answers HEAD: the head is the whole message.
+            self._complete = True
+            return
+        if status not in _BODYLESS:
+            self._until_close = not any(name in _FRAMING for name, _ in self._headers)
+        if self._stream is not None:
+            self._stream.begin(status, self._headers)
+            self._disarm()
+            self._resolve(None)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self._complete:
+            self._surplus = True
+        elif self._stream is not None:
+            self._stream.feed(data)
+        else:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The end of the message, or of an interim response."""
+        if self._head_done:
+            self._complete = True
+
+    # -- ends ------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """A whole response: hand it over, and the connection to the pool or to its end.
+
+        Only after the parser has seen all of the chunk: bytes behind the response must not be taken for the
+        answer to the next request, so a connection that sent more than it was asked for is closed.
+        """
+        self._disarm()
+        stream = self._stream
+        if stream is not None:
+            self._stream = None
+            stream.end()
+        else:
+            body = self._body
+            self._resolve(
+                Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
+            )
+        transport = self._transport
+        assert transport is not None
+        if (
+            self._surplus
+            or self._until_close
+            or not self._keep_alive
+            or self.closed
+            or transport.get_write_buffer_size()  # answered before it had read the whole request
+        ):
+            self._abort()
+            return
+        if self._without_body:
+            self._parser = httptools.HttpResponseParser(self)
+        self.served += 1
+        self._on_idle(self)
+
+    def late(self) -> None:
+        """The answer's time is over."""
+        self._fail(DeadlineExceeded(TOO_LATE, detail=self._peer))
+
+    def _fail(self, error: TidegateError) -> None:
+        self._settle(error)
+        self._abort()
+
+    def _settle(self, error: Exception) -> None:
+        self._disarm()
+        future, self._future = self._future, None
+        stream, self._stream = self._stream, None
+        if future is not None:
+            if not future.done():
+                future.set_exception(error)
+        elif stream is not None:
+            stream.fail(error)
+
+    def _resolve(self, result: Response | None) -> None:
+        future, self._future = self._future, None
+        if future is not None and not future.done():  # done: its task was cancelled and has not run yet
+            future.set_result(result)
+
+    def _disarm(self) -> None:
+        self.deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _abort(self) -> None:
+        self._disarm()
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,102 @@
+"""The one form every door decodes into and the pipeline works on.
+
+Contract of this package: sans-IO, no clocks, no sockets, no policy. Tensor bytes travel as memoryviews of
+the buffer they arrived in; nothing here copies them. Names are those of the Open Inference Protocol (OIP)
+and of Triton's extensions to it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+Param: TypeAlias = str | int | float | bool
+"""A request or response parameter: OIP's string, int64/uint64, double or bool."""
+
+Buffer: TypeAlias = bytes | memoryview
+"""Raw tensor bytes: little-endian, row-major; BYTES as 4-byte little-endian length + content, repeated."""
+
+
+class SharedMemory(msgspec.Struct, frozen=True):
+    """A tensor that lies in a region registered with the server (system or CUDA shared memory)."""
+
+    region: str
+    byte_size: int
+    offset: int = 0
+
+
+class InputTensor(msgspec.Struct, gc=False):
+    """One input as it was sent. Exactly one of `data`, `json`, `contents`, `shm` is set.
+
+    `json` and `contents` are not yet read: `wire.tensors.materialise` turns them into `data` after the route
+    is known, so that a refused caller costs no parsing.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Param] | None = None
+    """Parameters other than `binary_data_size` and `shared_memory_*`, which are the framing below."""
+    data: Buffer | None = None
+    json: msgspec.Raw | None = None
+    """The JSON text of `data` (flat or nested array)."""
+    contents: object | None = None
+    """gRPC `InferTensorContents` message."""
+    shm: SharedMemory | None = None
+
+
+class OutputRequest(msgspec.Struct, gc=False):
+    """One output that the client asks for."""
+
+    name: str
+    parameters: dict[str, Param] | None = None
+    """Parameters other than the three below."""
+    binary: bool | None = None
+    """HTTP `binary_data`; None: the request's `binary_data_output` decides."""
+    classification: int = 0
+    """Triton's classification extension: the number of top classes; 0 is off."""
+    shm: SharedMemory | None = None
+
+
+class InferCall(msgspec.Struct):
+    """One inference request, whichever door it came through.
+
+    `model` and `version` are as the client asked ("" = no version).
+    """
+
+    model: str
+    version: str = ""
+    id: str = ""
+    parameters: dict[str, Param] = {}
+    inputs: list[InputTensor] = []
+    outputs: list[OutputRequest] = []
+    """Empty: all outputs of the model."""
+    binary_data_output: bool = False
+    """HTTP only: outputs that do not say otherwise are answered as binary."""
+    raw: bool = False
+    """HTTP raw binary request (`Inference-Header-Content-Length: 0`): `inputs` is one tensor without name,
+    datatype and shape, filled in from the model's metadata; all outputs are answered as binary."""
+
+
+class OutputTensor(msgspec.Struct, gc=False):
+    """One output of an answer. Exactly one of `data`, `json`, `shm` is set (a zero-size tensor has b"")."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Param] | None = None
+    data: Buffer | None = None
+    json: msgspec.Raw | None = None
+    """JSON text, from upstreams that cannot answer in binary; `wire.tensors` turns it into `data`."""
+    shm: SharedMemory | None = None
+
+
+class InferAnswer(msgspec.Struct):
+    """One inference response, on its way from an upstream to a client."""
+
+    model_name: str
+    model_version: str = ""
+    id: str = ""
+    parameters: dict[str, Param] = {}
+    outputs: list[OutputTensor] = []

@@ -1,0 +1,213 @@
+"""One policy in force: compiled aside, immutable, swapped by one reference.
+
+Contract: `compile` refuses a policy with an error (`PolicyError` with every finding), so a snapshot that
+exists can decide. `decide` is synchronous, never raises for a name that a caller may send, and default is
+deny. Casbin gives the verdict; the line is the first matching deny, else the first matching allow, in file
+order. Decisions are kept for the snapshot's lifetime in a bounded cache: a new policy is a new snapshot, so
+nothing ever has to be invalidated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import TypeAlias
+
+from governance.errors import PolicyError
+from governance.policy.casbin_ref import Reference
+from governance.policy.cases import failures, parse_cases
+from governance.policy.lint import lint
+from governance.policy.model import EVERYWHERE, key_match
+from governance.policy.parse import ParsedPolicy, Rule, parse
+from governance.policy.roles import Roles
+from governance.types import Decision, Finding
+
+_Key: TypeAlias = tuple[str, str, str, str, tuple[str, ...]]
+
+_GENERATION = 8192
+"""Decisions in one half of the cache: two halves of keys up to `_LONGEST` are at most some 16 MiB."""
+_LONGEST = 512
+"""Characters of a request that is kept. Longer names come from nobody's policy, only from a caller's hand."""
+_LARGEST = 64 << 20
+"""Bytes of a policy file: some million rules."""
+
+_DENIED = Decision(allow=False, line=None)
+_ALLOWED = Decision(allow=True, line=None)
+_OPEN_MODELS = (("model:*", "infer"), ("model:*", "read"))
+_EVERYTHING = (("*", "*"),)
+
+
+class PolicySnapshot:
+    """A policy that decides. Made by its class methods; safe to share by threads."""
+
+    __slots__ = (
+        "_by_subject",
+        "_everyone",
+        "_old",
+        "_reference",
+        "_roles",
+        "_rules",
+        "_young",
+        "file",
+        "findings",
+        "hash",
+    )
+
+    def __init__(self, parsed: ParsedPolicy, digest: str, everyone: tuple[tuple[str, str], ...] = ()) -> None:
+        self.file = parsed.file
+        self.hash = digest
+        """SHA-256 of the policy's bytes, lower-case hex."""
+        self.findings: tuple[Finding, ...] = tuple(parsed.findings)
+        """The policy's warnings."""
+        self._rules: tuple[Rule, ...] = tuple(parsed.rules)
+        self._roles = Roles(parsed.memberships)
+        self._reference = Reference(self._roles)
+        self._everyone = everyone
+        self._by_subject: dict[tuple[str, str], list[Rule]] = {}
+        for rule in parsed.rules:
+            self._by_subject.setdefault((rule.dom, rule.sub), []).append(rule)
+        # Two generations in place of an eviction order: when the young one is full it becomes the old one.
+        # Each step is one atomic operation on a dict or attribute, and a lost race costs one evaluation.
+        self._young: dict[_Key, Decision] = {}
+        self._old: dict[_Key, Decision] = {}
+
+    @classmethod
+    def compile(
+        cls,
+        text: str | bytes | None,
+        file: str,
+        *,
+        tests: tuple[bytes, str] | None = None,
+        judge: bool = True,
+    ) -> PolicySnapshot:
+        """A snapshot of a policy.
+
+        Args:
+            text: the policy's CSV, as text or bytes; None is `open_models`.
+            file: its name in findings.
+            tests: bytes and name of a file of policy tests; one that fails refuses the policy.
+            judge: False looks at syntax, arity and effect alone, not at what the words mean.
+
+        Raises:
+            PolicyError: with every finding, when one of them is an error.
+        """
+        if text is None:
+            return cls.open_models()
+        raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        parsed = parse(raw, file)
+        if judge:
+            lint(parsed)
+        cases, problems = parse_cases(*tests) if tests is not None else (None, [])
+        if parsed.broken or problems:
+            raise PolicyError([*parsed.findings, *problems])
+        snapshot = cls(parsed, hashlib.sha256(raw).hexdigest())
+        if cases is not None and (failed := failures(cases, snapshot.decide)):
+            raise PolicyError([*parsed.findings, *failed])
+        return snapshot
+
+    @classmethod
+    def load(cls, path: Path, tests: Path | None = None, *, judge: bool = True) -> PolicySnapshot:
+        """A snapshot of a policy file.
+
+        Args:
+            path: the policy.
+            tests: its tests, if it has any.
+            judge: as for `compile`.
+
+        Raises:
+            PolicyError: with every finding; code `unreadable` where a file cannot be opened.
+        """
+        given = (read_policy(tests), str(tests)) if tests is not None else None
+        return cls.compile(read_policy(path), str(path), tests=given, judge=judge)
+
+    @classmethod
+    def open_models(cls) -> PolicySnapshot:
+        """What holds with an `identity` section and no policy: everyone may `infer` and `read` models."""
+        return cls._fixed("open-models", _OPEN_MODELS)
+
+    @classmethod
+    def allow_all(cls) -> PolicySnapshot:
+        """What holds without an `identity` section: everyone on this machine may do everything."""
+        return cls._fixed("allow-all", _EVERYTHING)
+
+    @classmethod
+    def _fixed(cls, name: str, everyone: tuple[tuple[str, str], ...]) -> PolicySnapshot:
+        file = f"built-in:{name}"
+        return cls(ParsedPolicy(file), hashlib.sha256(file.encode()).hexdigest(), everyone)
+
+    def decide(self, sub: str, dom: str, obj: str, act: str, roles: Sequence[str] = ()) -> Decision:
+        """Whether a request is allowed, and the line that says so.
+
+        Args:
+            sub: `user:NAME`.
+            dom: the tenant it is asked in; `*` for governance objects (`ask.request_of`).
+            obj: `model:ROUTE`, `registry:MODEL`, `route:NAME`, `policy`, `audit` or `server`.
+            act: one of `model.ACTIONS`.
+            roles: roles of the credential without `role:`; each acts as `g, SUB, role:R, DOM` for this
+                request, and none does in tenant `*`, which is nobody's.
+        """
+        key = (sub, dom, obj, act, tuple(roles))
+        found = self._young.get(key)
+        if found is not None:
+            return found
+        found = self._old.get(key)
+        if found is None:
+            found = self._evaluate(sub, dom, obj, act, roles)
+        if len(sub) + len(dom) + len(obj) + len(act) + sum(map(len, roles)) <= _LONGEST:
+            if len(self._young) >= _GENERATION:
+                self._old, self._young = self._young, {}
+            self._young[key] = found
+        return found
+
+    def _evaluate(self, sub: str, dom: str, obj: str, act: str, roles: Sequence[str]) -> Decision:
+        for pattern, action in self._everyone:
+            if key_match(obj, pattern) and action in (act, "*"):
+                return _ALLOWED
+        carried = () if dom == EVERYWHERE else tuple("role:" + role for role in roles)
+        rules = self._candidates(sub, dom, carried)
+        if not rules:
+            return _DENIED
+        allow = self._reference.allows(rules, (sub, dom, obj, act), carried)
+        effect = "allow" if allow else "deny"
+        for rule in rules:
+            if rule.eft == effect and rule.act in (act, "*") and key_match(obj, rule.obj):
+                return Decision(allow, rule.line)
+        return Decision(allow)
+
+    def _candidates(self, sub: str, dom: str, carried: Sequence[str]) -> list[Rule]:
+        """The rules whose subject and tenant hold for a request, in file order."""
+        names = self._roles.reach(sub, dom, carried)
+        found = [
+            rule
+            for name in names
+            for tenant in {dom, EVERYWHERE}
+            for rule in self._by_subject.get((tenant, name), ())
+        ]
+        found.sort(key=attrgetter("line"))
+        return found
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The policy's rules in file order."""
+        return self._rules
+
+
+def read_policy(path: Path) -> bytes:
+    """The bytes of a policy or of its tests.
+
+    Raises:
+        PolicyError: it cannot be opened, or is far too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        message = f"cannot be read ({why}): check the path and its rights"
+        raise PolicyError([Finding(str(path), 1, 1, "error", "unreadable", message)]) from None
+    if len(data) > _LARGEST:
+        message = f"larger than {_LARGEST >> 20} MiB: this is not a policy"
+        raise PolicyError([Finding(str(path), 1, 1, "error", "too-large", message)])
+    return data

@@ -1,0 +1,30 @@
+"""Builds the Cython extensions; everything else about the distribution is said in pyproject.toml.
+
+Extensions are named one by one: a source that is missing or does not compile fails the build, and none is
+picked up by accident. In a checkout: `python setup.py build_ext --inplace`.
+"""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+COMMON = ["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+C17 = ["-std=c17"]
+CXX17 = ["-std=c++17"]  # std::from_chars and std::to_chars for floats need gcc 11
+
+
+def extension(name: str, language: str = "c") -> Extension:
+    """The extension module `name`, whose source is the .pyx of that name; `language` is c or c++."""
+    return Extension(
+        name,
+        [name.replace(".", "/") + ".pyx"],
+        language=language,
+        extra_compile_args=[*COMMON, *(CXX17 if language == "c++" else C17)],
+    )
+
+
+EXTENSIONS = [
+    extension("kernels.counters._counters_c"),
+    extension("kernels.tensors._tensors_c", language="c++"),
+]
+
+setup(ext_modules=cythonize(EXTENSIONS, language_level=3))
