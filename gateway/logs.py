@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -30,6 +31,7 @@ SECRET_HEADERS: Final = frozenset(
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _NAMES: Final = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "error"}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _encode = msgspec.json.Encoder(enc_hook=str, order=None).encode
 
 
@@ -124,7 +126,8 @@ class _Text(logging.Formatter):
         )
         name = record.name.removeprefix(ROOT + ".")
         text = f"{_time(record.created)} {_level(record):7}{self._worker} {name}: {_message(record)}{fields}"
-        text = text.replace("\n", "\\n").replace("\r", "\\r")
+        # One line each, and nothing that a terminal would obey.
+        text = _CONTROL.sub(lambda match: repr(match[0])[1:-1], _plain(text))
         if record.exc_info and record.exc_info[0] is not None:
             text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
         return text

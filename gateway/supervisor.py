@@ -44,7 +44,7 @@ class Supervisor:
 
     def __init__(self, config: Path, settings: Settings, workers: int) -> None:
         self._config = config
-        self._settings = settings
+        self.settings = settings
         self._workers = workers
         self._stopping = asyncio.Event()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
@@ -58,14 +58,14 @@ class Supervisor:
     @property
     def run_dir(self) -> Path:
         """Shared counters of this run; nothing in it outlives the run."""
-        return self._settings.state_dir / "run"
+        return self.settings.state_dir / "run"
 
     def prepare(self) -> None:
         """Take the state directory and the ports, or raise what is wrong with them."""
         self._take_state_dir()
         self._reserved = []
-        listen = self._settings.listen
-        wanted = {"http": listen.http, "grpc": listen.grpc, "metrics": self._settings.metrics.listen}
+        listen = self.settings.listen
+        wanted = {"http": listen.http, "grpc": listen.grpc, "metrics": self.settings.metrics.listen}
         for name, address in wanted.items():
             if address is not None:
                 key = "metrics.listen" if name == "metrics" else f"listen.{name}"
@@ -73,7 +73,7 @@ class Supervisor:
                 self._reserved.append(sock)
 
     def _take_state_dir(self) -> None:
-        directory = self._settings.state_dir
+        directory = self.settings.state_dir
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -107,7 +107,7 @@ class Supervisor:
     def stop(self) -> None:
         """Let every worker drain and leave."""
         if not self._stopping.is_set():
-            _log.info("stopping: requests in flight have %.0f s to finish", self._settings.drain)
+            _log.info("stopping: requests in flight have %.0f s to finish", self.settings.drain)
         self._stopping.set()
 
     def _pass_on_hangup(self) -> None:
@@ -158,7 +158,7 @@ class Supervisor:
             await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 process.send_signal(signal.SIGTERM)
-                await asyncio.wait({ended}, timeout=self._settings.drain + _GRACE_S)
+                await asyncio.wait({ended}, timeout=self.settings.drain + _GRACE_S)
                 if not ended.done():
                     _log.error("worker %d did not leave in time; killing it", slot)
                     process.kill()

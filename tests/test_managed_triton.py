@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import shutil
@@ -11,11 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from triton_fixture import CHECKOUT, TEST_MODELS, installed, launch
+from triton_fixture import CHECKOUT, TEST_MODELS, installed, launch, running_triton
 
 from gateway.triton import (
     InstallFailed,
@@ -318,3 +322,34 @@ def test_log_is_bounded_and_its_tail_readable(tmp_path: Path):
 def test_exit_codes_in_words():
     assert describe_exit(1) == "ended with status 1"
     assert describe_exit(-11) == "was ended by SIGSEGV"
+
+
+def test_spans_leave_by_otlp_for_requests_with_a_context_and_no_others(tmp_path: Path):
+    """`rate=0`: Triton's spans join the caller's trace; a request without `traceparent` makes none."""
+    got: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args) -> None:
+            pass
+
+    shutil.copytree(TEST_MODELS / "identity_fp32", tmp_path / "models" / "identity_fp32")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever).start()
+        endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+        with running_triton([tmp_path / "models"], tmp_path / "triton.log", otlp=endpoint) as server:
+            url = f"http://{server.http}/v2/models/identity_fp32/infer"
+            tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+            for headers in ({}, {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}):
+                request = urllib.request.Request(url, json.dumps({"inputs": [tensor]}).encode(), headers)
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    assert answer.status == 200
+        collector.shutdown()
+    assert {path for path, _ in got} == {"/v1/traces"}
+    spans = b"".join(body for _, body in got)
+    assert spans.count(b'"spanId"') == 3  # InferRequest, the model, compute
+    assert spans.count(b"ab" * 16) == 3

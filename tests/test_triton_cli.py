@@ -20,7 +20,7 @@ from gateway.triton import Listen, ManagedTriton, cli, command, install
 from gateway.triton.install import is_current
 
 PROGRAM = (
-    "import argparse, sys; from gateway.triton import cli; parser = argparse.ArgumentParser(prog='tidegate'); "
+    "import argparse, sys; from gateway.triton import cli; parser = argparse.ArgumentParser('tidegate'); "
     "cli.add_parser(parser.add_subparsers()); sys.exit(cli.run(parser.parse_args()))"
 )
 

@@ -42,7 +42,7 @@ examples:
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `triton` with its two subcommands."""
     triton = subparsers.add_parser(
         "triton",
@@ -75,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "--root", type=Path, default=ROOT, help="folder of the managed server (default: %(default)s)"
         )
         parser.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
-    return triton
+    triton.set_defaults(run=run)
 
 
 def add_start_arguments(parser: argparse.ArgumentParser) -> None:

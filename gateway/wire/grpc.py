@@ -263,6 +263,8 @@ def encode_request(call: InferCall) -> Any:
         if key in {"sequence_id", "timeout"} and type(value) is int:
             # uint64 that travel as int64, two's complement
             request.parameters[key].int64_param = value - _UINT64 if value not in _INT64 else value
+        elif key == "priority" and type(value) is int:
+            request.parameters[key].uint64_param = value  # as tritonclient does
         else:
             _put(request.parameters[key], value)
     for tensor in call.inputs:

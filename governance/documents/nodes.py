@@ -13,8 +13,9 @@ Nothing here knows any keys, and nothing here reads files but through `decode`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from yaml.composer import Composer, ComposerError
 from yaml.error import MarkedYAMLError
@@ -35,7 +36,8 @@ _CORE = (
     (FLOAT, re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")),
 )  # fmt: skip
 _KNOWN_TAGS = frozenset({NULL, BOOL, INT, FLOAT, STR, _TAG + "map", _TAG + "seq"})
-_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?")
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_VARIABLE = re.compile(rf"\$\$\{{(?P<kept>{_NAME}\}})?|\$\{{(?P<name>{_NAME})\}}|(?P<wrong>\$\{{)")
 _DEPTH = 64
 """Deepest nesting; settings need 8. PyYAML composes by recursion, so a bound must stand before Python's."""
 
@@ -123,8 +125,13 @@ class _Loader(Reader, Scanner, Parser, Composer):
 @dataclass(slots=True)
 class _Reading:
     text: str
+    """As it stands, save that variables are masked where there is an environment: braces mean something else
+    in YAML, so `{http: 127.0.0.1:${PORT}}` would not be read. Masked text is as long as what it stands for."""
     file: str
     environment: Mapping[str, str] | None
+    variable: re.Pattern[str]
+    """Finds a masked variable (`name`), a masked `$${` (`kept`: what was masked with it), and a bare `${`
+    (`wrong`)."""
     findings: list[Finding] = field(default_factory=list)
     from_environment: set[int] = field(default_factory=set)
     broken: set[int] = field(default_factory=set)
@@ -139,18 +146,20 @@ class _Reading:
     def substitute(self, node: ScalarNode) -> None:
         """Puts environment variables into a scalar; each that cannot be is a finding where it stands."""
         environment = self.environment
-        if environment is None or "${" not in node.value:
+        if environment is None or not self.variable.search(node.value):
             return
-        places = _places(self.text, node)
+        places = self.variable.finditer(self.text, node.start_mark.index, node.end_mark.index)
 
         def value(found: re.Match[str]) -> str:
-            line, column = self.at_offset(next(places, node.start_mark.index))
-            if found[0] == "$${":
-                return "${"
-            name = found[1]
-            if name is None:
+            place = next(places, None)
+            line, column = self.at_offset(place.start() if place else node.start_mark.index)
+            name = found["name"]
+            if found["wrong"] is not None:
                 self.broken.add(id(node))
                 self.error(line, column, "variable", "expected ${NAME}; a literal ${ is written $${")
+            elif name is None:
+                kept = found["kept"]
+                return "${" + (f"{kept[:-1]}}}" if kept else "")
             elif name not in environment:
                 self.broken.add(id(node))
                 message = (
@@ -162,7 +171,7 @@ class _Reading:
                 return environment[name]
             return ""
 
-        node.value = _VARIABLE.sub(value, node.value)
+        node.value = self.variable.sub(value, node.value)
         if node.style is None and id(node) in self.from_environment:
             node.tag = core_tag(node.value)
 
@@ -209,10 +218,24 @@ class _Reading:
                 first[key.value] = mark.line + 1
 
 
-def _places(text: str, node: ScalarNode) -> Iterator[int]:
-    """Offsets in the text of the variables of a node, in order."""
-    for found in _VARIABLE.finditer(text, node.start_mark.index, node.end_mark.index):
-        yield found.start()
+def _mask(text: str) -> tuple[str, re.Pattern[str]]:
+    """The text with its variables masked by characters that it does not hold, and what finds them again."""
+    private = (chr(code) for code in range(0xE000, 0xF900))
+    unused = list(islice((one for one in private if one not in text), 3))
+    if len(unused) < 3:
+        return text, _VARIABLE  # a file of private-use characters: its variables need quotes
+    opening, closing, literal = unused
+
+    def masked(found: re.Match[str]) -> str:
+        if found["name"] is not None:
+            return f"{opening * 2}{found['name']}{closing}"
+        if found["wrong"] is not None:
+            return found[0]
+        return literal * 3 + (found["kept"] or "").replace("}", closing)
+
+    return _VARIABLE.sub(masked, text), re.compile(
+        rf"{literal}{{3}}(?P<kept>{_NAME}{closing})?|{opening}{{2}}(?P<name>{_NAME}){closing}|(?P<wrong>\$\{{)"
+    )
 
 
 def _syntax_message(error: MarkedYAMLError) -> str:
@@ -233,15 +256,16 @@ def compose(
         file: its name in the findings.
         environment: where `${NAME}` is looked up; None leaves it as it stands.
     """
-    reading = _Reading(text, file, environment)
+    variable = _VARIABLE
+    if environment is not None:
+        text, variable = _mask(text)
+    reading = _Reading(text, file, environment, variable)
     try:
         root = _Loader(text).get_single_node()
     except ReaderError as error:
         line, column = reading.at_offset(error.position)
-        shown = (
-            f"U+{ord(error.character):04X}" if isinstance(error.character, str) else f"{error.character:#x}"
-        )
-        reading.error(line, column, "yaml", f"the character {shown} is not allowed in YAML: remove it")
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        reading.error(line, column, "yaml", f"the character U+{code:04X} is not allowed in YAML: remove it")
         return None, reading.findings
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

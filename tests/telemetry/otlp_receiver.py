@@ -1,6 +1,8 @@
-"""An OTLP endpoint of our own: HTTP (protobuf, gzip) and gRPC on free loopback ports, keeping what arrives."""
+"""An OTLP endpoint of our own: HTTP (protobuf, JSON, gzip) and gRPC, on free loopback ports."""
 
+import base64
 import gzip
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from google.protobuf import json_format
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
@@ -52,6 +55,25 @@ def attributes(pairs):
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
 
 
+def _read_json(body):
+    """OTLP/JSON is protobuf's, but for ids: they are in hex, not base64."""
+
+    def based(value):
+        if isinstance(value, list):
+            return [based(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: base64.b64encode(bytes.fromhex(item)).decode()
+            if name in {"traceId", "spanId", "parentSpanId"}
+            else based(item)
+            for name, item in value.items()
+        }
+
+    message = trace_service_pb2.ExportTraceServiceRequest()
+    return json_format.ParseDict(based(json.loads(body)), message, ignore_unknown_fields=True)
+
+
 @contextmanager
 def http_receiver(port=0):
     received = Received()
@@ -66,7 +88,9 @@ def http_receiver(port=0):
                 self.send_error(received.status)
                 return
             if self.path == "/v1/traces":
-                received.traces.append(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
+                as_json = "json" in self.headers["content-type"]
+                read = _read_json if as_json else trace_service_pb2.ExportTraceServiceRequest.FromString
+                received.traces.append(read(body))
             elif self.path == "/v1/metrics":
                 received.metrics.append(metrics_service_pb2.ExportMetricsServiceRequest.FromString(body))
             else:
@@ -96,13 +120,13 @@ def grpc_receiver():
     received = Received()
 
     class Traces(trace_service_pb2_grpc.TraceServiceServicer):
-        def Export(self, request, context):
+        def Export(self, request, context):  # noqa: N802 - gRPC calls it so
             received.headers.append(dict(context.invocation_metadata()))
             received.traces.append(request)
             return trace_service_pb2.ExportTraceServiceResponse()
 
     class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-        def Export(self, request, context):
+        def Export(self, request, context):  # noqa: N802 - gRPC calls it so
             received.headers.append(dict(context.invocation_metadata()))
             received.metrics.append(request)
             return metrics_service_pb2.ExportMetricsServiceResponse()

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -82,6 +84,22 @@ def test_page_is_read_by_prometheus_clients_parser(tmp_path, accept, parse):
     types = {family.name: family.type for family in parse(body.decode())}
     assert types["tidegate_request_duration_seconds"] == "histogram"
     assert types["tidegate_requests"] == "counter"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not there")
+def test_promtool_finds_nothing(tmp_path):
+    registry = Registry(tmp_path, 0)
+    fill(registry)
+    for metric in t.METRICS:
+        if metric.kind == "counter":
+            registry.counter(metric).labels(*metric.labels).inc()
+        elif metric.kind == "histogram":
+            registry.histogram(metric).labels(*metric.labels).observe(1.0)
+        elif metric.kind != "info":
+            registry.gauge(metric).labels(*metric.labels).set(1.0)
+    _, body = Page(tmp_path).render()
+    out = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, check=False)
+    assert (out.returncode, out.stdout, out.stderr) == (0, b"", b"")
 
 
 def test_openmetrics_carries_exemplars(tmp_path):

@@ -248,7 +248,7 @@ def serve(tracing, headers=None, error=None):
 def test_a_request_is_one_tree_of_spans(receiver, registry):
     sink = span_sink(section(receiver), registry, version="1.2.3", environ={})
     before = time.time_ns()
-    trace, sent = serve(Tracing(sink, 0.0), {"traceparent": SAMPLED, "tracestate": "a=1"})
+    _, sent = serve(Tracing(sink, 0.0), {"traceparent": SAMPLED, "tracestate": "a=1"})
     sink.flush()
     spans = {span.name: span for span in receiver.wait_for_spans(4)}
     assert set(spans) == {"POST /v2/models/{model}/infer", "policy", "route", "forward"}

@@ -1,0 +1,47 @@
+"""The model server behind every proxy: a Triton of its own with one identity model."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.latency import get
+from bench.load import MODEL
+from bench.ports import free_ports
+from gateway.triton import Listen, ManagedTriton, command, install
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """Addresses as HOST:PORT."""
+
+    http: str
+    grpc: str
+    version: str
+
+
+@contextmanager
+def triton(directory: Path) -> Iterator[Server]:
+    """A Triton over a copy of the test model, for the length of a with block."""
+    repository = directory / "models"
+    shutil.copytree(
+        CHECKOUT / "tests" / "models" / MODEL, repository / MODEL, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    listen = Listen(*free_ports(3))
+    launch = command(install(CHECKOUT / ".triton"), repositories=[repository], listen=listen)
+    with asyncio.Runner() as runner:
+        server = ManagedTriton(launch, directory / "triton.log")
+        runner.run(server.start())
+        try:
+            yield Server(f"{listen.host}:{listen.http}", f"{listen.host}:{listen.grpc}", _version(listen))
+        finally:
+            runner.run(server.stop())
+
+
+def _version(listen: Listen) -> str:
+    body = get(f"{listen.host}:{listen.http}", "/v2")
+    return body.split('"version":"')[1].split('"')[0]
