@@ -45,14 +45,22 @@ test-slow: triton
 
 check: venv
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cython-lint $(shell find kernels -name '*.pyx')
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find kernels -name '*.pyx')
 
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Trains into a folder of its own and compares with what is committed; `ARGS=` trains in place.
+models:
+	@test -x .venv-models/bin/python || { echo "==> creating .venv-models"; $(PYTHON) -m venv .venv-models; }
+	@cmp -s requirements/models.lock .venv-models/.lock || { echo "==> installing what training needs"; \
+	  .venv-models/bin/python -m pip install --quiet --require-hashes -r requirements/models.lock && \
+	  cp requirements/models.lock .venv-models/.lock; }
+	.venv-models/bin/python -m training --check
 
 bench: triton
 	$(BIN)/python -m bench $(ARGS)

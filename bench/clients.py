@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,7 +61,15 @@ def run_http(address: str, requests: int, files: Path) -> Run:
     total, seconds = Run(), 2
     while total.requests < requests:
         output = _output(
-            ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(files / "infer.lua"), f"http://{address}"]
+            [
+                "wrk",
+                "-t1",
+                f"-c{CONNECTIONS}",
+                f"-d{seconds}s",
+                "-s",
+                str(files / "infer.lua"),
+                f"http://{address}",
+            ]
         )
         found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", output)
         if found is None:
@@ -161,7 +170,7 @@ async def _grpc(address: str, requests: int) -> Run:
     return await _measure([connection(i, requests // CONNECTIONS) for i in range(CONNECTIONS)], times, lambda: errors)
 
 
-async def _measure(connections: list, times: list[int], errors) -> Run:  # noqa: ANN001 - a closure's counter
+async def _measure(connections: list[Coroutine[None, None, None]], times: list[int], errors: Callable[[], int]) -> Run:
     began = time.perf_counter()
     await asyncio.gather(*connections)
     seconds = time.perf_counter() - began

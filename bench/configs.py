@@ -103,7 +103,7 @@ def _envoy_address(address: str) -> dict[str, Any]:
 
 
 def tidegate_plain(upstream: Server, http: str, grpc: str, directory: Path) -> str:
-    """The smallest settings: every model passed through, everyone anonymous. Metrics are on, as by default."""
+    """The smallest settings: every model passed through, everyone anonymous, metrics on as by default."""
     return json.dumps(_tidegate(upstream, http, grpc, directory))
 
 
@@ -133,7 +133,13 @@ def policy() -> str:
     rules = [f"p, role:r{i}, tenant{i % 50}, model:m{i}, infer, allow" for i in range(half)]
     members = [f"g, user:u{i}, role:r{i}, tenant{i % 50}" for i in range(half)]
     return "\n".join(
-        [*rules, *members, "g, user:bench, role:bench, acme", f"p, role:bench, acme, model:{MODEL}, infer, allow", ""]
+        [
+            *rules,
+            *members,
+            "g, user:bench, role:bench, acme",
+            f"p, role:bench, acme, model:{MODEL}, infer, allow",
+            "",
+        ]
     )
 
 

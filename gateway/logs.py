@@ -25,9 +25,7 @@ import msgspec
 from gateway.settings import Logging
 
 ROOT: Final = "tidegate"
-SECRET_HEADERS: Final = frozenset(
-    {"authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"}
-)
+SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"})
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _NAMES: Final = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "error"}
@@ -42,10 +40,7 @@ def get(name: str) -> logging.Logger:
 
 def redacted(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers as they may be logged: names in lower case, secrets without their values."""
-    return {
-        name.lower(): "[redacted]" if name.lower() in SECRET_HEADERS else value
-        for name, value in headers.items()
-    }
+    return {name.lower(): "[redacted]" if name.lower() in SECRET_HEADERS else value for name, value in headers.items()}
 
 
 def configure(section: Logging, *, worker: int | None = None) -> None:
@@ -121,9 +116,7 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end; an exception's traceback follows on lines of its own."""
-        fields = "".join(
-            f" {name}={value}" for name, value in getattr(record, "fields", {}).items() if value != ""
-        )
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items() if value != "")
         name = record.name.removeprefix(ROOT + ".")
         text = f"{_time(record.created)} {_level(record):7}{self._worker} {name}: {_message(record)}{fields}"
         # One line each, and nothing that a terminal would obey.

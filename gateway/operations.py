@@ -7,6 +7,7 @@ into an operation without I/O. Who may do what is asked of the policy with the `
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -88,6 +89,8 @@ _FIXED_PAGES: Final = {
 _VERSION: Final = re.compile(r"[0-9]+")
 
 
+# Clients ask for the same few pages over and over; what a hostile one asks for pushes out nothing worth much.
+@lru_cache(maxsize=4096)
 def parse_path(method: str, raw_path: bytes) -> Address:
     """The operation that `METHOD PATH` names.
 

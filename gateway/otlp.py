@@ -63,9 +63,7 @@ def endpoint_of(
     if environ.get(f"OTEL_{upper}_EXPORTER", "").strip().lower() == "none":
         return None
     if environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        chosen = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or environ.get(
-            "OTEL_EXPORTER_OTLP_PROTOCOL"
-        )
+        chosen = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         if chosen and chosen not in _PROTOCOLS:
             _log.warning("OTLP protocol %r of the environment is not known; %s is used", chosen, protocol)
             chosen = None
@@ -85,9 +83,7 @@ def resource_of(
     instance = uuid.uuid5(uuid.NAMESPACE_OID, f"{host} {registry.created_ns()} {registry.slot}")
     return Resource.create(
         {
-            "service.name": named
-            if named and service_name == settings.Telemetry().service_name
-            else service_name,
+            "service.name": named if named and service_name == settings.Telemetry().service_name else service_name,
             "service.version": version,
             "service.instance.id": str(instance),
             "host.name": host,
@@ -145,23 +141,17 @@ class OtlpSpans:
     def _spans(self, trace: SampledTrace) -> list[ReadableSpan]:
         state = TraceState.from_header([trace.state]) if trace.state else None
         flags = TraceFlags(trace.flags)
-        root = SpanContext(
-            trace.trace_id, trace.root.span_id, is_remote=False, trace_flags=flags, trace_state=state
-        )
+        root = SpanContext(trace.trace_id, trace.root.span_id, is_remote=False, trace_flags=flags, trace_state=state)
         caller = trace.caller
         parent = (
             None
             if caller is None
-            else SpanContext(
-                caller.trace_id, caller.span_id, is_remote=True, trace_flags=flags, trace_state=state
-            )
+            else SpanContext(caller.trace_id, caller.span_id, is_remote=True, trace_flags=flags, trace_state=state)
         )
         spans = [
             self._span(
                 note,
-                SpanContext(
-                    trace.trace_id, note.span_id, is_remote=False, trace_flags=flags, trace_state=state
-                ),
+                SpanContext(trace.trace_id, note.span_id, is_remote=False, trace_flags=flags, trace_state=state),
                 root,
                 SpanKind.CLIENT if note.name == telemetry.SPAN_FORWARD else SpanKind.INTERNAL,
             )
@@ -170,9 +160,7 @@ class OtlpSpans:
         spans.append(self._span(trace.root, root, parent, SpanKind.SERVER))
         return spans
 
-    def _span(
-        self, note: SpanNote, context: SpanContext, parent: SpanContext | None, kind: SpanKind
-    ) -> ReadableSpan:
+    def _span(self, note: SpanNote, context: SpanContext, parent: SpanContext | None, kind: SpanKind) -> ReadableSpan:
         return ReadableSpan(
             note.name,
             context,

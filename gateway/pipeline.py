@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.observe import Observer
     from gateway.routing import Assignment, CompiledRoute
-    from gateway.routing.shadows import Copy, Dropped, ShadowRunner
+    from gateway.routing.copies import Copy
+    from gateway.routing.shadows import Dropped, ShadowRunner
     from gateway.snapshot import Snapshot
     from gateway.wire.types import InferAnswer, InferCall
     from gateway.wire.validate import ModelSignature

@@ -77,9 +77,7 @@ class Checker:
     def header(self, name: str, place: Place) -> None:
         """A header's name."""
         if not _TOKEN.fullmatch(name):
-            self.error(
-                place, "wrong-header", f"`{name}` cannot be a header's name (letters, digits and dashes)"
-            )
+            self.error(place, "wrong-header", f"`{name}` cannot be a header's name (letters, digits and dashes)")
 
 
 def _listen(settings: Settings, check: Checker) -> None:
@@ -101,9 +99,7 @@ def _listen(settings: Settings, check: Checker) -> None:
             check.error(place, "open-listen", message)
         for other_host, other_port, other in ports:
             if port == other_port != 0 and _overlap(host, other_host):
-                message = (
-                    f"`{dotted(place)}` and `{dotted(other)}` are both on port {port}: give one another port"
-                )
+                message = f"`{dotted(place)}` and `{dotted(other)}` are both on port {port}: give one another port"
                 check.error(place, "same-port", message)
         ports.append((host, port, place))
     for name, upstream in settings.upstreams.items():
@@ -112,17 +108,13 @@ def _listen(settings: Settings, check: Checker) -> None:
             for host, port, other in ports:
                 if address is not None and split_address(address) == (host, port) and port:
                     place = ("upstreams", name, kind)
-                    message = (
-                        f"`{dotted(place)}` is the gateway's own `{dotted(other)}`: it would call itself"
-                    )
+                    message = f"`{dotted(place)}` is the gateway's own `{dotted(other)}`: it would call itself"
                     check.error(place, "same-port", message)
 
 
 def _overlap(one: str, other: str) -> bool:
     everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound to
-    return (
-        one == other or one in everywhere or other in everywhere or {one, other} == {"localhost", "127.0.0.1"}
-    )
+    return one == other or one in everywhere or other in everywhere or {one, other} == {"localhost", "127.0.0.1"}
 
 
 def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
@@ -212,16 +204,12 @@ def _assign_by(text: str, place: Place, settings: Settings, check: Checker) -> N
             check.error(here, "wrong-value", "`header:` needs the header's name, such as header:x-user")
     elif colon and kind == "parameter":
         if not name.strip():
-            check.error(
-                here, "wrong-value", "`parameter:` needs the parameter's name, such as parameter:customer"
-            )
+            check.error(here, "wrong-value", "`parameter:` needs the parameter's name, such as parameter:customer")
     elif text not in ("request", "subject", "tenant", "id"):
         message = f"`{dotted(here)}` cannot be `{text}`: {suggest(text, _ASSIGN_BY, 'valid values')}"
         check.error(here, "wrong-value", message)
     elif text in ("subject", "tenant") and settings.identity is None:
-        message = (
-            f"`assign_by: {text}` without `identity` gives everyone the same variant: all are one {text}"
-        )
+        message = f"`assign_by: {text}` without `identity` gives everyone the same variant: all are one {text}"
         check.warn(here, "one-unit", message)
 
 
@@ -230,9 +218,7 @@ def _identity(settings: Settings, check: Checker) -> None:
     if identity is None:
         return
     if not identity.api_keys and identity.anonymous is None:
-        message = (
-            "`identity` lets nobody in: add `api_keys` (`tidegate keys new` makes one) or `anonymous: {}`"
-        )
+        message = "`identity` lets nobody in: add `api_keys` (`tidegate keys new` makes one) or `anonymous: {}`"
         check.error(("identity",), "nobody", message, key=True)
     people: list[tuple[Place, str, str]] = [
         (("identity", "api_keys", at), key.user, key.tenant) for at, key in enumerate(identity.api_keys)
@@ -243,9 +229,7 @@ def _identity(settings: Settings, check: Checker) -> None:
         check.name(user, (*place, "user"))
         check.name(tenant, (*place, "tenant"))
         if user.startswith(("user:", "role:")):
-            check.error(
-                (*place, "user"), "wrong-name", f"write the bare name `{user[5:]}`: the policy adds `user:`"
-            )
+            check.error((*place, "user"), "wrong-name", f"write the bare name `{user[5:]}`: the policy adds `user:`")
         if tenant == "*":
             message = "nobody's tenant can be `*`: in the policy that is the gateway itself, so name a tenant"
             check.error((*place, "tenant"), "wrong-name", message)
@@ -267,9 +251,7 @@ def _limits(settings: Settings, check: Checker) -> None:
         place: Place = ("limits", "tenants", name)
         check.name(name, place, key=True)
         if limit.rate is None and limit.concurrent is None and limit.bytes is None:
-            message = (
-                f"`{dotted(place)}` limits nothing: give it `rate`, `concurrent` or `bytes`, or remove it"
-            )
+            message = f"`{dotted(place)}` limits nothing: give it `rate`, `concurrent` or `bytes`, or remove it"
             if limit.burst is None:
                 check.error(place, "no-limit", message, key=True)
         if limit.burst is not None and limit.rate is None:
@@ -294,9 +276,7 @@ def _telemetry(settings: Settings, check: Checker) -> None:
         endpoint = getattr(settings.telemetry, section).endpoint
         place: Place = ("telemetry", section, "endpoint")
         if endpoint is not None and (why := _not_an_endpoint(endpoint)):
-            check.error(
-                place, "wrong-value", f"`{dotted(place)}` {why}: write http://HOST:4318 (or https://)"
-            )
+            check.error(place, "wrong-value", f"`{dotted(place)}` {why}: write http://HOST:4318 (or https://)")
     check.name(settings.telemetry.service_name, ("telemetry", "service_name"))
 
 
@@ -321,17 +301,13 @@ def _positive(settings: Settings, check: Checker) -> None:
     ]
     for name, route in settings.routes.items():
         times.append((("routes", name, "timeout"), route.timeout))
-        times += [
-            (("routes", name, "shadows", at, "timeout"), one.timeout) for at, one in enumerate(route.shadows)
-        ]
+        times += [(("routes", name, "shadows", at, "timeout"), one.timeout) for at, one in enumerate(route.shadows)]
     for place, seconds in times:
         if seconds <= 0:
             message = f"`{dotted(place)}` must be more than 0: nothing could ever finish in no time"
             check.error(place, "wrong-value", message)
     if settings.limits.body < 1:
-        check.error(
-            ("limits", "body"), "wrong-value", "`limits.body` must be at least 1: nobody could send anything"
-        )
+        check.error(("limits", "body"), "wrong-value", "`limits.body` must be at least 1: nobody could send anything")
 
 
 def _upstreams(settings: Settings, check: Checker) -> None:
@@ -349,7 +325,12 @@ def _routes(settings: Settings, check: Checker) -> None:
 
 def _state_dir(settings: Settings, check: Checker) -> None:
     folder = settings.state_dir
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except OSError as error:  # a name that is too long, or a folder on the way that may not be entered
+        check.error(("state_dir",), "not-a-folder", f"`state_dir` {folder} cannot be used: {error.strerror}")
+        return
+    if is_file:
         check.error(("state_dir",), "not-a-folder", f"`state_dir` {folder} is a file: name a folder")
 
 

@@ -140,9 +140,7 @@ def _value(kind: types.Type) -> str:
         return f"name: {_value(kind.value_type)}"
     if isinstance(kind, types.StructType):
         return "section"
-    bounds = [
-        f"{words} {getattr(kind, name)}" for name, words in _BOUNDS if getattr(kind, name, None) is not None
-    ]
+    bounds = [f"{words} {getattr(kind, name)}" for name, words in _BOUNDS if getattr(kind, name, None) is not None]
     pattern = getattr(kind, "pattern", None)
     if pattern is not None:
         bounds.append(f"like `{pattern}`")

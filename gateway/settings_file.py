@@ -43,9 +43,7 @@ def read_text(path: Path) -> tuple[str | None, list[Finding]]:
         with path.open("rb") as stream:
             data = stream.read(_LARGEST + 1)
     except OSError as error:
-        return None, finding(
-            UNREADABLE, f"cannot be read ({error.strerror or error}): check the path and its rights"
-        )
+        return None, finding(UNREADABLE, f"cannot be read ({error.strerror or error}): check the path and its rights")
     except ValueError as error:  # a NUL character in the path
         return None, finding(UNREADABLE, f"cannot be read ({error}): check the path")
     if len(data) > _LARGEST:

@@ -70,15 +70,7 @@ def _tenants(settings: Settings) -> Iterator[str]:
         yield identity.anonymous.tenant
 
 
-def _warning(
-    policy: PolicySnapshot, line: int, column: int, kind: str, name: str, valid: Iterable[str]
-) -> Finding:
+def _warning(policy: PolicySnapshot, line: int, column: int, kind: str, name: str, valid: Iterable[str]) -> Finding:
     close = nearest(name, list(valid))
-    hint = (
-        f"did you mean `{close}`?"
-        if close
-        else f"the settings name no such {'route' if kind == 'model' else kind}"
-    )
-    return Finding(
-        policy.file, line, column, "warning", f"unknown-{kind}", f"unknown {kind} `{name}`: {hint}"
-    )
+    hint = f"did you mean `{close}`?" if close else f"the settings name no such {'route' if kind == 'model' else kind}"
+    return Finding(policy.file, line, column, "warning", f"unknown-{kind}", f"unknown {kind} `{name}`: {hint}")

@@ -74,9 +74,7 @@ def _bytes(text: str, example: str, suffix: str = "") -> int:
         right = _SIZE_HINTS.get(unit.lower())
         if right is not None:
             raise ValueError(f"unknown unit `{unit}`: write {number}{right}{suffix} (1 KiB is 1024 bytes)")
-        raise ValueError(
-            f"unknown unit `{unit}`: sizes are written in B, KiB, MiB, GiB or TiB, such as 64MiB{suffix}"
-        )
+        raise ValueError(f"unknown unit `{unit}`: sizes are written in B, KiB, MiB, GiB or TiB, such as 64MiB{suffix}")
     if " " in text.strip() or "\t" in text:
         raise ValueError(f"no blank between number and unit: write {number}{unit}{suffix}")
     value = float(number) * _BYTES.get(unit, 1) if "." in number else int(number) * _BYTES.get(unit, 1)
@@ -106,9 +104,7 @@ def rate(text: str) -> float:
     amount, slash, unit = text.partition("/")
     if not slash:
         number, wrong = _split(text, example)
-        raise ValueError(
-            f"{'unknown unit `' + wrong + '`' if wrong else 'a rate needs its time'}: write {number}/s"
-        )
+        raise ValueError(f"{'unknown unit `' + wrong + '`' if wrong else 'a rate needs its time'}: write {number}/s")
     number, extra = _split(amount, example)
     if extra or amount != amount.strip() or unit not in _PER:
         right = _DURATION_HINTS.get(unit.strip().lower(), unit.strip().lower())
@@ -141,9 +137,7 @@ def address(text: str) -> str:
     """
     if "://" in text:
         bare = text.split("://", 1)[1].split("/", 1)[0]
-        raise ValueError(
-            f"expected HOST:PORT without a scheme: write {bare}" if bare else "expected HOST:PORT"
-        )
+        raise ValueError(f"expected HOST:PORT without a scheme: write {bare}" if bare else "expected HOST:PORT")
     host, colon, port = text.rpartition(":")
     if not colon:
         if re.fullmatch("[0-9]+", text):

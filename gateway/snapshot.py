@@ -155,9 +155,7 @@ def policy_of(settings: Settings) -> PolicySnapshot:
 class Keeper:
     """Holds the snapshot in force and swaps it when its files change."""
 
-    def __init__(
-        self, config: Path, parts: Parts, on_swap: Callable[[Snapshot, Snapshot], Awaitable[None]]
-    ) -> None:
+    def __init__(self, config: Path, parts: Parts, on_swap: Callable[[Snapshot, Snapshot], Awaitable[None]]) -> None:
         """`on_swap(old, new)` starts what is new before the swap takes effect; it must not fail."""
         self._config = config
         self._parts = parts
@@ -195,7 +193,10 @@ class Keeper:
             return
         await self._on_swap(old, new)
         self.current = new
-        _log.info("reloaded", extra={"fields": {"snapshot": new.hash, "before": old.hash, "policy": new.policy.hash}})
+        _log.info(
+            "reloaded",
+            extra={"fields": {"snapshot": new.hash, "before": old.hash, "policy": new.policy.hash}},
+        )
 
     async def _asked_within(self, seconds: float) -> bool:
         try:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.pipeline import Pipeline
     from gateway.routing import Assignment
-    from gateway.routing.shadows import Copy, Dropped
+    from gateway.routing.copies import Copy
+    from gateway.routing.shadows import Dropped
     from gateway.upstream import ModelStream
 
 _log = logs.get("stream")

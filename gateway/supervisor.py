@@ -131,7 +131,9 @@ class Supervisor:
                 self.failed = True
                 self.stop()
                 return
-            backoff = _FIRST_BACKOFF_S if time.monotonic() - born > _GROWN_UP_S else min(backoff * 2, _LONGEST_BACKOFF_S)
+            backoff = (
+                _FIRST_BACKOFF_S if time.monotonic() - born > _GROWN_UP_S else min(backoff * 2, _LONGEST_BACKOFF_S)
+            )
             _log.error("worker %d ended with status %s; starting another in %.2f s", slot, status, backoff)
             try:
                 await asyncio.wait_for(self._stopping.wait(), backoff)

@@ -16,55 +16,75 @@ SCOPE = "tidegate"
 """Instrumentation scope of spans and metrics."""
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.45.0"
 
-# --- Spans: one server span a request, with these children -------------------------------------------------
+# --- Spans: one server span a request, with these children ---
 
-SPAN_IDENTIFY = "identify"
 SPAN_POLICY = "policy"
-SPAN_ADMIT = "admit"
+"""The policy's decision."""
 SPAN_ROUTE = "route"
+"""Choosing the variant."""
 SPAN_TRANSFORM = "transform"
+"""Holding the tensors against the model's metadata and bringing them into raw form."""
 SPAN_FORWARD = "forward"
-"""Kind CLIENT; Triton's own spans hang below it."""
+"""The call to the model server, once for each variant tried; kind CLIENT. Triton's spans hang below."""
 
-# --- Attributes --------------------------------------------------------------------------------------------
+# --- Attributes ---
 
 HTTP_METHOD = "http.request.method"
+"""The HTTP method."""
 HTTP_ROUTE = "http.route"
+"""The page, with `{model}` for the model's name."""
 HTTP_STATUS = "http.response.status_code"
+"""The HTTP status of the answer."""
 URL_PATH = "url.path"
+"""The path as it was asked for."""
 URL_SCHEME = "url.scheme"
-NETWORK_PROTOCOL = "network.protocol.name"
+"""`http`."""
 RPC_SYSTEM = "rpc.system.name"
+"""`grpc`."""
 RPC_METHOD = "rpc.method"
+"""The method with its service and package."""
 RPC_STATUS = "rpc.response.status_code"
+"""The gRPC status name of the answer."""
 SERVER_ADDRESS = "server.address"
+"""On `forward`: the model server's host."""
 SERVER_PORT = "server.port"
+"""On `forward`: the model server's port."""
 ERROR_TYPE = "error.type"
-"""The error's class in `gateway.errors`, or the status as text."""
+"""The error's class; the span's status is ERROR when the fault was not the caller's."""
 
 TRITON_MODEL = "triton.model_name"
+"""The model on the model server."""
 TRITON_VERSION = "triton.model_version"
+"""The version that served."""
 
 ROUTE = "tidegate.route"
+"""The name that the client asked for."""
 VARIANT = "tidegate.variant"
+"""The variant that answered."""
 UPSTREAM = "tidegate.upstream"
+"""The model server's name in the settings."""
 TENANT = "tidegate.tenant"
+"""The caller's tenant."""
 SUBJECT = "tidegate.subject"
+"""The caller, `user:NAME`."""
 REQUEST_ID = "tidegate.request_id"
+"""The request id, as in `x-request-id`."""
 SNAPSHOT = "tidegate.snapshot"
 """Hash of the snapshot that decided the request."""
-POLICY_ALLOW = "tidegate.policy.allow"
 POLICY_LINE = "tidegate.policy.line"
+"""Line of the policy's rule that decided."""
 ROUTE_DRAWN = "tidegate.route.drawn"
 """How the variant came about: `match`, `hash`, `random`, `sequence` or `version`."""
 REQUEST_BYTES = "tidegate.request.bytes"
+"""Bytes of the request's body."""
 RESPONSE_BYTES = "tidegate.response.bytes"
-LIMIT = "tidegate.limit"
+"""Bytes of the answer's body."""
 WORKER = "tidegate.worker"
+"""On the resource: the worker's number."""
 STEPS_OMITTED = "tidegate.steps_omitted"
 """Steps of a long stream that have no span because the trace has enough of them."""
 
-# --- Metrics -----------------------------------------------------------------------------------------------
+# --- Metrics ---
 
 Kind: TypeAlias = Literal["counter", "gauge", "max", "min", "info", "histogram"]
 """How values of several workers merge: `counter`, `gauge` and `histogram` add up, `max` and `min` take the
@@ -131,12 +151,8 @@ OVERHEAD = Metric(
     ("route", "protocol"),
     OVERHEAD_BOUNDS,
 )
-IN_FLIGHT = Metric(
-    "tidegate_requests_in_flight", "gauge", "Requests and streams being served.", ("protocol",)
-)
-SHADOW_REQUESTS = Metric(
-    "tidegate_shadow_requests_total", "counter", "Copies sent to a shadow.", ("route", "shadow")
-)
+IN_FLIGHT = Metric("tidegate_requests_in_flight", "gauge", "Requests and streams being served.", ("protocol",))
+SHADOW_REQUESTS = Metric("tidegate_shadow_requests_total", "counter", "Copies sent to a shadow.", ("route", "shadow"))
 SHADOW_DIFFERENCES = Metric(
     "tidegate_shadow_differences_total",
     "counter",
@@ -223,16 +239,14 @@ UNIT_MISSING = Metric(
 FALLBACKS = Metric(
     "tidegate_fallbacks_total", "counter", "Requests sent on to a fallback variant.", ("route", "variant")
 )
-RETRIES = Metric("tidegate_retries_total", "counter", "Requests sent again to the same variant.", ("route",))
+RETRIES = Metric("tidegate_retries_total", "counter", "Requests sent again to the same upstream.", ("upstream",))
 LIMITED = Metric(
     "tidegate_limited_total",
     "counter",
     "Requests turned away by a tenant's limit: `rate`, `concurrent` or `bytes`.",
     ("tenant", "limit"),
 )
-UPSTREAM_READY = Metric(
-    "tidegate_upstream_ready", "min", "1 when every worker sees the upstream ready.", ("upstream",)
-)
+UPSTREAM_READY = Metric("tidegate_upstream_ready", "min", "1 when every worker sees the upstream ready.", ("upstream",))
 UPSTREAM_EVENTS = Metric(
     "tidegate_upstream_events_total",
     "counter",
@@ -301,13 +315,9 @@ WORKERS = Metric("tidegate_workers", "gauge", "Workers that live.")
 WORKER_CPU = Metric(
     "tidegate_worker_cpu_seconds_total", "counter", "User and system CPU time of a worker.", ("worker",)
 )
-WORKER_MEMORY = Metric(
-    "tidegate_worker_resident_memory_bytes", "gauge", "Resident memory of a worker.", ("worker",)
-)
+WORKER_MEMORY = Metric("tidegate_worker_resident_memory_bytes", "gauge", "Resident memory of a worker.", ("worker",))
 WORKER_FDS = Metric("tidegate_worker_open_fds", "gauge", "Open file descriptors of a worker.", ("worker",))
-WORKER_START = Metric(
-    "tidegate_worker_start_time_seconds", "gauge", "Start of a worker, Unix time.", ("worker",)
-)
+WORKER_START = Metric("tidegate_worker_start_time_seconds", "gauge", "Start of a worker, Unix time.", ("worker",))
 
 PROCESS_METRICS: tuple[Metric, ...] = (WORKERS, WORKER_CPU, WORKER_MEMORY, WORKER_FDS, WORKER_START)
 """What is read from the operating system when the page is asked for."""

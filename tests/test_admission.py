@@ -25,9 +25,7 @@ class Clock:
 
 
 def limits(**tenants):
-    return Limits(
-        tenants={name.replace("everyone", "*"): TenantLimit(**limit) for name, limit in tenants.items()}
-    )
+    return Limits(tenants={name.replace("everyone", "*"): TenantLimit(**limit) for name, limit in tenants.items()})
 
 
 @pytest.fixture

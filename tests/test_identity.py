@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+
 from gateway.errors import Unauthenticated
 from gateway.identity import Credentials, Identifier
 from gateway.keys import new_key

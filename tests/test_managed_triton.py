@@ -1,5 +1,4 @@
-"""The managed Triton: installation, launch, supervision. Real processes; the server here loads one small
-model."""
+"""The managed Triton: installation, launch, supervision. Real processes, each with one small model."""
 
 from __future__ import annotations
 
@@ -152,9 +151,7 @@ def test_server_ends_when_its_supervisor_is_killed(one_model: Path, tmp_path: Pa
         "    await server.start(); print(server.pid, flush=True); await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
@@ -169,19 +166,13 @@ def test_port_in_use_is_named_before_anything_starts(one_model: Path, tmp_path: 
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        wanted = command(
-            installed(), repositories=[one_model], listen=Listen(http=port, grpc=port, metrics=port)
-        )
-        with pytest.raises(
-            TritonFailed, match=rf"127\.0\.0\.1:{port} \(HTTP\): Address already in use\. Stop"
-        ):
+        wanted = command(installed(), repositories=[one_model], listen=Listen(http=port, grpc=port, metrics=port))
+        with pytest.raises(TritonFailed, match=rf"127\.0\.0\.1:{port} \(HTTP\): Address already in use\. Stop"):
             asyncio.run(ManagedTriton(wanted, tmp_path / "triton.log").start())
     assert not (tmp_path / "triton.log").exists()
 
 
-@pytest.mark.parametrize(
-    ("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")]
-)
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
 def test_other_systems_are_told_the_remedy(system: str, machine: str, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
@@ -199,18 +190,12 @@ def test_other_c_libraries_are_told_the_remedy(tmp_path: Path, monkeypatch):
 
 def test_no_fitting_python_names_what_was_tried(tmp_path: Path):
     other = tmp_path / "python3.11"
-    other.write_text(
-        '#!/bin/sh\necho \'{"version": [3, 13], "executable": "x", "library": null, "pip": true}\'\n'
-    )
+    other.write_text('#!/bin/sh\necho \'{"version": [3, 13], "executable": "x", "library": null, "pip": true}\'\n')
     other.chmod(0o755)
     with pytest.raises(InstallFailed, match=r"is Python 3\.13, not 3\.11.*--python PATH"):
         install(tmp_path / "triton", other)
-    other.write_text(
-        '#!/bin/sh\necho \'{"version": [3, 11], "executable": "x", "library": null, "pip": true}\'\n'
-    )
-    with pytest.raises(
-        InstallFailed, match=r"has no libpython3\.11\.so\.1\.0 \(built without --enable-shared\)"
-    ):
+    other.write_text('#!/bin/sh\necho \'{"version": [3, 11], "executable": "x", "library": null, "pip": true}\'\n')
+    with pytest.raises(InstallFailed, match=r"has no libpython3\.11\.so\.1\.0 \(built without --enable-shared\)"):
         install(tmp_path / "triton", other)
     other.write_text("#!/bin/sh\nexit 127\n")
     with pytest.raises(InstallFailed, match="does not run"):
@@ -285,14 +270,15 @@ def test_tritonserver_on_path_is_preferred(tmp_path: Path, monkeypatch):
     found = locate(CHECKOUT / ".triton")
     assert found.server == own
     assert found.backends is None and not found.managed
+    wanted = command(found, repositories=[tmp_path], listen=Listen())
+    assert not any("--backend-directory" in each for each in wanted.argv)
+    assert wanted.environment == {} and wanted.unset == ()
 
 
 def test_command_binds_to_loopback_and_traces_only_with_an_endpoint(tmp_path: Path):
     found = managed(tmp_path)
     plain = command(found, repositories=[tmp_path], listen=Listen(1, 2, 3)).argv
-    assert {"--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(
-        plain
-    )
+    assert {"--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(plain)
     assert "--trace-config" not in plain
     traced = command(found, repositories=[tmp_path], listen=Listen(), otlp="http://127.0.0.1:4318").argv
     assert "opentelemetry,url=http://127.0.0.1:4318/v1/traces" in traced

@@ -11,7 +11,6 @@ import urllib.request
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-import tritonclient.http as httpclient
 from triton_fixture import MODEL_REPOSITORY, RunningTriton
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
@@ -19,9 +18,7 @@ from training import data
 from training.compare import compare
 
 NAMES = sorted(path.parent.name for path in MODEL_REPOSITORY.glob("*/config.pbtxt"))
-METRICS = {
-    name: json.loads((MODEL_REPOSITORY / name / "metrics.json").read_text())["versions"] for name in NAMES
-}
+METRICS = {name: json.loads((MODEL_REPOSITORY / name / "metrics.json").read_text())["versions"] for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def test_income_columns_are_the_data_s():
     assert json.loads(data.INCOME_COLUMNS.read_text()) == data.income_vocabulary()
 
 
-def test_digits_serves_its_accuracy_and_labels(client, triton: RunningTriton):
+def test_digits_serves_its_accuracy_and_labels(client):
     split = data.digits()
     scores = np.concatenate(
         [
@@ -81,16 +78,12 @@ def test_digits_serves_its_accuracy_and_labels(client, triton: RunningTriton):
             for i in range(0, len(split.y_test), 32)
         ]
     )
-    assert (scores.argmax(1) == split.y_test).mean() == pytest.approx(
-        METRICS["digits"]["1"]["accuracy"], abs=3e-3
-    )
+    assert (scores.argmax(1) == split.y_test).mean() == pytest.approx(METRICS["digits"]["1"]["accuracy"], abs=3e-3)
     assert np.allclose(scores.sum(1), 1, atol=1e-5)
     sure = int(scores.max(1).argmax())
-    with httpclient.InferenceServerClient(triton.http) as http:
-        image = httpclient.InferInput("image", [1, 8, 8], "FP32")
-        image.set_data_from_numpy(split.X_test[sure : sure + 1])
-        wanted = httpclient.InferRequestedOutput("scores", class_count=2)
-        top = http.infer("digits", [image], outputs=[wanted]).as_numpy("scores")
+    image = tensor("image", split.X_test[sure : sure + 1], "FP32")
+    wanted = grpcclient.InferRequestedOutput("scores", class_count=2)
+    top = client.infer("digits", [image], outputs=[wanted]).as_numpy("scores")
     value, index, label = top[0, 0].decode().split(":")
     names = (MODEL_REPOSITORY / "digits" / "labels.txt").read_text().split()
     assert int(index) == scores[sure].argmax()

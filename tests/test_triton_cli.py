@@ -61,10 +61,7 @@ def test_start_serves_until_interrupted_and_passes_arguments_on(tmp_path: Path):
     with program("start", *where, *ports, "--format", "json", "--", "--id=own-name") as running:
         events = [json.loads(running.stdout.readline()) for _ in range(2)]
         assert [event["event"] for event in events] == ["progress", "ready"]
-        assert (
-            events[1]["message"]
-            == f"HTTP 127.0.0.1:{http}, gRPC 127.0.0.1:{grpc}, metrics 127.0.0.1:{metrics}"
-        )
+        assert events[1]["message"] == f"HTTP 127.0.0.1:{http}, gRPC 127.0.0.1:{grpc}, metrics 127.0.0.1:{metrics}"
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
     assert running.returncode == 0

@@ -52,9 +52,7 @@ def installed() -> Installation:
         pytest.skip(str(error))
 
 
-def launch(
-    repositories: Sequence[Path], *, otlp: str | None = None, extra: Sequence[str] = FORWARD_HEADERS
-) -> Launch:
+def launch(repositories: Sequence[Path], *, otlp: str | None = None, extra: Sequence[str] = FORWARD_HEADERS) -> Launch:
     """A launch on free ports."""
     listen = Listen(*free_ports(3))
     return command(installed(), repositories=repositories, listen=listen, otlp=otlp, extra=extra)

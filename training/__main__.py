@@ -20,13 +20,9 @@ MODELS: dict[str, ModuleType] = {"income": income, "digits": digits, "anomaly": 
 
 def main() -> int:
     """Train what was asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training", description="Train the models of model_repository/."
-    )
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train the models of model_repository/.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the committed metrics, change nothing"
-    )
+    parser.add_argument("--check", action="store_true", help="compare with the committed metrics, change nothing")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in MODELS]
     if unknown:

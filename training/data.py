@@ -56,9 +56,7 @@ def income_vocabulary() -> dict[str, Any]:
             columns.append({"name": name, "kind": "number"})
         else:
             values = sorted({row[name] for row in rows} - {"?"})
-            columns.append(
-                {"name": name, "kind": "category", "codes": {v: i + 1 for i, v in enumerate(values)}}
-            )
+            columns.append({"name": name, "kind": "category", "codes": {v: i + 1 for i, v in enumerate(values)}})
     return {"unknown_code": 0, "columns": columns}
 
 
@@ -72,9 +70,7 @@ def digits() -> Split:
     The file is in the order of its writers, so the last rows are hands the model has not seen.
     """
     rows = _table("digits.csv.xz")
-    X = np.array([[float(v) for k, v in row.items() if k != "digit"] for row in rows], np.float32).reshape(
-        -1, 8, 8
-    )
+    X = np.array([[float(v) for k, v in row.items() if k != "digit"] for row in rows], np.float32).reshape(-1, 8, 8)
     y = np.array([int(row["digit"]) for row in rows], np.int64)
     return Split(X[:-360], y[:-360], X[-360:], y[-360:])
 

@@ -30,9 +30,7 @@ def train(model: Path) -> dict[str, Any]:
     flat = pictures.reshape(-1, 64)
     # One common scale and not one a pixel: border pixels are blank in training and must not be blown up.
     scale = MinMaxScaler().fit(np.stack([np.zeros(64), np.full(64, 16.0)]).astype(np.float32))
-    network = MLPClassifier((96,), alpha=1e-3, max_iter=300, random_state=SEED).fit(
-        scale.transform(flat), answers
-    )
+    network = MLPClassifier((96,), alpha=1e-3, max_iter=300, random_state=SEED).fit(scale.transform(flat), answers)
     graph = to_onnx(make_pipeline(scale, network), flat[:1], target_opset=OPSET, options={"zipmap": False})
     path = model / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)

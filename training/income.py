@@ -104,12 +104,8 @@ def _versions() -> dict[str, tuple[str, ClassifierMixin]]:
     # Codes as ordered numbers: the exporter knows no categorical splits, and trees find the groups
     # themselves.
     columns = ColumnTransformer([("all", "passthrough", pick((*_NUMBERS, *_CATEGORIES, "native_country")))])
-    trees = HistGradientBoostingClassifier(
-        max_iter=160, learning_rate=0.1, max_leaf_nodes=24, random_state=SEED
-    )
-    network = MLPClassifier(
-        (24,), alpha=1e-3, batch_size=256, max_iter=200, random_state=SEED, early_stopping=True
-    )
+    trees = HistGradientBoostingClassifier(max_iter=160, learning_rate=0.1, max_leaf_nodes=24, random_state=SEED)
+    network = MLPClassifier((24,), alpha=1e-3, batch_size=256, max_iter=200, random_state=SEED, early_stopping=True)
     return {
         "1": ("logistic regression, all columns", make_pipeline(full, LogisticRegression(max_iter=2000))),
         "2": ("gradient boosted trees, all columns", make_pipeline(columns, trees)),

@@ -100,9 +100,7 @@ def _windows(ids: data.Integers) -> tuple[data.Integers, data.Integers]:
 
 def _surprise(scores: np.ndarray, following: data.Integers) -> np.ndarray:
     top = scores.max(1, keepdims=True)
-    return np.asarray(
-        np.log(np.exp(scores - top).sum(1)) + top[:, 0] - scores[np.arange(len(following)), following]
-    )
+    return np.asarray(np.log(np.exp(scores - top).sum(1)) + top[:, 0] - scores[np.arange(len(following)), following])
 
 
 def _fit(windows: tuple[data.Integers, data.Integers], count: int) -> dict[str, data.Floats]:

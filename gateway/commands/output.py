@@ -25,17 +25,23 @@ def add_format(parser: argparse.ArgumentParser, default: str = "text") -> None:
 
 def emit(text: str) -> None:
     """One line of result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_printable(text, sys.stdout.encoding) + "\n")
 
 
 def emit_json(value: Any) -> None:
-    """One line of result as JSON."""
-    emit(json.dumps(value, ensure_ascii=False))
+    """One line of result as JSON, in ASCII so that it survives every terminal and file name."""
+    emit(json.dumps(value))
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    """The text with what the stream cannot hold (a file name that is no UTF-8) as escapes."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: str) -> None:
     """One line for the person at the terminal."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_printable(text, sys.stderr.encoding) + "\n")
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:

@@ -79,13 +79,9 @@ def _command(
     run: Callable[[argparse.Namespace], int],
     default: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the policy")
-    parser.add_argument(
-        "--model", type=Path, metavar="CONF", help="another Casbin model: not in this version"
-    )
+    parser.add_argument("--model", type=Path, metavar="CONF", help="another Casbin model: not in this version")
     add_format(parser, default)
     parser.set_defaults(run=lambda args: _guarded(run, args))
     return parser
@@ -93,9 +89,7 @@ def _command(
 
 def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     if args.model is not None:
-        say(
-            f"tidegate: {args.model}: other models are not in this version; leave --model out"
-        )
+        say(f"tidegate: {args.model}: other models are not in this version; leave --model out")
         return NOT_JUDGED
     try:
         return run(args)
@@ -168,10 +162,7 @@ def run_test(args: argparse.Namespace) -> int:
     else:
         for case in result["cases"]:
             got = "allowed" if case["got"] else "denied"
-            emit(
-                f"{'pass' if case['passed'] else 'FAIL'} {case['name']}"
-                + ("" if case["passed"] else f": was {got}")
-            )
+            emit(f"{'pass' if case['passed'] else 'FAIL'} {case['name']}" + ("" if case["passed"] else f": was {got}"))
         if result["undecided_lines"]:
             lines = ", ".join(map(str, result["undecided_lines"]))
             say(f"rules that decide no test: {args.policy} lines {lines}")

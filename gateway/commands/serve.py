@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gateway import logs
 from gateway.errors import SettingsError
+from gateway.ports import PortInUseError
 from gateway.settings import Settings
 from gateway.settings_file import load_or_raise
 from gateway.supervisor import StateDirError, Supervisor
-from gateway.ports import PortInUseError
 from gateway.triton import Listen, ManagedTriton, TritonError, command, locate
 
 _SERVE_EPILOG = """\
@@ -67,7 +67,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_UP_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    up.add_argument("dir", nargs="?", type=Path, default=Path("deploy/local"), metavar="DIR", help="default: deploy/local")
+    up.add_argument(
+        "dir", nargs="?", type=Path, default=Path("deploy/local"), metavar="DIR", help="default: deploy/local"
+    )
     up.add_argument("--workers", type=_positive, metavar="N", help="serving processes; overrides `workers`")
     up.add_argument(
         "--model-repository",
@@ -135,7 +137,9 @@ async def _up(args: argparse.Namespace) -> int:
             locate(args.triton_root),
             repositories=args.model_repository or [_model_repository(args.dir)],
             listen=Listen(
-                http=_port("TRITON_HTTP_PORT"), grpc=_port("TRITON_GRPC_PORT"), metrics=_port("TRITON_METRICS_PORT")
+                http=_port("TRITON_HTTP_PORT"),
+                grpc=_port("TRITON_GRPC_PORT"),
+                metrics=_port("TRITON_METRICS_PORT"),
             ),
             otlp=_otlp_http(supervisor.settings),
         ),

@@ -52,7 +52,11 @@ def _litestar(application: Application, handlers: list[Any]) -> Litestar:
     return Litestar(
         route_handlers=handlers,
         state=State({"application": application}),
-        exception_handlers={TidegateError: _tidegate_error, HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers={
+            TidegateError: _tidegate_error,
+            HTTPException: _http_error,
+            Exception: _internal_error,
+        },
         openapi_config=OpenAPIConfig(
             title="Tidegate control API",
             version=VERSION,

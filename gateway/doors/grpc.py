@@ -80,10 +80,10 @@ class GrpcDoor:
                 message=message,
                 raw=raw,
                 nbytes=len(request),
+                request_id=rid,
                 peer=context.peer(),
                 deadline=deadline_of(context),
             )
-            x.request_id = rid
             self._app.observer.started(x)
             try:
                 answer: bytes = await self._app.pipeline.infer(x)

@@ -58,9 +58,7 @@ class GrpcPage(msgspec.Struct):
         """The same call to one model server; the parsed answer. Its errors are raised."""
         name = self.operation.grpc
         request = self.message if message is None else message
-        answer = await upstream.unary(
-            name, request.SerializeToString(), metadata=self.metadata, timeout=timeout
-        )
+        answer = await upstream.unary(name, request.SerializeToString(), metadata=self.metadata, timeout=timeout)
         return getattr(service_pb2, name + "Response").FromString(answer)
 
     async def ask_every(self) -> list[Any]:
@@ -70,9 +68,7 @@ class GrpcPage(msgspec.Struct):
             TidegateError: the first failure; when others had carried it out, the message says so.
         """
         upstreams = list(self.snapshot.upstreams.items())
-        results = await asyncio.gather(
-            *(self.ask(upstream) for _, upstream in upstreams), return_exceptions=True
-        )
+        results = await asyncio.gather(*(self.ask(upstream) for _, upstream in upstreams), return_exceptions=True)
         done = [result for result in results if not isinstance(result, BaseException)]
         for (name, _), result in zip(upstreams, results, strict=True):
             if isinstance(result, TidegateError) and done:
@@ -160,9 +156,7 @@ async def repository(page: GrpcPage) -> bytes:
     check_load_parameters(list(page.message.parameters))
     concerned = []
     for upstream in page.snapshot.upstreams.values():
-        listing = await upstream.unary(
-            "RepositoryIndex", b"", metadata=page.metadata, timeout=_PAGE_TIMEOUT_S
-        )
+        listing = await upstream.unary("RepositoryIndex", b"", metadata=page.metadata, timeout=_PAGE_TIMEOUT_S)
         if any(row.name == model for row in service_pb2.RepositoryIndexResponse.FromString(listing).models):
             concerned.append(upstream)
     answer = None

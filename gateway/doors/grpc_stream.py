@@ -75,9 +75,9 @@ class StreamDoor:
             message=message,
             raw=raw,
             nbytes=len(request),
+            request_id=self._rid,
             peer=self._context.peer(),
         )
-        x.request_id = self._rid
         self._app.observer.started(x)
         await self._session.submit(x)
 

@@ -102,11 +102,17 @@ class HttpDoor:
             watch.done()
 
     async def _serve(
-        self, scope: Any, receive: Any, send: Any, headers: dict[str, str], watch: ClientWatch, served: dict[str, str]
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        headers: dict[str, str],
+        watch: ClientWatch,
+        served: dict[str, str],
     ) -> None:
         snapshot = self._app.snapshot
         address = parse_path(scope["method"], scope["raw_path"])
-        body = await read_body(receive, headers, snapshot.settings.limits)
+        body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
         watch.body_read()
         name = address.operation.name
         if address.operation.action != "infer":
@@ -114,9 +120,14 @@ class HttpDoor:
             return
         events = name == "infer" and wants_events(headers)
         x = (EventExchange if events else HttpExchange)(
-            snapshot, headers, operation=name, model=address.model, version=address.version, body=body
+            snapshot,
+            headers,
+            operation=name,
+            model=address.model,
+            version=address.version,
+            body=body,
+            request_id=served["x-request-id"],
         )
-        x.request_id = served["x-request-id"]
         self._app.observer.started(x)
         try:
             if name == "generate":

@@ -45,7 +45,14 @@ class PageRequest(msgspec.Struct):
     headers: list[tuple[str, str]]
     """What travels upstream."""
 
-    async def ask(self, upstream: Upstream, method: str, target: str, body: bytes = b"", timeout: float = _PAGE_TIMEOUT_S) -> Reply:
+    async def ask(
+        self,
+        upstream: Upstream,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        timeout: float = _PAGE_TIMEOUT_S,
+    ) -> Reply:
         """One page of one model server; its errors are raised."""
         response = await upstream.control(method, target, self.headers, body, timeout)
         if response.status != 200:
@@ -91,7 +98,11 @@ async def model_ready(page: PageRequest) -> Reply:
     """Whether the variant that speaks for the route is ready."""
     route = await find_route(page.snapshot, page.address.model, "")
     to = route.page(page.address.version)
-    await page.ask(page.snapshot.upstreams[to.variant.upstream], "GET", model_target(to.variant.model, to.version, "ready"))
+    await page.ask(
+        page.snapshot.upstreams[to.variant.upstream],
+        "GET",
+        model_target(to.variant.model, to.version, "ready"),
+    )
     return Reply(200, [JSON_TYPE], b'{"ready":true}')
 
 
@@ -108,7 +119,9 @@ async def model_config(page: PageRequest) -> Reply:
 async def _model_page(page: PageRequest, name: str) -> Reply:
     route = await find_route(page.snapshot, page.address.model, page.address.version)
     to = route.page(page.address.version)
-    reply = await page.ask(page.snapshot.upstreams[to.variant.upstream], "GET", model_target(to.variant.model, to.version, name))
+    reply = await page.ask(
+        page.snapshot.upstreams[to.variant.upstream], "GET", model_target(to.variant.model, to.version, name)
+    )
     versions = route.versions()
     if to.variant.model == route.name and (name or not versions):
         return reply
@@ -201,7 +214,9 @@ async def _every(page: PageRequest, method: str, target: str, body: bytes = b"")
     for (name, _), result in zip(upstreams, results, strict=True):
         if isinstance(result, TidegateError):
             if replies:
-                raise Unreachable(f"{len(replies)} of {len(upstreams)} model servers did it, '{name}' did not: {result.message}")
+                raise Unreachable(
+                    f"{len(replies)} of {len(upstreams)} model servers did it, '{name}' did not: {result.message}"
+                )
             raise result
         if isinstance(result, BaseException):
             raise result

@@ -56,7 +56,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock and let the door find the connection in the scope."""
         self._stop_header_timer()
-        self.scope[CONNECTION_KEY] = self  # type: ignore[typeddict-unknown-key]
+        self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()
 
     def on_message_begin(self) -> None:
@@ -74,6 +74,11 @@ class FrontDoorProtocol(HttpToolsProtocol):
         self._header_timer = None
         if not self.transport.is_closing():
             self._refuse(b"408 Request Timeout", "the request headers did not arrive in time")
+
+    def has_whole_body(self, scope: Any) -> bool:
+        """Whether the request of this scope is the one being read and its body has ended."""
+        cycle = self.cycle
+        return cycle.scope is scope and not cycle.more_body and not cycle.disconnected
 
     def linger(self) -> None:
         """Read on for a while and throw away, then close; unless the message ends before."""

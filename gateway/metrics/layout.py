@@ -39,8 +39,8 @@ W_CREATED = 6
 """Unix time in nanoseconds at which the slot began to count."""
 
 HEADER = 128
-TABLE = 2 * 1024 * 1024
-"""Bytes; some 20,000 series or changes of an `info` metric."""
+TABLE = 4 * 1024 * 1024
+"""Bytes; some 40,000 series or changes of an `info` metric."""
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):

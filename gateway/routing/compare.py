@@ -23,9 +23,7 @@ from gateway.routing.classes import compare_classes
 from gateway.wire.tensors import NUMPY, SIZES, data_of, element_count
 from gateway.wire.types import Buffer, InferAnswer, OutputTensor
 
-Kind: TypeAlias = Literal[
-    "none", "values", "shape", "datatype", "missing", "extra", "unreadable", "shared_memory"
-]
+Kind: TypeAlias = Literal["none", "values", "shape", "datatype", "missing", "extra", "unreadable", "shared_memory"]
 """What differs. `missing`: the shadow lacks the output; `extra`: only the shadow has it; `shared_memory`: the
 answer's bytes went into the client's memory, so that nobody can compare, which is no difference."""
 
@@ -88,9 +86,7 @@ def compare(
     return differences
 
 
-def _compare(
-    a: OutputTensor, s: OutputTensor, rtol: float, atol: float, *, classified: bool
-) -> OutputDifference:
+def _compare(a: OutputTensor, s: OutputTensor, rtol: float, atol: float, *, classified: bool) -> OutputDifference:
     if a.shm is not None or s.shm is not None:
         return OutputDifference(a.name, "shared_memory")
     if a.datatype != s.datatype:
@@ -142,9 +138,7 @@ def _texts(name: str, elements: int, ours: Buffer, theirs: Buffer) -> OutputDiff
     return OutputDifference(name, "values" if differing else "none", differing=differing, elements=elements)
 
 
-def _numbers(
-    tensor: OutputTensor, elements: int, a: Array, s: Array, rtol: float, atol: float
-) -> OutputDifference:
+def _numbers(tensor: OutputTensor, elements: int, a: Array, s: Array, rtol: float, atol: float) -> OutputDifference:
     datatype, differing, max_abs, max_rel = tensor.datatype, 0, 0.0, 0.0
     # Equal bits are equal values, and the common case; NaN included.
     if not np.array_equal(_bits(a), _bits(s)):
@@ -183,9 +177,7 @@ def _float64(array: Array, datatype: str) -> NDArray[np.float64]:
 def _floats(a: Array, s: Array, rtol: float, atol: float) -> tuple[int, float, float]:
     with np.errstate(all="ignore"):  # infinities and NaN are what models answer; they are handled below
         distance = np.abs(s - a)
-        close = (
-            ((distance <= atol + rtol * np.abs(a)) & np.isfinite(a)) | (a == s) | (np.isnan(a) & np.isnan(s))
-        )
+        close = ((distance <= atol + rtol * np.abs(a)) & np.isfinite(a)) | (a == s) | (np.isnan(a) & np.isnan(s))
         beyond = ~close
         return int(np.count_nonzero(beyond)), *_largest(distance, a, beyond)
 

@@ -31,8 +31,7 @@ def copy_of(call: InferCall, shadow: CompiledShadow) -> InferCall | None:
     if sequence is not None:
         parameters["sequence_id"] = upstream_sequence_id("", sequence, "shadow", shadow.route, shadow.name)
     outputs = [
-        msgspec.structs.replace(output, shm=None) if output.shm is not None else output
-        for output in call.outputs
+        msgspec.structs.replace(output, shm=None) if output.shm is not None else output for output in call.outputs
     ]
     return msgspec.structs.replace(call, parameters=parameters, outputs=outputs, inputs=list(call.inputs))
 

@@ -37,7 +37,7 @@ class Infers(Protocol):
         model: str,
         version: str,
         headers: Sequence[tuple[str, str]],
-        timeout: float,  # noqa: ASYNC109 - the pool counts the wait for a connection against it as well
+        timeout: float,
     ) -> InferAnswer:
         """One unary call. MUST raise TidegateError for whatever goes wrong."""
 

@@ -181,9 +181,7 @@ class CompiledRoute(msgspec.Struct, frozen=True):
             return Draw(self.variants, self._all.split, version)
         raise NotFound(f"Request for unknown model: '{self.name}' version {version} is not found")
 
-    def _choose(
-        self, call: CallView, draw: Draw, sequence: int | str | None
-    ) -> tuple[TargetVariant, Drawn, bool]:
+    def _choose(self, call: CallView, draw: Draw, sequence: int | str | None) -> tuple[TargetVariant, Drawn, bool]:
         for rule in self._rules:
             if rule.holds(call.headers) and (draw is self._all or rule.variant in draw.variants):
                 return rule.variant, "match", False
@@ -205,9 +203,7 @@ class CompiledRoute(msgspec.Struct, frozen=True):
             drawn, missing = "version", False
         return draw.variants[draw.split.pick(n)], drawn, missing
 
-    def _in_sequence(
-        self, call: CallView, draw: Draw, sequence: int | str
-    ) -> tuple[TargetVariant, Drawn, bool]:
+    def _in_sequence(self, call: CallView, draw: Draw, sequence: int | str) -> tuple[TargetVariant, Drawn, bool]:
         """The pinned variant; for a sequence that begins, or whose pin was lost, a drawn one, pinned then.
 
         The version is part of the key: calls that ask for different versions cannot share a state.

@@ -132,9 +132,7 @@ class ShadowRunner:
             self._thread = ThreadPoolExecutor(1, "shadow-compare")
 
         async def aside() -> None:
-            copy.compared(
-                await loop.run_in_executor(self._thread, compare, ours, theirs, rtol, atol, classes)
-            )
+            copy.compared(await loop.run_in_executor(self._thread, compare, ours, theirs, rtol, atol, classes))
 
         self._keep(loop.create_task(aside()))
 

@@ -59,8 +59,7 @@ class RouteTable:
         pins = MemoryPins() if pins is None else pins
         first = next(iter(config.upstreams), "")
         routes = {
-            name: compile_route(name, route, first, pins, draw, implicit=False)
-            for name, route in config.routes.items()
+            name: compile_route(name, route, first, pins, draw, implicit=False) for name, route in config.routes.items()
         }
         passthrough = config.passthrough or not routes
         return cls(routes, passthrough=passthrough, first_upstream=first, pins=pins, draw=draw)
@@ -76,9 +75,7 @@ class RouteTable:
         """The route to the model of that name on the first upstream, whether it exists there or not."""
         route = self._implicit.get(name)
         if route is None:
-            route = compile_route(
-                name, settings.Route(), self.first_upstream, self._pins, self._draw, implicit=True
-            )
+            route = compile_route(name, settings.Route(), self.first_upstream, self._pins, self._draw, implicit=True)
             if len(self._implicit) >= MOST_IMPLICIT:
                 self._implicit.clear()
             self._implicit[name] = route

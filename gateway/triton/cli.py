@@ -21,8 +21,7 @@ from gateway.triton.launch import Launch, Listen, command, locate
 from gateway.triton.supervise import ManagedTriton
 
 ROOT = Path(".triton")
-"""Where the managed server lives unless told otherwise: beside the settings, as a virtual environment
-would."""
+"""Where the managed server lives unless told otherwise: in the working directory, as `.venv` would."""
 
 _INSTALL_EXAMPLES = """\
 examples:
@@ -58,9 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_INSTALL_EXAMPLES,
         formatter_class=raw,
     )
-    installs.add_argument(
-        "--python", type=Path, metavar="PATH", help="the Python 3.11 to use (default: found)"
-    )
+    installs.add_argument("--python", type=Path, metavar="PATH", help="the Python 3.11 to use (default: found)")
     starts = verbs.add_parser(
         "start",
         help="run Triton in the foreground, restarted when it crashes",

@@ -35,15 +35,11 @@ LOCK = Path(__file__).with_name("triton.lock")
 SERVER_VERSION = "2.51.0"
 """The server inside nvidia-pytriton 0.7.0."""
 _GLIBC = (2, 35)  # the wheel's platform tag is manylinux_2_35
-_SILENCE_SECONDS = (
-    10.0  # pip unpacks half a gigabyte without a word; say something so that nobody presses Ctrl-C
-)
+_SILENCE_SECONDS = 10.0  # pip unpacks half a gigabyte without a word; say something so that nobody presses Ctrl-C
 _TAIL_LINES = 3
 
 
-def install(
-    root: Path, python: Path | None = None, progress: Callable[[str], object] = print
-) -> Installation:
+def install(root: Path, python: Path | None = None, progress: Callable[[str], object] = print) -> Installation:
     """Install the managed Triton under `root`, or return at once what is already there.
 
     Args:
@@ -76,15 +72,11 @@ def check_platform() -> None:
     """Raise Unsupported unless the managed server's binary can run here."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
-        raise Unsupported(
-            f"the managed Triton runs on Linux x86-64 and this is {system} {machine}: {REMEDY}."
-        )
+        raise Unsupported(f"the managed Triton runs on Linux x86-64 and this is {system} {machine}: {REMEDY}.")
     libc, version = platform.libc_ver()
     if libc != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < _GLIBC:
         found = f"{libc} {version}".strip() or "another C library"
-        raise Unsupported(
-            f"the managed Triton needs glibc 2.35 or newer and this system has {found}: {REMEDY}."
-        )
+        raise Unsupported(f"the managed Triton needs glibc 2.35 or newer and this system has {found}: {REMEDY}.")
 
 
 def is_current(root: Path) -> bool:

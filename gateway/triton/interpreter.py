@@ -85,9 +85,7 @@ def _places() -> Iterator[Path]:
         yield Path(folder) / "python3.11"
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     yield from sorted((pyenv / "versions").glob("3.11*/bin/python3.11"), reverse=True)
-    yield from sorted(
-        (Path.home() / ".local/share/uv/python").glob("cpython-3.11*/bin/python3.11"), reverse=True
-    )
+    yield from sorted((Path.home() / ".local/share/uv/python").glob("cpython-3.11*/bin/python3.11"), reverse=True)
 
 
 def _probe(executable: Path) -> Interpreter | str:

@@ -65,7 +65,7 @@ class Launch:
     shm_prefix: str
     """Begins the name of every shared memory region of its backends, so that a killed server's can be
     removed."""
-    unset: tuple[str, ...] = ("PYTHONHOME", "PYTHONPATH")
+    unset: tuple[str, ...] = ()
     """Inherited variables that must not reach it."""
 
 
@@ -80,8 +80,6 @@ def managed(root: Path) -> Installation:
         environment={
             "PATH": os.pathsep.join((str(env / "bin"), os.environ.get("PATH", os.defpath))),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, (str(root.absolute() / "lib"), inherited))),
-            # Byte code of model.py would land in the model repository, where Triton takes folders for models.
-            "PYTHONDONTWRITEBYTECODE": "1",
         },
         managed=True,
     )
@@ -99,8 +97,7 @@ def locate(root: Path) -> Installation:
     found = managed(root)
     if not (root / "installed.json").exists() or not found.server.exists():
         raise TritonError(
-            f"no `tritonserver` on PATH and none in {root}: run `tidegate triton install --root {root}`, "
-            f"or {REMEDY}."
+            f"no `tritonserver` on PATH and none in {root}: run `tidegate triton install --root {root}`, or {REMEDY}."
         )
     return found
 
@@ -130,9 +127,7 @@ def command(
         raise TritonError("Triton needs at least one model repository: name one with --model-repository DIR.")
     for repository in repositories:
         if not repository.is_dir():
-            raise TritonError(
-                f"model repository {repository} is not a folder: name one with --model-repository DIR."
-            )
+            raise TritonError(f"model repository {repository} is not a folder: name one with --model-repository DIR.")
     prefix = f"tidegate_{uuid4().hex[:12]}_"
     argv = [str(installation.server), *(f"--model-repository={path.absolute()}" for path in repositories)]
     if installation.backends is not None:
@@ -157,7 +152,9 @@ def command(
             f"opentelemetry,url={traces_url(otlp)}",
         ):
             argv += ["--trace-config", setting]
-    return Launch((*argv, *extra), dict(installation.environment), listen, prefix)
+    # The gateway's own Python settings are nothing to the managed server; another one may count on them.
+    unset = ("PYTHONHOME", "PYTHONPATH") if installation.managed else ()
+    return Launch((*argv, *extra), dict(installation.environment), listen, prefix, unset)
 
 
 def traces_url(endpoint: str) -> str:

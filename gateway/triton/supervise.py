@@ -153,9 +153,7 @@ class ManagedTriton:
         how = describe_exit(self._process.returncode)
         await self._end()  # its backend processes and shared memory outlive a killed server
         tail = "\n".join(f"  | {line}" for line in logfile.tail(self.log, _TAIL_LINES))
-        self._report(
-            f"Triton {how} after {lasted:.1f} s; starting it again in {pause:g} s. Last lines:\n{tail}"
-        )
+        self._report(f"Triton {how} after {lasted:.1f} s; starting it again in {pause:g} s. Last lines:\n{tail}")
         await asyncio.sleep(pause)
         self.restarts += 1
         try:

@@ -121,7 +121,7 @@ class ModelStream:
         *,
         model: str,
         version: str = "",
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
         deliver: Deliver,
     ) -> StreamCall:
         """Send one call; returns when it is written, or when the stream broke (`deliver` gets the error).
@@ -159,7 +159,7 @@ class ModelStream:
         *,
         model: str,
         version: str = "",
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
     ) -> AsyncIterator[tuple[InferAnswer, bool]]:
         """Send one call and iterate over `(answer, final)`; an error is raised in its place.
 
@@ -228,9 +228,7 @@ class ModelStream:
             return
         await asyncio.shield(self._hold(self._half_close()))
         assert self._reader is not None
-        await asyncio.wait(
-            [self._reader]
-        )  # not `await reader`: a caller that is cancelled must not cancel it
+        await asyncio.wait([self._reader])  # not `await reader`: a caller that is cancelled must not cancel it
 
     def leave(self) -> None:
         """The client is gone: nothing is delivered any more.
@@ -359,9 +357,7 @@ _LOOK_AGAIN = 0.05  # seconds; while the client is slow to take an answer the ca
 def _error_of(text: str, handle: StreamCall) -> UpstreamAnswered:
     """A stream's error has no status: the words tell whose fault it is."""
     if handle.key != handle.client_id:
-        text = text.replace(
-            f"[request id: {handle.key}]", f"[request id: {handle.client_id or '<id_unknown>'}]"
-        )
+        text = text.replace(f"[request id: {handle.key}]", f"[request id: {handle.client_id or '<id_unknown>'}]")
     if text.startswith("Request for unknown model"):
         return UpstreamAnswered(text, status=404)
     if any(words in text for words in _CLIENTS_FAULT):

@@ -14,12 +14,10 @@ What may be said to clients (`message`) never names the server; `detail` does.
 
 from __future__ import annotations
 
-import array
 import asyncio
-import fcntl
 import math
 import socket
-import termios
+import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -54,10 +52,12 @@ that send the time in each head fill it slowly, and it is emptied when full."""
 
 _BODYLESS = frozenset({204, 304})  # RFC 9112 6.3: end at the empty line
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_BYTES_ACKED = struct.Struct("=Q")
+_BYTES_ACKED_AT = 120  # in struct tcp_info of linux/tcp.h
 _ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp.h
 
 
-class NotSent(Exception):  # noqa: N818 - not an error of anybody: a signal between connection and pool
+class NotSent(Exception):
     """The kept-alive connection was closed before the server saw anything of the request."""
 
 
@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
+        self._written = 0  # bytes of all requests
         self.served = 0  # whole responses so far: above 0 the next request is on a reused connection
         self.idle_since = 0.0  # loop time; owned by the pool
         self.deadline = math.inf  # loop time; looked at by the pool
@@ -168,6 +169,7 @@ class Connection(asyncio.Protocol):
         self._seen = self._head_done = self._complete = self._until_close = False
         self._head_bytes = self._left = 0
         self._sent = size
+        self._written += size
         if timeout < EXACT_BELOW:
             self._timer = self._loop.call_later(timeout, self.late)
         else:
@@ -323,19 +325,20 @@ class Connection(asyncio.Protocol):
         self._on_lost(self)
 
     def _nothing_arrived(self) -> bool:
-        """Whether not one byte of the request was acknowledged.
+        """Whether not one byte of the request was acknowledged by the server's machine.
 
         A server that closed an idle connection answers what arrives later with a reset and acknowledges
-        nothing; of one that died while it worked, the kernel had acknowledged the request. The socket's send
-        queue (what was written and not acknowledged) tells the two apart.
+        nothing; of one that died while it worked, the kernel had acknowledged the request. TCP_INFO's
+        `tcpi_bytes_acked` (Linux 4.1 and later; it counts the SYN too) tells the two apart.
         """
         assert self._transport is not None
-        queued = array.array("i", [0])
         try:
-            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-        except (OSError, ValueError, AttributeError):
-            return False  # the socket is gone: not known, so not sent again
-        return queued[0] >= self._sent
+            sock = self._transport.get_extra_info("socket")
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size + _BYTES_ACKED_AT)
+            (acked,) = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)
+        except (OSError, ValueError, AttributeError, struct.error):
+            return False  # not known, so not sent again
+        return bool(acked - 1 <= self._written - self._sent)
 
     # -- llhttp's side ---------------------------------------------------------------------------------------
 
@@ -403,9 +406,7 @@ class Connection(asyncio.Protocol):
             stream.end()
         else:
             body = self._body
-            self._resolve(
-                Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
-            )
+            self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body)))
         transport = self._transport
         assert transport is not None
         if (

@@ -90,7 +90,7 @@ class Pool:
         headers: Headers,
         parts: Sequence[Buffer] = (),
         *,
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
     ) -> Response:
         """One request and its whole response; `parts` are the body, `timeout` is in seconds.
 
@@ -128,7 +128,7 @@ class Pool:
         headers: Headers,
         parts: Sequence[Buffer] = (),
         *,
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
     ) -> Stream:
         """One request; returns when the head of the response is there.
 
@@ -186,9 +186,7 @@ class Pool:
             raise Unreachable(CLOSING)
         if self._ticker is None:
             self._tick()
-        block = (
-            headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
-        )
+        block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
         size = 0
         for part in parts:
             size += len(part) if type(part) is bytes else cast("memoryview", part).nbytes
@@ -227,9 +225,7 @@ class Pool:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._give_back(waiter.result())
                 if isinstance(error, TimeoutError):
-                    raise DeadlineExceeded(
-                        TOO_LATE, detail=f"{self._peer}: no free connection in time"
-                    ) from None
+                    raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from None
                 raise
             if connection is None:
                 return await self._connect(loop, deadline)

@@ -136,7 +136,7 @@ class Upstream:
         model: str,
         version: str = "",
         headers: Sequence[tuple[str, str]] = (),
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
     ) -> InferAnswer:
         """One inference over HTTP.
 
@@ -162,8 +162,7 @@ class Upstream:
             block += _JSON
         else:
             block += (
-                b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n"
-                % header_length
+                b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % header_length
             )
         target = model_target(model, version, "infer")
         response = await self._pool.request("POST", target, block, parts, timeout=timeout)
@@ -177,14 +176,12 @@ class Upstream:
         target: str,
         headers: Headers = (),
         body: Buffer = b"",
-        timeout: float = LEARN_TIMEOUT,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float = LEARN_TIMEOUT,
     ) -> Response:
         """Any other page, passed through: the response as it came, whatever its status."""
         block = headers if isinstance(headers, bytes) else header_block(headers)
         parts = (body,) if body else ()
-        return await self._pool.request(
-            method, target, block + _JSON if body else block, parts, timeout=timeout
-        )
+        return await self._pool.request(method, target, block + _JSON if body else block, parts, timeout=timeout)
 
     async def stream_generate(
         self,
@@ -193,7 +190,7 @@ class Upstream:
         model: str,
         version: str = "",
         headers: Sequence[tuple[str, str]] = (),
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
         page: str = "generate_stream",
     ) -> Stream:
         """Triton's generate extension as it comes (server-sent events).
@@ -206,9 +203,7 @@ class Upstream:
             Unreachable, BadGateway, DeadlineExceeded: no answer.
         """
         target = model_target(model, version, page)
-        stream = await self._pool.stream(
-            "POST", target, header_block(headers) + _JSON, (body,), timeout=timeout
-        )
+        stream = await self._pool.stream("POST", target, header_block(headers) + _JSON, (body,), timeout=timeout)
         if stream.status != 200:
             async with stream:
                 page_body = await stream.read(_ERROR_PAGE)
@@ -233,7 +228,7 @@ class Upstream:
         request: bytes,
         *,
         metadata: Sequence[tuple[str, str]] = (),
-        timeout: float,  # noqa: ASYNC109 - no cancel scope per request
+        timeout: float,
     ) -> bytes:
         """One gRPC call of `inference.GRPCInferenceService`, bytes in and out; see `GrpcChannel.unary`."""
         return await self._grpc.unary(method, request, metadata=metadata, timeout=timeout)
@@ -246,9 +241,7 @@ class Upstream:
             BadRequest: the metadata cannot be sent.
         """
         if self.settings.grpc is None:
-            raise Unsupported(
-                "streams need the model server's gRPC address", detail=f"upstreams.{self.name}.grpc"
-            )
+            raise Unsupported("streams need the model server's gRPC address", detail=f"upstreams.{self.name}.grpc")
         if self._capabilities is not None and self._capabilities.name == _OTHER_STREAMS:
             raise Unsupported("this model server's streams differ from Triton's on the wire")
         return ModelStream(

@@ -19,9 +19,7 @@ NOT_BOOLEAN: Final = "attempt to access JSON non-boolean as boolean"
 NOT_STRING: Final = "attempt to access JSON non-string as string"
 NOT_ARRAY: Final = "attempt to access JSON non-array as array"
 SHAPE: Final = f"Unable to parse 'shape': {NOT_UNSIGNED}"
-RESERVED: Final = (
-    "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
-)
+RESERVED: Final = "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
 
 
 def content_type(*, has_data: bool, parameters: dict[str, Any]) -> str:
@@ -124,7 +122,5 @@ def _of_string(item: dict[str, Any], key: str) -> str | None:
 def _of_tensor_parameters(item: dict[str, Any]) -> str | None:
     parameters = item.get("parameters", {})
     if not isinstance(parameters, dict):
-        return (
-            f"Unable to parse 'parameters' of '{item.get('name', '')}': attempt to get members for non-object"
-        )
+        return f"Unable to parse 'parameters' of '{item.get('name', '')}': attempt to get members for non-object"
     return _of_parameters(parameters)

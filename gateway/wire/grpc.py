@@ -124,9 +124,7 @@ def _input(item: Any, model: str, raw: list[Buffer], unread: Iterator[Buffer]) -
     else:
         tensor.data = next(unread, None)
         if tensor.data is None:
-            raise BadRequest(
-                f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request."
-            )
+            raise BadRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
     return tensor
 
 
@@ -221,16 +219,13 @@ def _shared_memory(parameters: dict[str, Param], name: str) -> SharedMemory | No
         if value is None:
             value = 0
         if type(value) is not int or value < 0:
-            raise BadRequest(
-                f"invalid value type for '{key}' parameter for tensor '{name}', expected int64_param."
-            )
+            raise BadRequest(f"invalid value type for '{key}' parameter for tensor '{name}', expected int64_param.")
         numbers.append(value)
     if region is None:
         return None
     if not isinstance(region, str):
         raise BadRequest(
-            f"invalid value type for 'shared_memory_region' parameter for tensor '{name}', "
-            "expected string_param."
+            f"invalid value type for 'shared_memory_region' parameter for tensor '{name}', expected string_param."
         )
     return SharedMemory(region=region, byte_size=numbers[1], offset=numbers[0])
 
@@ -341,9 +336,7 @@ def _decode_response(message: Any) -> InferAnswer:
             if item.HasField("contents"):
                 # OIP allows it; Triton never does it.
                 tensor.data = data_of(
-                    InputTensor(
-                        name=item.name, datatype=item.datatype, shape=tensor.shape, contents=item.contents
-                    )
+                    InputTensor(name=item.name, datatype=item.datatype, shape=tensor.shape, contents=item.contents)
                 )
             else:
                 tensor.data = raw[index] if raw else b""

@@ -66,9 +66,7 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
     size = len(body)
     whole = memoryview(body)
     if header_length is not None and not 0 < header_length <= size:
-        raise BadGateway(
-            "the model server's answer could not be read", detail=f"IHCL {header_length} of {size}"
-        )
+        raise BadGateway("the model server's answer could not be read", detail=f"IHCL {header_length} of {size}")
     head: Buffer = whole if header_length is None else whole[:header_length]
     spans: list[tuple[int, int]] = []
     try:
@@ -88,9 +86,7 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
         elif parameters and "binary_data_size" in parameters:
             nbytes = parameters.pop("binary_data_size")
             if nbytes.__class__ is not int or not 0 <= nbytes <= size - offset:
-                raise _bad_answer(
-                    f"output '{item.name}': binary_data_size {nbytes}, {size - offset} bytes left"
-                )
+                raise _bad_answer(f"output '{item.name}': binary_data_size {nbytes}, {size - offset} bytes left")
             tensor.data = whole[offset : offset + nbytes]
             offset += nbytes
         else:
@@ -171,8 +167,7 @@ def _output_json(tensor: OutputTensor) -> msgspec.Raw:
         return tensor.json
     if tensor.datatype in NO_JSON:
         raise BadRequest(
-            f"sending {tensor.datatype} data via JSON is not supported. "
-            "Please use the binary data format for output"
+            f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output"
         )
     try:
         return msgspec.Raw(to_json(tensor.datatype, data_of(tensor)))

@@ -128,8 +128,7 @@ def _from_contents(tensor: InputTensor, contents: Any) -> bytes:
         if wrong.any():
             index = int(np.argmax(wrong))
             raise BadRequest(
-                f"input '{tensor.name}': element {index}: {array[index]} is out of range for "
-                f"{tensor.datatype}"
+                f"input '{tensor.name}': element {index}: {array[index]} is out of range for {tensor.datatype}"
             )
     return array.astype(code, copy=False).tobytes()
 

@@ -21,6 +21,8 @@ from gateway.wire.types import InferCall, InputTensor
 
 INT64_MAX: Final = 2**63 - 1
 _FIXED: Final = {name: size for name, size in SIZES.items() if size}
+_UNCLASSIFIED: Final = frozenset({"BOOL", "FP16", "BF16", "BYTES"})
+"""Datatypes that Triton sorts no classes of; classes of BYTES, asked for over gRPC, end a Triton 2.51."""
 _BATCH_NOTE: Final = (
     " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended "
     "to each input shape. If you want to specify the full shape including the batch dim in your input dims "
@@ -98,9 +100,7 @@ def _signatures(tensors: list[dict[str, Any]] | None, config: dict[str, Any]) ->
         found[tensor["name"]] = TensorSignature(
             name=tensor["name"],
             datatype=tensor["datatype"],
-            shape=tuple(
-                int(dim) for dim in tensor["shape"]
-            ),  # Triton's gRPC metadata as JSON has strings here
+            shape=tuple(int(dim) for dim in tensor["shape"]),  # Triton's gRPC metadata as JSON has strings here
             optional=bool(extra.get("optional", False)),
             ragged=bool(extra.get("allow_ragged_batch", False)),
             is_shape_tensor=bool(extra.get("is_shape_tensor", False)),
@@ -144,9 +144,7 @@ def check(call: InferCall, signature: ModelSignature) -> None:
         _check_outputs(call, signature)
 
 
-def _check_shape(
-    call: InferCall, signature: ModelSignature, tensor: InputTensor, expected: TensorSignature
-) -> None:
+def _check_shape(call: InferCall, signature: ModelSignature, tensor: InputTensor, expected: TensorSignature) -> None:
     if tensor.datatype != expected.datatype:
         raise BadRequest(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
@@ -217,17 +215,14 @@ def _check_bytes(tensor: InputTensor, count: int, model: str) -> None:
         )
     if found < count:
         raise BadRequest(
-            f"expected {count} string elements for inference input '{tensor.name}' for model '{model}', "
-            f"got {found}"
+            f"expected {count} string elements for inference input '{tensor.name}' for model '{model}', got {found}"
         )
 
 
 def _fill_raw(call: InferCall, signature: ModelSignature) -> None:
     """Give the one input of a raw binary request its name, datatype and shape, as Triton deduces them."""
     if not signature.known:
-        raise BadRequest(
-            f"a raw request needs a model with a declared input, and model '{call.model}' declares none"
-        )
+        raise BadRequest(f"a raw request needs a model with a declared input, and model '{call.model}' declares none")
     if len(signature.inputs) != 1:
         raise BadRequest(
             "Raw request must only have 1 input (found 1) to be deduced but got "
@@ -244,9 +239,7 @@ def _fill_raw(call: InferCall, signature: ModelSignature) -> None:
         # The whole body is one element.
         tensor.data = len(data).to_bytes(4, "little") + bytes(data)
         if element_count([dim for dim in shape if dim >= 0]) != 1:
-            raise BadRequest(
-                f"For BYTE datatype raw input '{expected.name}', the model must have input shape [1]"
-            )
+            raise BadRequest(f"For BYTE datatype raw input '{expected.name}', the model must have input shape [1]")
         shape = [1] * len(shape)
     elif shape.count(-1) > 1:
         raise BadRequest(
@@ -280,8 +273,7 @@ def _check_batch(call: InferCall, signature: ModelSignature, tensor: InputTensor
         )
     if batch not in {-1, rows}:
         raise BadRequest(
-            f"input '{tensor.name}' batch size does not match other inputs for '{call.model}': "
-            f"{rows}, not {batch}"
+            f"input '{tensor.name}' batch size does not match other inputs for '{call.model}': {rows}, not {batch}"
         )
     return rows
 
@@ -294,12 +286,21 @@ def _check_outputs(call: InferCall, signature: ModelSignature) -> None:
             raise BadRequest(f"output '{name}' already exists in request")
         seen.add(name)
         expected = signature.outputs.get(name)
-        if expected is None:
-            if signature.known and signature.outputs:
-                raise BadRequest(f"unexpected inference output '{name}' for model '{call.model}'")
-        elif output.classification and expected.datatype == "BYTES":
+        if expected is None and signature.known and signature.outputs:
+            raise BadRequest(f"unexpected inference output '{name}' for model '{call.model}'")
+        if output.classification:
+            _check_classification(call, name, "" if expected is None else expected.datatype)
+
+
+def _check_classification(call: InferCall, name: str, datatype: str) -> None:
+    """Refuse classes where Triton has none to give; the two cases below can end its process instead."""
+    if datatype in _UNCLASSIFIED:
+        raise BadRequest(f"class result not available for output '{name}' due to unsupported type '{datatype}'")
+    for tensor in call.inputs:
+        # An empty input is how an output comes to be empty.
+        if 0 in tensor.shape:
             raise BadRequest(
-                f"class result not available for output '{name}' due to unsupported type 'BYTES'"
+                f"class result not available for output '{name}': input '{tensor.name}' has no elements"
             )
 
 
@@ -317,8 +318,7 @@ def _wrong_shape(
 
 def _wrong_size(tensor: InputTensor, model: str, expected: int, got: int) -> BadRequest:
     return BadRequest(
-        f"input byte size mismatch for input '{tensor.name}' for model '{model}'. "
-        f"Expected {expected}, got {got}"
+        f"input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected}, got {got}"
     )
 
 
@@ -331,9 +331,7 @@ def _too_many(tensor: InputTensor) -> BadRequest:
 
 def _missing(call: InferCall, signature: ModelSignature) -> BadRequest:
     given = [tensor.name for tensor in call.inputs]
-    missing = ",".join(
-        f"'{name}'" for name in signature.inputs if name in signature.required and name not in given
-    )
+    missing = ",".join(f"'{name}'" for name in signature.inputs if name in signature.required and name not in given)
     listed = ",".join(f"'{name}'" for name in given)
     return BadRequest(
         f"expected {len(signature.inputs)} inputs but got {len(given)} inputs for model '{call.model}'. "

@@ -111,9 +111,7 @@ class _Converter:
         self.nodes += 1
         if self.nodes > _MOST_NODES:
             if self.nodes == _MOST_NODES + 1:
-                self.error(
-                    node, "too-large", f"more than {_MOST_NODES} values: do not let aliases multiply lists"
-                )
+                self.error(node, "too-large", f"more than {_MOST_NODES} values: do not let aliases multiply lists")
             return _BAD
         mark = node.start_mark
         self.places.values[place] = (mark.line + 1, mark.column + 1)
@@ -155,9 +153,7 @@ class _Converter:
             if not isinstance(text, str):
                 return _BAD
             if "\0" in text:
-                return self.error(
-                    node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character"
-                )
+                return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
             return self.base / text
         reader = self.forms.readers.get(name) if isinstance(name, str) else None
         if reader is None:
@@ -174,9 +170,7 @@ class _Converter:
     def struct(self, node: Node, kind: inspect.StructType, place: Place) -> Any:
         if not isinstance(node, MappingNode):
             what = f"`{dotted(place)}`" if place else "the file"
-            return self.error(
-                node, "wrong-type", f"{what} must be a mapping (`key: value` lines), not a {_kind(node)}"
-            )
+            return self.error(node, "wrong-type", f"{what} must be a mapping (`key: value` lines), not a {_kind(node)}")
         fields = {one.encode_name: one for one in kind.fields}
         values: dict[str, Any] = {}
         for key, child in node.value:
@@ -262,17 +256,11 @@ class _Converter:
             return _BAD
         return self.sized(node, values, kind, place)
 
-    def sized(
-        self, node: Node, values: Any, kind: inspect.VarTupleType | inspect.DictType, place: Place
-    ) -> Any:
+    def sized(self, node: Node, values: Any, kind: inspect.VarTupleType | inspect.DictType, place: Place) -> Any:
         if kind.min_length is not None and len(values) < kind.min_length:
-            return self.error(
-                node, "wrong-value", f"`{dotted(place)}` needs at least {kind.min_length} entries"
-            )
+            return self.error(node, "wrong-value", f"`{dotted(place)}` needs at least {kind.min_length} entries")
         if kind.max_length is not None and len(values) > kind.max_length:
-            return self.error(
-                node, "wrong-value", f"`{dotted(place)}` takes at most {kind.max_length} entries"
-            )
+            return self.error(node, "wrong-value", f"`{dotted(place)}` takes at most {kind.max_length} entries")
         return values
 
     def scalar(self, node: Node, kind: inspect.Type, place: Place) -> Any:
@@ -301,9 +289,7 @@ class _Converter:
             return node.value.lower() == "true"
         right = _YAML_1_1.get(node.value.lower()) if node.tag == STR else None
         hint = f" (in YAML 1.2 it is a string): write {right}" if right else ""
-        return self.error(
-            node, "wrong-type", f"`{dotted(place)}` must be true or false{self.said(node)}{hint}"
-        )
+        return self.error(node, "wrong-type", f"`{dotted(place)}` must be true or false{self.said(node)}{hint}")
 
     def number(self, node: ScalarNode, kind: inspect.IntType | inspect.FloatType, place: Place) -> Any:
         value = _number(node)
@@ -332,18 +318,14 @@ class _Converter:
         if kind.min_length is not None and len(node.value) < kind.min_length:
             return self.error(node, "wrong-value", f"`{dotted(place)}` must not be empty")
         if kind.max_length is not None and len(node.value) > kind.max_length:
-            return self.error(
-                node, "wrong-value", f"`{dotted(place)}` is longer than {kind.max_length} characters"
-            )
+            return self.error(node, "wrong-value", f"`{dotted(place)}` is longer than {kind.max_length} characters")
         return node.value
 
     def bounded(self, node: ScalarNode, value: Any, kind: inspect.Type, place: Place) -> Any:
         for name, holds, words in _BOUNDS:
             bound = getattr(kind, name, None)
             if bound is not None and not holds(value, bound):
-                return self.error(
-                    node, "wrong-value", f"`{dotted(place)}` must be {words} {bound:g}{self.said(node)}"
-                )
+                return self.error(node, "wrong-value", f"`{dotted(place)}` must be {words} {bound:g}{self.said(node)}")
         return value
 
     def expected(self, kind: inspect.Type) -> str:

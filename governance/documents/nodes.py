@@ -126,7 +126,7 @@ class _Loader(Reader, Scanner, Parser, Composer):
 class _Reading:
     text: str
     """As it stands, save that variables are masked where there is an environment: braces mean something else
-    in YAML, so `{http: 127.0.0.1:${PORT}}` would not be read. Masked text is as long as what it stands for."""
+    in YAML, so `{http: 127.0.0.1:${PORT}}` would not be read. Masked text is as long as the text."""
     file: str
     environment: Mapping[str, str] | None
     variable: re.Pattern[str]
@@ -162,9 +162,7 @@ class _Reading:
                 return "${" + (f"{kept[:-1]}}}" if kept else "")
             elif name not in environment:
                 self.broken.add(id(node))
-                message = (
-                    f"the environment variable {name} is not set: set it, or write $${{ for a literal ${{"
-                )
+                message = f"the environment variable {name} is not set: set it, or write $${{ for a literal ${{"
                 self.error(line, column, "unset-variable", message)
             else:
                 self.from_environment.add(id(node))
@@ -246,9 +244,7 @@ def _syntax_message(error: MarkedYAMLError) -> str:
     return whole or "not YAML"
 
 
-def compose(
-    text: str, file: str, environment: Mapping[str, str] | None
-) -> tuple[Document | None, list[Finding]]:
+def compose(text: str, file: str, environment: Mapping[str, str] | None) -> tuple[Document | None, list[Finding]]:
     """The document of a YAML text, or None where the syntax is broken, and what is wrong with it.
 
     Args:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 import casbin
 from casbin.rbac import RoleManager
+from casbin.util import SimpleEval
 
 from governance.policy.model import BUILTIN_MODEL
 from governance.policy.parse import Rule
@@ -45,20 +46,37 @@ class _Frozen(RoleManager):  # type: ignore[misc]  # casbin ships no types
         return self._roles.has(name1, name2, domain[0], getattr(name1, "roles", ()))
 
 
+def _model() -> Any:
+    model = casbin.Model()
+    model.load_model_from_text(BUILTIN_MODEL)
+    return model
+
+
+# Casbin parses its matcher anew on each request (28 us); besides, `ast.parse` in several threads at once raises
+# SystemError in CPython 3.11 (python/cpython#106905). So it is parsed here, while the import lock is held.
+_MATCHER = casbin.Enforcer._get_expression(_model()["m"]["m"].value).ast_parsed_value  # noqa: SLF001
+
+
+class _Enforcer(casbin.Enforcer):  # type: ignore[misc]
+    """Casbin's enforcer, with its matcher parsed beforehand."""
+
+    def _get_expression(self, _expr: str, functions: object = None) -> Any:
+        expression = SimpleEval("", functions)
+        expression.ast_parsed_value = _MATCHER
+        return expression
+
+
 class Reference:
     """Casbin's verdict on requests of the built-in model."""
 
     def __init__(self, roles: Roles) -> None:
-        model = casbin.Model()
-        model.load_model_from_text(BUILTIN_MODEL)
-        self._enforcer = casbin.Enforcer(model, enable_log=False)
+        model = _model()
+        self._enforcer = _Enforcer(model, enable_log=False)
         manager = _Frozen(roles)
         self._enforcer.set_role_manager(manager)
         model["g"]["g"].rm = manager
 
-    def allows(
-        self, rules: Sequence[Rule], request: tuple[str, str, str, str], roles: Sequence[str] = ()
-    ) -> bool:
+    def allows(self, rules: Sequence[Rule], request: tuple[str, str, str, str], roles: Sequence[str] = ()) -> bool:
         """Whether a request is allowed.
 
         Args:

@@ -43,11 +43,7 @@ def _subject(policy: ParsedPolicy, line: int, column: int, name: str) -> None:
     if name.startswith(("user:", "role:")) and len(name) > len("user:"):
         return
     bare = name.partition(":")[2] if name.lower().startswith(("user:", "role:")) else name
-    why = (
-        "nobody is called that"
-        if name == "*"
-        else f"write `user:{bare or 'NAME'}` or `role:{bare or 'NAME'}`"
-    )
+    why = "nobody is called that" if name == "*" else f"write `user:{bare or 'NAME'}` or `role:{bare or 'NAME'}`"
     policy.error(line, column, "prefix", f"`{name}` is neither a user nor a role: {why}")
 
 
@@ -104,23 +100,17 @@ def _wide(policy: ParsedPolicy) -> None:
     for rule in policy.rules:
         governance = rule.obj in OBJECTS or rule.obj.startswith(("registry:", "route:"))
         if governance and rule.dom != EVERYWHERE:
-            message = (
-                f"can never match: `{rule.obj}` is asked in tenant `*`: write that in place of `{rule.dom}`"
-            )
+            message = f"can never match: `{rule.obj}` is asked in tenant `*`: write that in place of `{rule.dom}`"
             policy.warn(rule.line, rule.columns[1], "unreachable", message)
             continue
         if rule.eft != "allow":
             continue
         wide = [
-            name
-            for name, text in zip(("tenant", "object", "action"), rule.values[1:4], strict=True)
-            if text == "*"
+            name for name, text in zip(("tenant", "object", "action"), rule.values[1:4], strict=True) if text == "*"
         ]
         if governance:
             wide = [name for name in wide if name != "tenant"]  # the only way to write it
-            what = (
-                f"grants `{rule.act}` on the governance object `{rule.obj}`: have a second person look at it"
-            )
+            what = f"grants `{rule.act}` on the governance object `{rule.obj}`: have a second person look at it"
             policy.warn(rule.line, rule.columns[2], "governance-grant", what)
         if wide:
             policy.warn(rule.line, rule.columns[1], "wildcard", f"allows every {' and every '.join(wide)}")
@@ -162,9 +152,7 @@ def _unheld(policy: ParsedPolicy, roles: Roles) -> None:
             hint = _did_you_mean(one.role, ruled, "the membership does nothing")
             if one.dom == EVERYWHERE and one.role in ruled:
                 hint = "a membership of tenant `*` holds for governance objects alone; name the tenant"
-            policy.warn(
-                one.line, one.columns[1], "unknown-role", f"`{one.role}` has no rules {where}: {hint}"
-            )
+            policy.warn(one.line, one.columns[1], "unknown-role", f"`{one.role}` has no rules {where}: {hint}")
         elif one.dom == EVERYWHERE and models.intersection(reached):
             message = (
                 f"in tenant `*`, `{one.role}` holds for governance objects alone: for models, "

@@ -212,9 +212,7 @@ def _unknown(kind: str) -> str:
         return f"the model declares no `{kind}`, so Casbin would drop the line: write `{kind[0]}`"
     if kind.startswith(("user:", "role:")):
         return f"`p` or `g` is missing before `{kind}`: a line is `{_SHAPES['p']}` or `{_SHAPES['g']}`"
-    return (
-        f"unknown line `{kind[:40]}`, which Casbin would drop: a line is `{_SHAPES['p']}` or `{_SHAPES['g']}`"
-    )
+    return f"unknown line `{kind[:40]}`, which Casbin would drop: a line is `{_SHAPES['p']}` or `{_SHAPES['g']}`"
 
 
 def _arity(kind: str, values: list[str]) -> str:

@@ -75,9 +75,7 @@ class Roles:
                 reached = self._reached[dom, name]
                 for role, hops in reached.items():
                     if hops == MOST_HOPS:
-                        beyond = [
-                            one for one in edges.get(role, ()) if one.role not in reached and one.role != name
-                        ]
+                        beyond = [one for one in edges.get(role, ()) if one.role not in reached and one.role != name]
                         found.extend((name, one) for one in beyond[:1])
         return found
 
@@ -91,9 +89,7 @@ def _reach(edges: Mapping[str, list[Membership]], start: str, most: int) -> dict
     level = [start]
     for hops in range(1, most + 1):
         level = list(
-            dict.fromkeys(
-                one.role for name in level for one in edges.get(name, ()) if one.role not in reached
-            )
+            dict.fromkeys(one.role for name in level for one in edges.get(name, ()) if one.role not in reached)
         )
         if not level:
             break

@@ -180,10 +180,7 @@ class PolicySnapshot:
         """The rules whose subject and tenant hold for a request, in file order."""
         names = self._roles.reach(sub, dom, carried)
         found = [
-            rule
-            for name in names
-            for tenant in {dom, EVERYWHERE}
-            for rule in self._by_subject.get((tenant, name), ())
+            rule for name in names for tenant in {dom, EVERYWHERE} for rule in self._by_subject.get((tenant, name), ())
         ]
         found.sort(key=attrgetter("line"))
         return found

@@ -49,6 +49,7 @@ def _words(buffer: Buffer) -> memoryview[int]:
 
 
 def _check(view: memoryview[float] | memoryview[int], first: int, count: int) -> None:
+    first, count = _signed(first), _signed(count)
     if first < 0 or count < 1 or first + count > len(view):
         raise IndexError("cell index out of range")
 
@@ -167,21 +168,21 @@ class Atomics:
 
     def store(self, index: int, value: int) -> None:
         """Writes the cell."""
+        value = _word(value)
         _check(self._cells, index, 1)
-        self._cells[index] = _word(value)
+        self._cells[index] = value
 
     def add(self, index: int, delta: int) -> int:
         """Adds `delta` (signed; wraps at 2^64) and returns the new value."""
+        delta = _signed(delta)
         _check(self._cells, index, 1)
-        if not -(1 << 63) <= delta < 1 << 63:
-            raise OverflowError("delta does not fit 64 bits")
         self._cells[index] = (self._cells[index] + delta) & _MASK
         return int(self._cells[index])
 
     def compare_exchange(self, index: int, expected: int, desired: int) -> bool:
         """Writes `desired` when the cell holds `expected`; whether it did."""
-        _check(self._cells, index, 1)
         expected, desired = _word(expected), _word(desired)
+        _check(self._cells, index, 1)
         if self._cells[index] != expected:
             return False
         self._cells[index] = desired
@@ -195,8 +196,8 @@ class Atomics:
         then. A time further ahead than `burst_ns` (the limit was made smaller, or the machine's clock began
         anew) counts as `burst_ns` ahead, so that nobody waits longer than one emission for it.
         """
-        _check(self._cells, index, 1)
         now_ns, emission_ns, burst_ns = _word(now_ns), _word(emission_ns), _word(burst_ns)
+        _check(self._cells, index, 1)
         if now_ns + burst_ns + emission_ns > _MASK:
             raise OverflowError("times do not fit 64 bits")
         full = now_ns + burst_ns
@@ -211,6 +212,7 @@ class Atomics:
 
         Never more than `limit` at any time; callers that meet at the limit may both be turned away.
         """
+        own, limit = _signed(own), _word(limit)
         _check(self._cells, first, count)
         if not 0 <= own < count:
             raise IndexError("cell index out of range")
@@ -230,8 +232,8 @@ class Atomics:
         One cell: the day (since 1970) in the upper 16 bits, bytes below, which stop at 2^48 - 1. An earlier
         `day` than the cell's (the clock was set back) counts as the cell's day. Nothing is added on -1.
         """
+        day, nbytes, limit = _signed(day), _word(nbytes), _word(limit)
         _check(self._cells, index, 1)
-        nbytes, limit = _word(nbytes), _word(limit)
         if not 0 <= day <= _DAYS:
             raise ValueError("day out of range")
         old = int(self._cells[index])
@@ -269,7 +271,7 @@ class Pins:
         return capacity * _PIN_CELLS
 
     def _places(self, key: int) -> list[int]:
-        if not 0 < _word(key) < _BUSY:
+        if not 0 < key < _BUSY:
             raise ValueError("key must be 1 to 2^64 - 2")
         start = (key * _GOLDEN & _MASK) >> self._shift
         mask = self._capacity - 1
@@ -277,7 +279,7 @@ class Pins:
 
     def get(self, key: int, stamp: int) -> int:
         """The key's value, which counts as used at `stamp`; 0 when there is none."""
-        stamp = _word(stamp)
+        key, stamp = _word(key), _word(stamp)
         for at in self._places(key):
             if self._cells[at] == key:
                 self._cells[at + 2] = stamp
@@ -286,8 +288,8 @@ class Pins:
 
     def put(self, key: int, value: int, stamp: int) -> int:
         """Keeps `value` unless the key has one; the value that holds now, or 0 when no place could be had."""
-        stamp = _word(stamp)
-        if _word(value) == 0:
+        key, value, stamp = _word(key), _word(value), _word(stamp)
+        if value == 0:
             raise ValueError("value must not be 0")
         places = self._places(key)
         held = self.get(key, stamp)
@@ -304,7 +306,7 @@ class Pins:
     def drop(self, key: int) -> bool:
         """Forgets the key; whether it was there."""
         found = False
-        for at in self._places(key):
+        for at in self._places(_word(key)):
             if self._cells[at] == key:
                 self._cells[at] = 0
                 found = True
@@ -315,4 +317,11 @@ def _word(value: int) -> int:
     value = as_int(value)
     if not 0 <= value <= _MASK:
         raise OverflowError("value does not fit an unsigned 64-bit cell")
+    return value
+
+
+def _signed(value: int) -> int:
+    value = as_int(value)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise OverflowError("value does not fit a signed 64-bit integer")
     return value

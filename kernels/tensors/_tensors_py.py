@@ -260,8 +260,7 @@ def count_bytes_elements(buf: bytes | memoryview) -> int:
     while position < size:
         if size - position < 4:
             raise ValueError(
-                "incomplete string length indicator, expecting 4 bytes "
-                f"but only {size - position} bytes available"
+                f"incomplete string length indicator, expecting 4 bytes but only {size - position} bytes available"
             )
         length = struct.unpack_from("<I", buf, position)[0]
         position += 4
@@ -303,9 +302,7 @@ def parse_array(text: bytes | memoryview, datatype: str, expected: int) -> bytes
             continue
         if mark != b"]" or after_comma:
             if count >= expected:
-                raise ValueError(
-                    f"Shape does not match true shape of 'data' field: more than {expected} elements"
-                )
+                raise ValueError(f"Shape does not match true shape of 'data' field: more than {expected} elements")
             position = _element(source, position, datatype, count, out)
             count += 1
             position = _skip(source, position)
@@ -318,8 +315,7 @@ def parse_array(text: bytes | memoryview, datatype: str, expected: int) -> bytes
                     raise _at(_AFTER_ROOT, position)
                 if count != expected:
                     raise ValueError(
-                        f"Shape does not match true shape of 'data' field: expecting {expected} elements, "
-                        f"got {count}"
+                        f"Shape does not match true shape of 'data' field: expecting {expected} elements, got {count}"
                     )
                 return bytes(out)
             mark = source[position : position + 1]

@@ -31,13 +31,9 @@ class TritonPythonModel:
 
 
 def open_session(path, args):
-    """A session on the GPU that Triton gave this instance, if onnxruntime can use one, else on one CPU
-    thread."""
+    """A session on the GPU of this instance if there is one that onnxruntime can use, else on the CPU."""
     providers = ["CPUExecutionProvider"]
-    if (
-        args["model_instance_kind"] == "GPU"
-        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    ):
+    if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # small models: threads would only wait for each other

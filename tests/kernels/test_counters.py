@@ -18,6 +18,7 @@ from kernels.counters import _counters_py as py
 
 TWINS = pytest.mark.parametrize("twin", [py, c], ids=["py", "c"])
 words = st.integers(0, 2**64 - 1)
+indices = st.one_of(st.integers(-1, 8), st.sampled_from([2**63, -(2**63) - 1]))
 some_words = st.one_of(words, st.integers(0, 100), st.integers(2**64 - 100, 2**64 + 10), st.integers(-5, 5))
 floats = st.floats(allow_nan=True, allow_infinity=True)
 
@@ -146,18 +147,17 @@ def test_bad_bounds_are_refused(twin, bounds):
 
 ATOMIC_STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("load"), st.integers(-1, 9)),
-        st.tuples(st.just("store"), st.integers(0, 8), some_words),
-        st.tuples(st.just("add"), st.integers(0, 8), st.integers(-(2**63) - 2, 2**63 + 1)),
+        st.tuples(st.just("load"), st.one_of(st.integers(-1, 9), st.just(2**70))),
+        st.tuples(st.just("store"), indices, some_words),
+        st.tuples(st.just("add"), indices, st.integers(-(2**63) - 2, 2**63 + 1)),
         st.tuples(st.just("compare_exchange"), st.integers(0, 3), st.integers(0, 3), some_words),
-        st.tuples(st.just("gcra_take"), st.integers(0, 3), some_words, some_words, some_words),
+        st.tuples(st.just("gcra_take"), indices, some_words, some_words, some_words),
         st.tuples(st.just("gcra_take"), st.integers(0, 1), *[st.integers(0, 50)] * 3),
-        st.tuples(st.just("enter"), st.integers(0, 6), *[st.integers(0, 4)] * 3),
+        st.tuples(st.just("enter"), indices, indices, indices, some_words),
+        st.tuples(st.just("enter"), st.integers(0, 4), *[st.integers(0, 4)] * 3),
         st.tuples(st.just("total"), st.integers(0, 6), st.integers(0, 4)),
         st.tuples(st.just("day_take"), st.integers(4, 5), st.integers(-1, 3), some_words, some_words),
-        st.tuples(
-            st.just("day_take"), st.integers(4, 5), st.integers(65530, 65540), *[st.integers(0, 2**49)] * 2
-        ),
+        st.tuples(st.just("day_take"), st.integers(4, 5), st.integers(65530, 65540), *[st.integers(0, 2**49)] * 2),
     ),
     max_size=30,
 )
@@ -242,8 +242,7 @@ def _spawn(target, path, *rest, processes=4):
     gate = context.Barrier(processes)
     results = context.Queue()
     workers = [
-        context.Process(target=target, args=(str(path), slot, gate, results, *rest))
-        for slot in range(processes)
+        context.Process(target=target, args=(str(path), slot, gate, results, *rest)) for slot in range(processes)
     ]
     for worker in workers:
         worker.start()

@@ -134,9 +134,7 @@ def test_depth_of_tensor_data_is_counted_from_its_start(twin: ModuleType):
         return b'{"inputs":[{"data":' + b"[" * levels + b"]" * levels + b"}]}"
 
     assert len(twin.scan_json(with_levels(99), 100, b"inputs")) == 1
-    assert outcome(twin.scan_json, with_levels(100), 100, b"inputs").startswith(
-        "ValueError: Nested deeper than 100."
-    )
+    assert outcome(twin.scan_json, with_levels(100), 100, b"inputs").startswith("ValueError: Nested deeper than 100.")
     assert twin.scan_json(b"[" * 100 + b"]" * 100, 100) == []
     assert "Nested deeper" in outcome(twin.scan_json, b"[" * 101 + b"]" * 101, 100)
     assert "Nested deeper" in outcome(twin.scan_json, b"[" * 1_000_000, 100)
@@ -363,18 +361,14 @@ def test_decimals_become_the_nearest_float(number):
     token = str(number).replace("inf", "Infinity").replace("nan", "NaN").encode()
     for datatype in ("FP32", "FP64"):
         text = b"[" + token + b"]"
-        assert outcome(_tensors_c.parse_array, text, datatype, 1) == outcome(
-            _tensors_py.parse_array, text, datatype, 1
-        )
+        assert outcome(_tensors_c.parse_array, text, datatype, 1) == outcome(_tensors_py.parse_array, text, datatype, 1)
 
 
 @st.composite
 def raw_tensors(draw):
     datatype = draw(st.sampled_from([*NUMBER_TYPES, "BYTES"]))
     if datatype == "BYTES":
-        elements = draw(
-            st.lists(st.one_of(st.binary(max_size=6), st.text(max_size=4).map(str.encode)), max_size=5)
-        )
+        elements = draw(st.lists(st.one_of(st.binary(max_size=6), st.text(max_size=4).map(str.encode)), max_size=5))
         return datatype, b"".join(struct.pack("<I", len(e)) + e for e in elements), len(elements)
     size = np.dtype(NUMBER_TYPES[datatype]).itemsize
     count = draw(st.integers(0, 6))

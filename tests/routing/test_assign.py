@@ -193,10 +193,7 @@ def test_all_and_nothing_are_exact():
 
 def test_the_formula_needs_nothing_but_sha256():
     # The one-liner that another system would use.
-    code = (
-        "import hashlib;"
-        "print(int.from_bytes(hashlib.sha256(b'credit\\0user:alice').digest()[:8],'big')*100>>64)"
-    )
+    code = "import hashlib;print(int.from_bytes(hashlib.sha256(b'credit\\0user:alice').digest()[:8],'big')*100>>64)"
     percent = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
     assert ("champion", "challenger")[Split([90, 10]).pick(unit_integer("credit", "user:alice"))] == (
         "champion" if percent < 90 else "challenger"

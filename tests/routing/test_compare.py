@@ -172,17 +172,13 @@ def test_float_outputs_are_scores_of_classes():
     assert (found.rows, found.agree_top1) == (3, 2)
 
 
-@given(
-    npst.arrays("<f4", (4, 9), unique=True, elements=st.floats(-9, 9, width=32)), st.permutations(range(9))
-)
+@given(npst.arrays("<f4", (4, 9), unique=True, elements=st.floats(-9, 9, width=32)), st.permutations(range(9)))
 def test_topk_agreement_is_the_share_of_best_classes_that_both_have(a, order):
     s = a[:, order]
     found = one(tensor(a, "FP32"), tensor(s, "FP32"))
     best = [{int(i) for i in np.argsort(row)[-TOP_K:]} for row in a]
     theirs = [{int(i) for i in np.argsort(row)[-TOP_K:]} for row in s]
-    assert found.agree_topk == pytest.approx(
-        sum(len(x & y) / TOP_K for x, y in zip(best, theirs, strict=True))
-    )
+    assert found.agree_topk == pytest.approx(sum(len(x & y) / TOP_K for x, y in zip(best, theirs, strict=True)))
     assert found.agree_top1 == sum(x.argmax() == y.argmax() for x, y in zip(a, s, strict=True))
 
 
@@ -228,9 +224,7 @@ def odd_tensors(draw):
     if kind == "data":
         tensor.data = draw(st.sampled_from([data, memoryview(data)]))
     elif kind == "json":
-        text = draw(
-            st.sampled_from([b"[1]", b"[]", b"[[1],[2,3]]", b'["a"]', b"[1e999]", b"{}", b"[", b"null", data])
-        )
+        text = draw(st.sampled_from([b"[1]", b"[]", b"[[1],[2,3]]", b'["a"]', b"[1e999]", b"{}", b"[", b"null", data]))
         tensor.json = msgspec.Raw(text)
     elif kind == "shm":
         tensor.shm = SharedMemory("r", 4)

@@ -31,7 +31,7 @@ class StandIn:
         self.answer = answer(1.0)
         self._active = 0
 
-    async def infer(self, call, *, model, version, headers, timeout):  # noqa: ASYNC109 - the upstream's own signature
+    async def infer(self, call, *, model, version, headers, timeout):
         self.calls.append(call)
         self.headers.append(headers)
         self.asked.append((model, version, timeout))

@@ -112,9 +112,7 @@ def test_injected_differences_are_all_counted(mirror):
                 beyond = np.abs(values) > 0.5
                 expected, elements = expected + bool(beyond.any()), elements + int(beyond.sum())
                 largest = max(largest, float(np.abs(values).max()))
-                assert np.array_equal(
-                    read(await m.infer(matrix(values))), np.ravel(values).astype(np.float32)
-                )
+                assert np.array_equal(read(await m.infer(matrix(values))), np.ravel(values).astype(np.float32))
             state = await m.shadow()
             outputs = {output.name: output for output in state.outputs}
             y = outputs["OUTPUT0"]
@@ -163,9 +161,7 @@ def test_a_slow_shadow_delays_nobody_and_is_cut_at_its_timeout(mirror):
                     InputTensor("INPUT_INT32", "INT32", [1], data=np.int32(5).tobytes()),
                 ],
             )
-            copied = InferCall(
-                "r", inputs=[InputTensor("MILLISECONDS", "INT32", [1, 1], data=asked.tobytes())]
-            )
+            copied = InferCall("r", inputs=[InputTensor("MILLISECONDS", "INT32", [1, 1], data=asked.tobytes())])
             (target,) = m.route.shadows
             began = time.monotonic()
             copies = [m.runner.offer(target, copied, m.upstreams["triton"], []) for _ in range(10)]

@@ -232,9 +232,7 @@ def test_one_variant_with_a_version_takes_no_other():
 
 
 def test_no_rule_breaks_the_promise_of_a_version():
-    route = credit(
-        match=(Match(headers={"x": "1"}, variant="challenger"),), fallback=("champion", "challenger")
-    )
+    route = credit(match=(Match(headers={"x": "1"}, variant="challenger"),), fallback=("champion", "challenger"))
     call = CallView(ALICE, headers={"x": "1"}, version="1")
     assignment = route.assign(call)
     assert assignment.variant.name == "champion"
@@ -276,9 +274,7 @@ def test_nothing_is_sent_twice_when_calls_are_not_idempotent_or_in_a_sequence():
 
 def sequence(number, *, start=False, end=False, subject=ALICE, **view):
     flags = (
-        {"sequence_id": number}
-        | ({"sequence_start": True} if start else {})
-        | ({"sequence_end": True} if end else {})
+        {"sequence_id": number} | ({"sequence_start": True} if start else {}) | ({"sequence_end": True} if end else {})
     )
     return CallView(subject, parameters=flags, **view)
 
@@ -311,9 +307,7 @@ def test_every_worker_draws_a_sequence_alike():
 def test_a_sequence_stays_through_a_changed_split(pins):
     before = credit(pins=pins)
     started = {number: before.assign(sequence(number, start=True)).variant.name for number in range(1, 60)}
-    after = credit(
-        pins=pins, variants=(CHALLENGER, Variant(name="champion", model="income", version="1", weight=0))
-    )
+    after = credit(pins=pins, variants=(CHALLENGER, Variant(name="champion", model="income", version="1", weight=0)))
     assert set(started.values()) == {"champion", "challenger"}
     for number, name in started.items():
         assignment = after.assign(sequence(number))
@@ -382,12 +376,8 @@ def test_a_match_starts_a_sequence_and_does_not_move_one(pins):
     route = credit(pins=pins, match=(rule,))
     assert route.assign(sequence(1, start=True, headers={"x-variant": "challenger"})).drawn == "match"
     assert route.assign(sequence(1)).variant.name == "challenger"
-    champion = next(
-        n for n in range(2, 99) if route.assign(sequence(n, start=True)).variant.name == "champion"
-    )
-    assert (
-        served(route, parameters={"sequence_id": champion}, headers={"x-variant": "challenger"}) == "champion"
-    )
+    champion = next(n for n in range(2, 99) if route.assign(sequence(n, start=True)).variant.name == "champion")
+    assert served(route, parameters={"sequence_id": champion}, headers={"x-variant": "challenger"}) == "champion"
 
 
 def test_a_version_asked_for_is_part_of_the_sequence(pins):
@@ -490,9 +480,7 @@ def test_a_sequence_is_copied_whole_or_not_at_all_by_every_worker():
     routes = [credit(shadows=(Shadow(name="c", model="m", sample=0.5),)) for _ in range(2)]
     whole = []
     for number in range(1, 201):
-        copied = {
-            bool(route.assign(sequence(number, start=i == 0)).shadows) for i in range(5) for route in routes
-        }
+        copied = {bool(route.assign(sequence(number, start=i == 0)).shadows) for i in range(5) for route in routes}
         assert len(copied) == 1
         whole += copied
     assert 60 < sum(whole) < 140

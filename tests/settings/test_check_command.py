@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
+
 from gateway.commands import check, keys
 from gateway.settings_file import load
 
@@ -56,6 +59,16 @@ def test_a_file_that_cannot_be_opened_is_2_in_one_line(tmp_path, capsys):
     assert err.count("\n") == 1
     assert "nowhere.yaml:1:1" in err
     assert "check the path" in err
+
+
+def test_a_file_name_that_no_terminal_can_show(tmp_path, capfd):
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml")
+    assert command("check", file) == 2
+    Path(file).write_text("a: [")
+    assert command("check", file, "--format", "json") == 1
+    assert json.loads(capfd.readouterr().out)["findings"][0]["file"] == file
+    assert command("check", file) == 1
+    assert "\\udcff.yaml:1:5: error" in capfd.readouterr().out
 
 
 def test_warnings_alone_are_0(tmp_path, capsys):

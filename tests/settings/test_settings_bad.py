@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from gateway import settings as settings_module
 from gateway.settings_file import load
 from gateway.settings_later import KEYS, VALUES
@@ -103,7 +104,8 @@ CASES = [
     ("upstreams: {t: {http: '300.0.0.1:1'}}\n", 1, 23, "wrong-value", "IPv4"),
     ("upstreams: {t: {http: '127.0.0.1:0'}}\n", 1, 23, "wrong-port", "port 0"),
     (UP + "state_dir: ''\n", 2, 12, "wrong-value", "must not be empty"),
-    (UP + "state_dir: \"a\\0b\"\n", 2, 12, "wrong-value", "NUL"),
+    (UP + 'state_dir: "a\\0b"\n', 2, 12, "wrong-value", "NUL"),
+    (UP + f"state_dir: {'x' * 5000}\n", 2, 12, "not-a-folder", "cannot be used"),
     (UP + "state_dir: tidegate.yaml\n", 2, 12, "not-a-folder", "name a folder"),
     # variables
     (UP + "workers: 1\nstate_dir: x${NOT_SET}\n", 3, 13, "unset-variable", "NOT_SET is not set"),
@@ -194,7 +196,9 @@ def test_bad_input_is_an_error_with_its_place_and_remedy(tmp_path, text, line, c
 
 
 def test_every_error_of_a_file_is_reported_at_once(tmp_path):
-    findings = findings_of(tmp_path, "workers: x\nlisten: {http: 1}\nupstreams: {t: {htp: 1}}\nroutes: {a: {timeout: 2}}\n")
+    findings = findings_of(
+        tmp_path, "workers: x\nlisten: {http: 1}\nupstreams: {t: {htp: 1}}\nroutes: {a: {timeout: 2}}\n"
+    )
     assert [(one.line, one.code) for one in findings] == [
         (1, "wrong-type"), (2, "wrong-value"), (3, "missing-key"), (3, "unknown-key"), (4, "wrong-value"),
     ]  # fmt: skip
@@ -202,7 +206,10 @@ def test_every_error_of_a_file_is_reported_at_once(tmp_path):
 
 WARNINGS = [
     (ROUTE + "    assign_by: subject\n", 4, "one-unit", "identity"),
-    (UP + f"identity: {{api_keys: [{KEY}]}}\nlimits: {{tenants: {{acmee: {{rate: 1/s}}}}}}\n", 3, "unknown-tenant", "`acme`"),
+    (
+        UP + f"identity: {{api_keys: [{KEY}]}}\nlimits: {{tenants: {{acmee: {{rate: 1/s}}}}}}\n",
+        3, "unknown-tenant", "`acme`",
+    ),
 ]  # fmt: skip
 
 
@@ -227,7 +234,11 @@ def test_files_that_cannot_be_opened(tmp_path):
 
 def test_a_variable_that_may_be_a_secret_is_never_repeated(tmp_path):
     secret = "hunter2-hunter2"
-    text = UP + "workers: ${S}\nlog: {level: '${S}'}\nlimits: {body: '${S}'}\nidentity: {api_keys: [{sha256: '${S}', user: a, tenant: b}]}\n"
+    text = (
+        UP
+        + "workers: ${S}\nlog: {level: '${S}'}\nlimits: {body: '${S}'}\n"
+        + "identity: {api_keys: [{sha256: '${S}', user: a, tenant: b}]}\n"
+    )
     findings = findings_of(tmp_path, text, {"S": secret})
     assert len(findings) == 4
     assert all(secret not in str(finding) for finding in findings)
@@ -243,7 +254,13 @@ def test_an_alias_bomb_is_refused_in_time(tmp_path):
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     began = time.monotonic()
     findings_of(tmp_path, UP + "\n".join(lines) + "\nroutes: {m: {fallback: *a11}}\n")
-    wide = UP + "x: &x [" + ", ".join(["a"] * 2000) + "]\nroutes:\n" + "".join(f"  r{n}: {{fallback: *x}}\n" for n in range(500))
+    wide = (
+        UP
+        + "x: &x ["
+        + ", ".join(["a"] * 2000)
+        + "]\nroutes:\n"
+        + "".join(f"  r{n}: {{fallback: *x}}\n" for n in range(500))
+    )
     assert any(finding.code == "too-large" for finding in findings_of(tmp_path, wide))
     assert time.monotonic() - began < 20
 
@@ -261,7 +278,9 @@ def test_the_later_tables_name_nothing_that_exists():
 
 
 def test_policy_findings_stand_in_the_policy(tmp_path):
-    (tmp_path / "policy.csv").write_text("p, role:a, acme, model:credit, infer, allow\np, role:a, acme, model:x, infr, allow\n")
+    (tmp_path / "policy.csv").write_text(
+        "p, role:a, acme, model:credit, infer, allow\np, role:a, acme, model:x, infr, allow\n"
+    )
     findings = findings_of(tmp_path, UP + "policy: {file: policy.csv}\n")
     assert [(one.file, one.line, one.code) for one in findings if one.severity == "error"] == [
         (str(tmp_path / "policy.csv"), 2, "action")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+
 from gateway import settings
 from gateway.settings_docs import render
 

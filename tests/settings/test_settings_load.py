@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from gateway.errors import SettingsError
 from gateway.settings import Anonymous, Settings
 from gateway.settings_file import load, load_or_raise

@@ -21,9 +21,7 @@ PROMETHEUS = (
 
 
 def samples(text, parse):
-    return {
-        (s.name, tuple(sorted(s.labels.items()))): s.value for family in parse(text) for s in family.samples
-    }
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in parse(text) for s in family.samples}
 
 
 def fill(registry):
@@ -63,9 +61,7 @@ def test_page_is_read_by_prometheus_clients_parser(tmp_path, accept, parse):
     content_type, body = Page(tmp_path).render(accept)
     assert content_type == (OPENMETRICS if accept else TEXT)
     got = samples(body.decode(), parse)
-    assert (
-        got["tidegate_shadow_differences_total", (("output", nasty), ("route", "r"), ("shadow", "s"))] == 3.0
-    )
+    assert got["tidegate_shadow_differences_total", (("output", nasty), ("route", "r"), ("shadow", "s"))] == 3.0
     labels = (("protocol", "http"), ("route", "credit"), ("variant", "champion"))
 
     def bucket(le):
@@ -105,9 +101,7 @@ def test_promtool_finds_nothing(tmp_path):
 def test_openmetrics_carries_exemplars(tmp_path):
     fill(Registry(tmp_path, 0))
     _, body = Page(tmp_path).render(PROMETHEUS)
-    exemplars = [
-        s.exemplar for f in parse_openmetrics(body.decode()) for s in f.samples if s.exemplar is not None
-    ]
+    exemplars = [s.exemplar for f in parse_openmetrics(body.decode()) for s in f.samples if s.exemplar is not None]
     assert [e.labels for e in exemplars] == [
         {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
     ]
@@ -241,9 +235,7 @@ def test_every_metric_may_have_all_its_series(tmp_path):
     for metric in t.METRICS:
         if metric.kind == "info" or not metric.labels:
             continue
-        family = {"counter": registry.counter, "histogram": registry.histogram}.get(
-            metric.kind, registry.gauge
-        )(metric)
+        family = {"counter": registry.counter, "histogram": registry.histogram}.get(metric.kind, registry.gauge)(metric)
         for i in range(metric.series + 1):
             handle = family.labels(*(f"{label}-{i}" for label in metric.labels))
             getattr(

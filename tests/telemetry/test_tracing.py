@@ -172,9 +172,7 @@ def test_unsampled_requests_touch_no_sdk(monkeypatch):
         "import sys; from gateway.tracing import Tracing; x = Tracing(None, 1.0).start({});"
         "print([m for m in sys.modules if m.startswith('opentelemetry')])"
     )
-    out = __import__("subprocess").run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    out = __import__("subprocess").run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
 
 
@@ -261,9 +259,7 @@ def test_a_request_is_one_tree_of_spans(receiver, registry):
         assert spans[name].parent_span_id == server.span_id
         assert server.start_time_unix_nano <= spans[name].start_time_unix_nano
         assert spans[name].end_time_unix_nano <= server.end_time_unix_nano
-        assert spans[name].kind == (
-            server.SPAN_KIND_CLIENT if name == "forward" else server.SPAN_KIND_INTERNAL
-        )
+        assert spans[name].kind == (server.SPAN_KIND_CLIENT if name == "forward" else server.SPAN_KIND_INTERNAL)
     assert spans["policy"].end_time_unix_nano <= spans["route"].start_time_unix_nano
     assert spans["forward"].span_id.hex() == dict(sent)["traceparent"].split("-")[2]
     assert before <= server.start_time_unix_nano <= server.end_time_unix_nano <= time.time_ns()

@@ -73,7 +73,9 @@ def test_large_responses(run):
     run(main())
 
 
-@pytest.mark.parametrize("header", [("x-a", "1\r\nx-evil: 1"), ("x-a\r\n", "1"), ("x-a", "a\0b"), ("x-\xe9", "1"), ("x", "\u20ac")])
+@pytest.mark.parametrize(
+    "header", [("x-a", "1\r\nx-evil: 1"), ("x-a\r\n", "1"), ("x-a", "a\0b"), ("x-\xe9", "1"), ("x", "\u20ac")]
+)
 def test_headers_cannot_smuggle_lines(header):
     with pytest.raises(BadRequest, match="header"):
         header_block([("fine", "1"), header])
@@ -95,7 +97,8 @@ def test_targets_cannot_smuggle_lines(run_once, target):
 
 
 @pytest.mark.parametrize(
-    "text, expected", [("localhost:80", ("localhost", 80)), ("[::1]:8000", ("::1", 8000)), ("a.b:1", ("a.b", 1))]
+    "text, expected",
+    [("localhost:80", ("localhost", 80)), ("[::1]:8000", ("::1", 8000)), ("a.b:1", ("a.b", 1))],
 )
 def test_addresses(text, expected):
     assert split_address(text) == expected
@@ -194,11 +197,6 @@ def test_a_connection_closed_while_idle_is_not_used(run, events):
         assert events["resend"] == 0
 
     run(main())
-
-
-def _close_unseen(peer) -> None:
-    """Close so that the FIN is there while this loop has not read it: no await follows."""
-    peer.writer.transport.abort()
 
 
 @pytest.mark.parametrize("probe", [True, False])

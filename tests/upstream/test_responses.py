@@ -142,7 +142,11 @@ def test_any_split_gives_the_same_answer(data, row):
     check(pieces, head, expected, requests=2 if expected[2] else 1)
 
 
-@given(body=st.binary(max_size=300), sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20), known=st.booleans())
+@given(
+    body=st.binary(max_size=300),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    known=st.booleans(),
+)
 @settings(max_examples=200, deadline=None)
 def test_bodies_of_any_content_come_whole(body, sizes, known):
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -172,7 +176,10 @@ def test_broken_before_the_end_is_unreachable(cut):
 
 @pytest.mark.parametrize("name, data", GARBAGE, ids=[row[0] for row in GARBAGE])
 def test_garbage_is_bad_gateway_and_ends_the_connection(name, data):
-    for pieces in ([data], [data[i : i + 1] for i in range(len(data))] if len(data) < 1000 else [data[:50], data[50:]]):
+    for pieces in (
+        [data],
+        [data[i : i + 1] for i in range(len(data))] if len(data) < 1000 else [data[:50], data[50:]],
+    ):
         error, kept = converse(pieces, head=False)
         assert isinstance(error, BadGateway), error
         assert error.message == "the model server's answer could not be understood"

@@ -43,14 +43,27 @@ def test_broken_bodies_are_bad_requests(coding):
     for end in range(len(packed)):
         with pytest.raises(BadRequest):
             compression.decode(packed[:end], coding, 1000)
-    for wrong in (packed + b"x", packed + packed, b"plain", compression.encode([b"x"], {"gzip": "deflate", "deflate": "gzip"}[coding])):
+    for wrong in (
+        packed + b"x",
+        packed + packed,
+        b"plain",
+        compression.encode([b"x"], {"gzip": "deflate", "deflate": "gzip"}[coding]),
+    ):
         with pytest.raises(BadRequest):
             compression.decode(wrong, coding, 1000)
 
 
 @pytest.mark.parametrize(
     ("header", "coding"),
-    [(None, ""), ("", ""), ("identity", ""), ("gzip", "gzip"), ("deflate", "deflate"), ("br", None), ("gzip, deflate", None)],
+    [
+        (None, ""),
+        ("", ""),
+        ("identity", ""),
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("br", None),
+        ("gzip, deflate", None),
+    ],
 )
 def test_content_encoding(header, coding):
     assert compression.request_coding(header) == coding

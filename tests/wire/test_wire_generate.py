@@ -34,8 +34,14 @@ def test_generate_requests_are_read(text, call):
     [
         (b"", "failed to parse the request JSON buffer: The document is empty. at 0"),
         (b"[]", "attempt to get members for non-object"),
-        (b'{"a":1,"a":2}', "failed to parse the request JSON buffer: Duplicate name of an object member. at 7"),
-        (b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "failed to parse the request JSON buffer: Nested deeper than 100. at 104"),
+        (
+            b'{"a":1,"a":2}',
+            "failed to parse the request JSON buffer: Duplicate name of an object member. at 7",
+        ),
+        (
+            b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
+            "failed to parse the request JSON buffer: Nested deeper than 100. at 104",
+        ),
         (b'{"id":5}', "Unable to parse 'id': attempt to access JSON non-string as string"),
         (b'{"parameters":5}', "Expected JSON object for keyword: 'parameters'"),
         (
@@ -51,7 +57,7 @@ def test_bad_generate_requests(text, fault):
 
 
 STREAM = (
-    b"\xef\xbb\xbfdata: {\"a\":1}\n\n: comment\nevent: x\nid: 4\nretry: 5\ndata:two\ndata:  lines\n\n"
+    b'\xef\xbb\xbfdata: {"a":1}\n\n: comment\nevent: x\nid: 4\nretry: 5\ndata:two\ndata:  lines\n\n'
     b"data: cr\r\rdata: crlf\r\n\r\n\n\nignored\ndata\n\ndata: never ended"
 )
 EVENTS = [b'{"a":1}', b"two\n lines", b"cr", b"crlf", b""]
@@ -93,14 +99,20 @@ def test_names_are_rewritten_at_the_root_alone():
         b'"model_name" : "old","model_version":"1","k":"model_name"}'
     )
     assert generate.rename(text, 'new"\u00e9', "2") == text.replace(
-        b'"model_name" : "old","model_version":"1"', '"model_name" : "new\\"\u00e9","model_version":"2"'.encode()
+        b'"model_name" : "old","model_version":"1"',
+        '"model_name" : "new\\"\u00e9","model_version":"2"'.encode(),
     )
     assert generate.rename(text, "old") == text
     assert generate.rename(b'{"error":"model_name"}', "new", "1") == b'{"error":"model_name"}'
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.sampled_from(["model_name", "model_version", "x", 'q"', "\\"]), st.one_of(st.text(), st.lists(st.text()), st.dictionaries(st.just("model_name"), st.text()))))
+@given(
+    st.dictionaries(
+        st.sampled_from(["model_name", "model_version", "x", 'q"', "\\"]),
+        st.one_of(st.text(), st.lists(st.text()), st.dictionaries(st.just("model_name"), st.text())),
+    )
+)
 def test_renaming_changes_two_values_and_nothing_else(root):
     renamed = json.loads(generate.rename(json.dumps(root).encode(), "new", "9"))
     expected = dict(root)

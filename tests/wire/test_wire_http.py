@@ -37,7 +37,13 @@ def test_a_request_is_read_without_copying_a_tensor():
     head = json.dumps({"id": "x", "inputs": [fp32(parameters={"binary_data_size": 8, "k": 1})]}).encode()
     body = head + raw
     call = http.decode_request(body, len(head), "m", "3")
-    assert (call.model, call.version, call.id, call.raw, call.binary_data_output) == ("m", "3", "x", False, False)
+    assert (call.model, call.version, call.id, call.raw, call.binary_data_output) == (
+        "m",
+        "3",
+        "x",
+        False,
+        False,
+    )
     (tensor,) = call.inputs
     assert isinstance(tensor.data, memoryview)
     assert tensor.data.obj is body
@@ -84,7 +90,14 @@ def test_a_raw_request(ihcl):
 
 @pytest.mark.parametrize(
     ("text", "size", "value"),
-    [(None, 5, None), ("0", 5, 0), ("5", 5, 5), ("007", 9, 7), ("0" * 5000 + "1", 9, 1), ("2147483647", 2**31, 2**31 - 1)],
+    [
+        (None, 5, None),
+        ("0", 5, 0),
+        ("5", 5, 5),
+        ("007", 9, 7),
+        ("0" * 5000 + "1", 9, 1),
+        ("2147483647", 2**31, 2**31 - 1),
+    ],
 )
 def test_header_length_is_a_plain_number_within_the_body(text, size, value):
     assert http.parse_header_length(text, size) == value
@@ -131,14 +144,23 @@ SOUND = b'{"inputs":[{"name":"A","datatype":"FP32","shape":[1],"data":[1]}]'
         (b"{} x", JSON_FAULT + "The document root must not be followed by other values. at 3"),
         (b'{"inputs":[],"inputs":[]}', JSON_FAULT + "Duplicate name of an object member. at 13"),
         (SOUND + b',"id":"\xff"}', JSON_FAULT + f"Invalid encoding in string. at {len(SOUND) + 6}"),
-        (SOUND + b',"id":"\\ud800"}', JSON_FAULT + f"The surrogate pair in string is invalid. at {len(SOUND) + 6}"),
-        (SOUND + b',"x":' + b"[" * 100 + b"]" * 100 + b"}", JSON_FAULT + f"Nested deeper than 100. at {len(SOUND) + 5 + 99}"),
+        (
+            SOUND + b',"id":"\\ud800"}',
+            JSON_FAULT + f"The surrogate pair in string is invalid. at {len(SOUND) + 6}",
+        ),
+        (
+            SOUND + b',"x":' + b"[" * 100 + b"]" * 100 + b"}",
+            JSON_FAULT + f"Nested deeper than 100. at {len(SOUND) + 5 + 99}",
+        ),
         (b"{}", "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"),
         (b"[]", "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"),
         (b'{"inputs":5}', "Unable to parse 'inputs': attempt to access JSON non-array as array"),
         (b'{"inputs":[5]}', f"{ONLY_ONE} no field is set"),
         (b'{"inputs":[{}]}', f"{ONLY_ONE} no field is set"),
-        (b'{"inputs":[{"data":[1]}]}', "Unable to parse 'name': attempt to access non-existing object member 'name'"),
+        (
+            b'{"inputs":[{"data":[1]}]}',
+            "Unable to parse 'name': attempt to access non-existing object member 'name'",
+        ),
         (
             b'{"inputs":[{"name":5,"datatype":"FP32","shape":[1],"data":[1]}]}',
             "Unable to parse 'name': attempt to access JSON non-string as string",
@@ -209,7 +231,10 @@ SOUND = b'{"inputs":[{"name":"A","datatype":"FP32","shape":[1],"data":[1]}]'
             for key in (b"sequence_start", b"sequence_end", b"binary_data_output")
         ),
         *(
-            (SOUND + b',"parameters":{"%s":%s}}' % (key, value), f"Unable to parse '{key.decode()}': {UNSIGNED}")
+            (
+                SOUND + b',"parameters":{"%s":%s}}' % (key, value),
+                f"Unable to parse '{key.decode()}': {UNSIGNED}",
+            )
             for key in (b"priority", b"timeout")
             for value in (b"-1", b"1.5", b'"1"', b"true", b"18446744073709551616")
         ),
@@ -369,7 +394,14 @@ def test_shared_memory_passes_both_ways():
         {
             "inputs": [fp32(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8, "x": 1})],
             "outputs": [
-                {"name": "O", "parameters": {"shared_memory_region": "s", "shared_memory_byte_size": 4, "shared_memory_offset": 2}}
+                {
+                    "name": "O",
+                    "parameters": {
+                        "shared_memory_region": "s",
+                        "shared_memory_byte_size": 4,
+                        "shared_memory_offset": 2,
+                    },
+                }
             ],
         }
     )
@@ -379,7 +411,11 @@ def test_shared_memory_passes_both_ways():
     ihcl, parts = http.encode_request(call)
     assert ihcl is None
     sent = head_of(None, parts)
-    assert sent["inputs"][0]["parameters"] == {"x": 1, "shared_memory_region": "r", "shared_memory_byte_size": 8}
+    assert sent["inputs"][0]["parameters"] == {
+        "x": 1,
+        "shared_memory_region": "r",
+        "shared_memory_byte_size": 8,
+    }
     assert sent["outputs"][0]["parameters"] == {
         "shared_memory_region": "s",
         "shared_memory_byte_size": 4,
@@ -409,8 +445,16 @@ def test_requests_ask_for_all_outputs_as_binary_unless_told_otherwise():
     ]
     ihcl, parts = http.encode_request(call, want_binary=False, binary_input=False)
     assert ihcl is None
-    assert head_of(None, parts)["inputs"][0] == {"name": "A", "datatype": "BYTES", "shape": [1], "data": ["x"]}
-    assert head_of(None, parts)["outputs"] == [{"name": "O"}, {"name": "C", "parameters": {"classification": 3}}]
+    assert head_of(None, parts)["inputs"][0] == {
+        "name": "A",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": ["x"],
+    }
+    assert head_of(None, parts)["outputs"] == [
+        {"name": "O"},
+        {"name": "C", "parameters": {"classification": 3}},
+    ]
 
 
 def test_a_binary_input_without_bytes_still_sends_the_header_length():
@@ -438,8 +482,14 @@ def test_answers_of_other_servers_are_understood():
         (b"[]", None),
         (b'{"outputs":5}', None),
         (b'{"outputs":[{"name":"O","datatype":"FP32"}]}', None),
-        (b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":-4}}]}', None),
-        (b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":"4"}}]}', None),
+        (
+            b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":-4}}]}',
+            None,
+        ),
+        (
+            b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":"4"}}]}',
+            None,
+        ),
         (b'{"outputs":[]}', 0),
         (b'{"outputs":[]}', 15),
         (b'{"outputs":[]}', -1),

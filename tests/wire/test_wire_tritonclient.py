@@ -79,7 +79,14 @@ def test_http_requests_of_the_client_are_read(datatype, binary):
     call = http.decode_request(body, ihcl, "m", "")
     assert (call.id, call.parameters) == (
         "id",
-        {"sequence_id": 7, "sequence_start": True, "sequence_end": False, "priority": 3, "timeout": 1000, "k": "v"},
+        {
+            "sequence_id": 7,
+            "sequence_start": True,
+            "sequence_end": False,
+            "priority": 3,
+            "timeout": 1000,
+            "k": "v",
+        },
     )
     assert [(o.name, o.binary, o.classification) for o in call.outputs] == [("O", True, 0), ("P", False, 2)]
     (tensor,) = call.inputs

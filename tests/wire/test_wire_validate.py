@@ -74,7 +74,7 @@ TOO_MANY = "causes total element count to exceed maximum size of 922337203685477
     [
         (call(), FLAT, "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing required "
          "input(s) ['A']. Please provide all required input(s)."),
-        (call(fp32([4, 4]), ), BATCHED, "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but "
+        (call(fp32([4, 4]) ), BATCHED, "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but "
          "missing required input(s) ['B']. Please provide all required input(s)."),
         (call(fp32([1], name="X")), FLAT, "unexpected inference input 'X' for model 'm'"),
         (call(fp32([1]), fp32([1])), FLAT, "input 'A' already exists in request"),
@@ -82,7 +82,7 @@ TOO_MANY = "causes total element count to exceed maximum size of 922337203685477
          "inference input 'A' data-type is 'INT32', but model 'm' expects 'FP32'"),
         (call(fp32([1, 1])), FLAT, "unexpected shape for input 'A' for model 'm'. Expected [-1], got [1,1]."),
         (call(fp32([])), FLAT, "unexpected shape for input 'A' for model 'm'. Expected [-1], got []."),
-        (call(fp32([-1], data=b"")), FLAT, "unexpected shape for input 'A' for model 'm'. Expected [-1], got [-1]."),
+        (call(fp32([-1], data=b"")), FLAT, "invalid shape for input 'A': shape [-1] contains one or more invalid dimensions"),
         (call(fp32([1, 5]), B), BATCHED, "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [1,5]." + NOTE),
         (call(fp32([9, 4]), B), BATCHED, "inference request batch-size must be <= 8 for 'm': input 'A' has 9"),
         (call(fp32([0, 4]), B), BATCHED, "inference request batch-size must be >= 1 for 'm': input 'A' has 0"),
@@ -109,6 +109,10 @@ TOO_MANY = "causes total element count to exceed maximum size of 922337203685477
          "inference input 'S' for model 'm': incomplete string data, expecting string of length 1 but only 0 bytes available"),
         (call(fp32([1]), outputs=[OutputRequest("X")]), FLAT, "unexpected inference output 'X' for model 'm'"),
         (call(fp32([1]), outputs=[OutputRequest("O"), OutputRequest("O")]), FLAT, "output 'O' already exists in request"),
+        (call(fp32([1]), outputs=[OutputRequest("O", classification=1)]), signature(("A", "FP32", [-1]), outputs=[("O", "BYTES", [1])]),
+         "class result not available for output 'O' due to unsupported type 'BYTES'"),
+        (call(fp32([0]), outputs=[OutputRequest("O", classification=1)]), FLAT,
+         "class result not available for output 'O': input 'A' has no elements"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(request_, model, fault):
@@ -195,7 +199,11 @@ def test_a_server_without_tensor_lists_checks_calls_against_themselves():
 def test_raw_requests_are_filled_in(model, body, shape, data):
     request = InferCall(model="m", raw=True, inputs=[InputTensor("", "", [], data=memoryview(body))])
     check(request, model)
-    assert (request.inputs[0].name, request.inputs[0].shape, bytes(request.inputs[0].data)) == ("A", shape, data)
+    assert (request.inputs[0].name, request.inputs[0].shape, bytes(request.inputs[0].data)) == (
+        "A",
+        shape,
+        data,
+    )
     assert (request.raw, request.binary_data_output) == (False, True)
 
 

@@ -1,5 +1,4 @@
-"""anomaly: value [b, 1] FP32 and month [b, 1] INT32 -> score [b, 1] FP32, anomaly [b, 1] BOOL (score of 1 or
-more).
+"""anomaly: value FP32 and month INT32 -> score FP32, anomaly BOOL (score of 1 or more); [b, 1] each.
 
 Stateful: a sequence is one station's months in order. `month` is 1 to 12; 0 or absent means not known, and
 the norm of the whole year is used. The state of a sequence is three numbers that the ONNX graph takes and
@@ -37,9 +36,7 @@ class TritonPythonModel:
         ]
         if good:
             keys, starts, ends, values, months = zip(*(steps[i] for i in good), strict=True)
-            states = [
-                NEW if start else self._states.get(key, NEW) for key, start in zip(keys, starts, strict=True)
-            ]
+            states = [NEW if start else self._states.get(key, NEW) for key, start in zip(keys, starts, strict=True)]
             scores, after = self._session.run(
                 ["score", "next_state"],
                 {"value": np.concatenate(values), "month": np.concatenate(months), "state": np.stack(states)},
@@ -73,13 +70,9 @@ def read_step(request):
 
 
 def open_session(path, args):
-    """A session on the GPU that Triton gave this instance, if onnxruntime can use one, else on one CPU
-    thread."""
+    """A session on the GPU of this instance if there is one that onnxruntime can use, else on the CPU."""
     providers = ["CPUExecutionProvider"]
-    if (
-        args["model_instance_kind"] == "GPU"
-        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    ):
+    if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # small models: threads would only wait for each other

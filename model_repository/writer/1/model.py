@@ -52,9 +52,7 @@ class TritonPythonModel:
         try:
             self._send(sender, self._write(text, count, temperature, random), stream)
         except Exception as error:  # noqa: BLE001 - reason above
-            sender.send(
-                failure(f"{error.__class__.__name__}: {error}", pb_utils.TritonError.INTERNAL), flags=FINAL
-            )
+            sender.send(failure(f"{error.__class__.__name__}: {error}", pb_utils.TritonError.INTERNAL), flags=FINAL)
 
     def _send(self, sender, pieces, stream):
         written = next(pieces, "")
@@ -110,13 +108,9 @@ def failure(message, code):
 
 
 def open_session(path, args):
-    """A session on the GPU that Triton gave this instance, if onnxruntime can use one, else on one CPU
-    thread."""
+    """A session on the GPU of this instance if there is one that onnxruntime can use, else on the CPU."""
     providers = ["CPUExecutionProvider"]
-    if (
-        args["model_instance_kind"] == "GPU"
-        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    ):
+    if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # small models: threads would only wait for each other

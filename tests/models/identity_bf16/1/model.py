@@ -13,11 +13,7 @@ class TritonPythonModel:
         """One response a request."""
         return [
             pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor.from_dlpack(
-                        "OUTPUT0", pb_utils.get_input_tensor_by_name(r, "INPUT0").to_dlpack()
-                    )
-                ]
+                [pb_utils.Tensor.from_dlpack("OUTPUT0", pb_utils.get_input_tensor_by_name(r, "INPUT0").to_dlpack())]
             )
             for r in requests
         ]

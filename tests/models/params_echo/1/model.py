@@ -1,5 +1,4 @@
-"""params_echo: INPUT0 [1] BYTES -> OUTPUT0 the same, SEEN [1] BYTES a JSON object of what came with the
-request.
+"""params_echo: INPUT0 [1] BYTES -> OUTPUT0 the same, SEEN [1] BYTES a JSON object of what came with it.
 
 For parameters, header forwarding (start Triton with --http-header-forward-pattern and
 --grpc-header-forward-pattern), request ids and requested outputs. Keys of SEEN: `parameters` (object),

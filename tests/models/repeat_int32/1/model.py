@@ -22,14 +22,11 @@ class TritonPythonModel:
         """Start a sender for each request; decoupled models return nothing."""
         for request in requests:
             values, delays, wait = (
-                pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-                for name in ("IN", "DELAY", "WAIT")
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("IN", "DELAY", "WAIT")
             )
             sender = request.get_response_sender()
             if values.shape != delays.shape:
-                error = pb_utils.TritonError(
-                    f"IN has {values.size} elements and DELAY {delays.size}: give one each"
-                )
+                error = pb_utils.TritonError(f"IN has {values.size} elements and DELAY {delays.size}: give one each")
                 sender.send(
                     pb_utils.InferenceResponse(error=error),
                     flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,

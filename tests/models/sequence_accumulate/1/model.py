@@ -1,5 +1,4 @@
-"""sequence_accumulate: INPUT [b, 1] INT32 -> OUTPUT, the sum of the sequence so far; correlation ids are
-UINT64.
+"""sequence_accumulate: INPUT [b, 1] INT32 -> OUTPUT, the sequence's sum so far; UINT64 correlation ids.
 
 For sequence_id, sequence_start and sequence_end over both protocols, many sequences interleaved, and a
 request without an id (Triton's own error).
@@ -25,9 +24,7 @@ class TritonPythonModel:
                 for name in ("INPUT", "START", "END", "CORRID")
             )
             sequence = key.reshape(-1)[0]
-            total = np.int32(value.sum()) + (
-                np.int32(0) if start.any() else self._sums.get(sequence, np.int32(0))
-            )
+            total = np.int32(value.sum()) + (np.int32(0) if start.any() else self._sums.get(sequence, np.int32(0)))
             self._sums[sequence] = total
             if end.any():
                 del self._sums[sequence]

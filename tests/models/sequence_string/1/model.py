@@ -19,8 +19,7 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             value, start, end = (
-                pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-                for name in ("INPUT", "START", "END")
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("INPUT", "START", "END")
             )
             sequence = request.correlation_id()
             total = value + (0 if start.any() else self._sums.get(sequence, 0))

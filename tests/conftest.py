@@ -1,0 +1,16 @@
+"""Shared by every test: Hypothesis profiles, the real Triton, and real gateways in front of it."""
+
+from __future__ import annotations
+
+import os
+
+from gateway_fixture import gateway, shared_gateway
+from hypothesis import HealthCheck, settings
+from triton_fixture import triton
+
+__all__ = ["gateway", "shared_gateway", "triton"]
+
+# `make test` runs the default profile; `HYPOTHESIS_PROFILE=thorough` looks ten times longer.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
