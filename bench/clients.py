@@ -142,7 +142,7 @@ async def _http(address: str, requests: int) -> Run:
             began = time.perf_counter_ns()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+            length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
             await reader.readexactly(int(length[1]) if length else 0)
             times.append((time.perf_counter_ns() - began) // 1000)
             errors += b" 200 " not in head[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 # RFC 9110 section 7.6.1, and what frames a message: the gateway writes these itself on each hop.
@@ -45,18 +46,35 @@ _NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def from_asgi(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """ASGI's byte pairs as a mapping."""
-    headers: dict[str, str] = {}
+class Headers(dict[str, str]):
+    """A request's headers by lower-case name, and how the client spelled the names.
+
+    Names mean the same in any case, but Triton makes a parameter of a forwarded header under the name as
+    written, and models read it by that.
+    """
+
+    __slots__ = ("spelling",)
+
+    def __init__(self, spelling: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__()
+        self.spelling = spelling
+        """Lower-case name to the name as sent, where the two differ."""
+
+
+def from_asgi(
+    pairs: Iterable[tuple[bytes, bytes]], spelling: Mapping[str, str] = MappingProxyType({})
+) -> Headers:
+    """ASGI's byte pairs as a mapping; `spelling` as in `Headers`."""
+    headers = Headers(spelling)
     for raw_name, raw_value in pairs:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
 
 
-def from_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+def from_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
     """GRPC metadata as a mapping; binary (`-bin`) values are left out, HTTP headers cannot carry them."""
-    headers: dict[str, str] = {}
+    headers = Headers()
     for name, value in pairs:
         if isinstance(value, str):
             headers[name] = f"{headers[name]},{value}" if name in headers else value
@@ -93,6 +111,9 @@ def upstream_headers(
         kept = [(name, value) for name, value in headers.items() if name not in never]
     else:
         kept = [(name, value) for name, value in headers.items() if name in allowed and name not in never]
+    spelling = headers.spelling if isinstance(headers, Headers) else None
+    if spelling:
+        kept = [(spelling.get(name, name), value) for name, value in kept]
     if allowed is None or "x-request-id" in allowed:
         kept.append(("x-request-id", request_id))
     return kept

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from gateway.errors import BadRequest, MethodNotAllowed, NotFound
+from gateway.errors import BadRequest, MethodNotAllowed, NotFound, Unsupported
 
 Needs = Literal["nothing", "identity", "model", "upstream_model", "server", "visible"]
 """What a caller needs: nothing (health), an accepted identity, `action` on `model:NAME` (NAME as the client
@@ -102,6 +102,7 @@ def parse_path(method: str, raw_path: bytes) -> Address:
         NotFound: there is no such page.
         MethodNotAllowed: there is, but not with this method.
         BadRequest: a segment is not UTF-8 once decoded.
+        Unsupported: a repository of a given name, as Triton says.
     """
     if raw_path != b"/v2" and not raw_path.startswith(b"/v2/"):
         raise NotFound("Not Found")
@@ -132,8 +133,12 @@ def _page(segments: list[str]) -> tuple[str, str, str, str]:
             found = _MODEL_PAGES.get(page[0] if page else "")
             if found is not None:
                 return *found, model, ""
-        case ["repository", "models", model, ("load" | "unload") as verb]:
+        case ["repository", name, "index"] if name:  # Triton takes any name here and looks at none
+            return "index", "POST", "", ""
+        case ["repository", "models", model, ("load" | "unload") as verb] if model:
             return verb, "POST", model, ""
+        case ["repository", name, "models", model, "load" | "unload"] if name and model:
+            raise Unsupported("'repository_name' specification is not supported")
         case [("systemsharedmemory" | "cudasharedmemory") as family, *rest]:
             return _shared_memory_page(family.removesuffix("sharedmemory"), rest)
     raise NotFound("Not Found")
@@ -141,13 +146,13 @@ def _page(segments: list[str]) -> tuple[str, str, str, str]:
 
 def _shared_memory_page(family: str, rest: list[str]) -> tuple[str, str, str, str]:
     match rest:
-        case ["status"] | ["region", _, "status"]:
-            return f"{family}_shm_status", "GET", "", ""
-        case ["unregister"] | ["region", _, "unregister"]:
-            return f"{family}_shm_unregister", "POST", "", ""
-        case ["region", _, "register"]:
-            return f"{family}_shm_register", "POST", "", ""
-    raise NotFound("Not Found")
+        case [("status" | "register" | "unregister") as verb]:
+            pass
+        case ["region", region, ("status" | "register" | "unregister") as verb] if region:
+            pass
+        case _:
+            raise NotFound("Not Found")
+    return f"{family}_shm_{verb}", "GET" if verb == "status" else "POST", "", ""
 
 
 def check_repository_name(name: str) -> None:

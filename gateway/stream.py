@@ -101,7 +101,7 @@ class StreamSession:
             upstream = x.snapshot.upstreams[name]
             metadata = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
             stream = self._upstreams[name] = upstream.open_stream(
-                metadata=[(key, value) for key, value in metadata if key not in _HTTP_ONLY]
+                metadata=[(key.lower(), value) for key, value in metadata if key.lower() not in _HTTP_ONLY]
             )
         return stream
 

@@ -8,10 +8,13 @@ Litestar's mount and on any other ASGI server. Every answer that is not a succes
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.doors.http_body import ClientWatch, plain_body, read_body
 from gateway.doors.http_pages import PAGES, PageRequest
+from gateway.doors.http_server import SPELLING_KEY
 from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import BadRequest, Cancelled, RequestTimeout, TidegateError, TooLarge
@@ -24,6 +27,9 @@ from gateway.wire import http as codec
 if TYPE_CHECKING:
     from gateway.app import Application
     from gateway.wire.types import InferAnswer, InferCall
+
+
+_AS_WRITTEN: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class HttpExchange(Exchange):
@@ -80,7 +86,7 @@ class HttpDoor:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request; errors become answers, a client that went away gets none."""
-        headers = from_asgi(scope["headers"])
+        headers = from_asgi(scope["headers"], scope.get(SPELLING_KEY, _AS_WRITTEN))
         watch = ClientWatch(scope, receive)
         served = {"x-request-id": request_id(headers), "x-tidegate-variant": ""}
         try:

@@ -160,10 +160,22 @@ async def all_stats(page: PageRequest) -> Reply:
 
 async def index(page: PageRequest) -> Reply:
     """Every model of every model server that the caller may read, under the servers' own names."""
+    if not isinstance(_document(page).get("ready", False), bool):
+        raise BadRequest("Invalid value for 'ready': expected a boolean")
     merged: list[dict[str, Any]] = []
-    for reply in await _every(page, "POST", "/v2/repository/index"):
+    for reply in await _every(page, "POST", "/v2/repository/index", page.body):
         merged += [row for row in msgspec.json.decode(reply.body) if row not in merged]
     return Reply(200, [JSON_TYPE], msgspec.json.encode(_visible(page, merged)))
+
+
+def _document(page: PageRequest) -> dict[str, Any]:
+    """The body's JSON object, empty when there is no body."""
+    if not page.body:
+        return {}
+    try:
+        return msgspec.json.decode(page.body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"failed to parse the request JSON buffer: {error}") from None
 
 
 def _visible(page: PageRequest, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -175,12 +187,10 @@ async def repository(page: PageRequest) -> Reply:
     """Load or unload a model on every model server that has it, else on the first."""
     model = page.address.model
     check_repository_name(model)
-    if page.body:
-        try:
-            document = msgspec.json.decode(page.body, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"failed to parse the request JSON buffer: {error}") from None
-        check_load_parameters(list(document.get("parameters") or {}))
+    parameters = _document(page).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise BadRequest("Expected JSON object for keyword: 'parameters'")
+    check_load_parameters(list(parameters))
     concerned = []
     for upstream in page.snapshot.upstreams.values():
         listed = await page.ask(upstream, "POST", "/v2/repository/index")

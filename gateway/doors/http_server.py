@@ -19,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 CONNECTION_KEY = "tidegate.connection"
 """Scope key of the connection, an object with `on_lost`."""
+SPELLING_KEY = "tidegate.spelling"
+"""Scope key of the header names as sent, by lower-case name, where the two differ."""
 
 # A body that was refused (413) is read on for this long, so that a client that sends first and reads later
 # comes to read the answer instead of a reset (nginx's lingering_close does the same).
@@ -62,6 +64,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A pipelined request that begins in the middle of a segment has a clock of its own."""
         super().on_message_begin()
+        self._spelling: dict[str, str] = {}
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
 

@@ -89,15 +89,16 @@ class SharedPins:
                 file.flush()
             # Two workers that extend at once leave a longer file of zeros; its head is the table.
             self._map = mmap.mmap(file.fileno(), size)
+        # Stamped with wall-clock time, which goes on when a kept file outlives a reboot.
         self._table = counters.Pins(self._map, 0, most)
 
     def get(self, key: int) -> int:
         """The value, which counts as a use; 0 when there is none."""
-        return self._table.get(key, time.monotonic_ns())
+        return self._table.get(key, time.time_ns())
 
     def put(self, key: int, value: int) -> int:
         """Keep unless there is one."""
-        return self._table.put(key, value, time.monotonic_ns())
+        return self._table.put(key, value, time.time_ns())
 
     def drop(self, key: int) -> None:
         """Forget the key."""

@@ -6,8 +6,8 @@ response sets one future. No task is made; the awaiting task is woken once. What
 `MAX_HEAD`), `DeadlineExceeded`. After any of them the connection is closed; it is reused only after a whole,
 clean response.
 
-`NotSent` tells the pool that a kept-alive connection turned out to be closed and that not one byte of the
-request had been acknowledged by the server's machine, so that sending it again cannot run it twice.
+`NotSent` tells the pool that the server closed a kept-alive connection before a single byte of the request
+had reached its machine, so that sending it again cannot run it twice.
 
 What may be said to clients (`message`) never names the server; `detail` does.
 """
@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self._written = 0  # bytes of all requests
+        self._eof = False  # the server has closed in order
         self.served = 0  # whole responses so far: above 0 the next request is on a reused connection
         self.idle_since = 0.0  # loop time; owned by the pool
         self.deadline = math.inf  # loop time; looked at by the pool
@@ -309,7 +310,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The server sends no more: the end of a body without length, else of the connection."""
-        self.closed = True
+        self.closed = self._eof = True
         if self._until_close and self._head_done and not self._complete:
             self._finish()
 
@@ -325,12 +326,14 @@ class Connection(asyncio.Protocol):
         self._on_lost(self)
 
     def _nothing_arrived(self) -> bool:
-        """Whether not one byte of the request was acknowledged by the server's machine.
+        """Whether the server closed before anything of the request had reached its machine.
 
-        A server that closed an idle connection answers what arrives later with a reset and acknowledges
-        nothing; of one that died while it worked, the kernel had acknowledged the request. TCP_INFO's
-        `tcpi_bytes_acked` (Linux 4.1 and later; it counts the SYN too) tells the two apart.
+        Its FIN acknowledges all that had: when that (`tcpi_bytes_acked` of TCP_INFO, Linux 4.1 and later,
+        which counts the SYN too) is nothing of this request, the program cannot have read any of it. A reset
+        without a FIN proves nothing: the request may have run, and its acknowledgement may have been delayed.
         """
+        if not self._eof:
+            return False
         assert self._transport is not None
         try:
             sock = self._transport.get_extra_info("socket")
@@ -405,8 +408,8 @@ class Connection(asyncio.Protocol):
             self._stream = None
             stream.end()
         else:
-            body = self._body
-            self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body)))
+            body = self._body self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1
+            else b"".join(body)))
         transport = self._transport
         assert transport is not None
         if (

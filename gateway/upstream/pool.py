@@ -5,9 +5,9 @@ first out, so that the pool is no larger than the load needs; when all are busy,
 out. Everything a caller waits for (a free connection, connecting, the answer) counts against its one timeout.
 However a caller ends, its place in the pool goes to the next.
 
-A request is sent again only when the kept-alive connection it was written to turned out to be closed and the
-server's machine had acknowledged not one byte of it, so that it cannot have run; then once, on a fresh
-connection. Anything else that breaks is the caller's to judge (`Unreachable`).
+A request is sent again only when the server had closed the kept-alive connection in order and not one byte of
+the request had reached its machine by then, so that it cannot have run; then once, on a fresh connection.
+Anything else that breaks is the caller's to judge (`Unreachable`).
 """
 
 from __future__ import annotations
@@ -186,9 +186,8 @@ class Pool:
             raise Unreachable(CLOSING)
         if self._ticker is None:
             self._tick()
-        block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
-        size = 0
-        for part in parts:
+        block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]",
+        headers)) size = 0 for part in parts:
             size += len(part) if type(part) is bytes else cast("memoryview", part).nbytes
         if not size and method in _BODYLESS_METHODS:
             head = b"".join((self._start_lines(method, target), block, b"\r\n"))
@@ -225,7 +224,8 @@ class Pool:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._give_back(waiter.result())
                 if isinstance(error, TimeoutError):
-                    raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from None
+                    raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from
+                    None
                 raise
             if connection is None:
                 return await self._connect(loop, deadline)

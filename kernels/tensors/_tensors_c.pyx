@@ -28,6 +28,9 @@ cdef extern from *:
     #include <string_view>
     #include <system_error>
     #include <vector>
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #endif
 
     namespace tidegate {
 
@@ -71,6 +74,21 @@ cdef extern from *:
         std::vector<Level> levels_;
     };
 
+    // Where the digits that start at p end. Numbers of tensors have many, so sixteen are looked at together.
+    inline const unsigned char* digits_end(const unsigned char* p, const unsigned char* end) {
+    #if defined(__SSE2__)
+        const __m128i low = _mm_set1_epi8('0'), nine = _mm_set1_epi8(9);
+        while (end - p >= 16) {
+            const __m128i value = _mm_sub_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), low);
+            const int digits = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(value, nine), value));
+            if (digits != 0xFFFF) return p + __builtin_ctz(~digits);
+            p += 16;
+        }
+    #endif
+        while (p < end && *p >= '0' && *p <= '9') ++p;
+        return p;
+    }
+
     // 0: read; 1: not a number of this type; 2: overflows or underflows.
     template <class T>
     inline int read_number(const char* from, const char* to, T* out) {
@@ -94,9 +112,12 @@ cdef extern from *:
             return at;
         }
         char* end = std::to_chars(at, at + kWidest, value).ptr;
-        bool whole = true;  // a reader must not take a float for an integer
-        for (const char* p = at; p < end; ++p) if (*p == '.' || *p == 'e') { whole = false; break; }
-        if (whole) { *end++ = '.'; *end++ = '0'; }
+        // A reader must not take a float for an integer. Only whole numbers can look like one.
+        if (std::fabs(value) >= T(1 << 23) || value == T(static_cast<int>(value))) {
+            bool plain = true;
+            for (const char* p = at; p < end; ++p) if (*p == '.' || *p == 'e') { plain = false; break; }
+            if (plain) { *end++ = '.'; *end++ = '0'; }
+        }
         return end;
     }
 
@@ -108,6 +129,7 @@ cdef extern from *:
         void close() noexcept
         bint add(const char*, size_t) except +
         bint add_owned(const std_string&) except +
+    const uint8_t* digits_end "tidegate::digits_end"(const uint8_t*, const uint8_t*) noexcept nogil
     int read_number "tidegate::read_number"[T](const char*, const char*, T*) noexcept nogil
     char* write_integer "tidegate::write_integer"[T](char*, T) noexcept nogil
     char* write_float "tidegate::write_float"[T](char*, T) noexcept nogil
@@ -313,8 +335,7 @@ cdef int number_end(const uint8_t* p, Py_ssize_t n, Py_ssize_t i, Py_ssize_t* en
         i += 1
         if i >= n or not is_digit(p[i]):
             return NO_FRACTION
-        while i < n and is_digit(p[i]):
-            i += 1
+        i = digits_end(p + i, p + n) - p
     if i < n and (p[i] == 101 or p[i] == 69):
         i += 1
         if i < n and (p[i] == 43 or p[i] == 45):
@@ -352,7 +373,7 @@ cdef int scalar_end(const uint8_t* p, Py_ssize_t n, Py_ssize_t i, Py_ssize_t* en
     cdef bint escaped = False
     cdef double ignored
     cdef Py_ssize_t after = 0
-    if is_digit(c):
+    if is_digit(c) or (c == 45 and i + 1 < n and is_digit(p[i + 1])):
         return number_end(p, n, i, end)
     if c == 34:
         return read_string(p, n, i, end, &escaped, NULL)
@@ -366,6 +387,23 @@ cdef int scalar_end(const uint8_t* p, Py_ssize_t n, Py_ssize_t i, Py_ssize_t* en
         end[0] = after
         return OK
     return number_end(p, n, i, end)
+
+
+cdef int skip_numbers(const uint8_t* p, Py_ssize_t n, Py_ssize_t* at, Py_ssize_t* wrong) noexcept nogil:
+    """Move `at`, behind an array's element, behind all numbers that follow: the loop that tensors run through."""
+    cdef Py_ssize_t i
+    cdef int fault
+    while True:
+        i = skip(p, n, at[0])
+        if i >= n or p[i] != 44:
+            return OK
+        i = skip(p, n, i + 1)
+        if i >= n or not (is_digit(p[i]) or (p[i] == 45 and i + 1 < n and is_digit(p[i + 1]))):
+            return OK  # another kind of element: `at` still stands before the comma
+        wrong[0] = i
+        fault = number_end(p, n, i, at)
+        if fault:
+            return fault
 
 
 cdef int read_name(
@@ -432,6 +470,10 @@ def scan_json(const uint8_t[::1] buf not None, int max_depth, bytes tensors=b"")
                 raise fault_at(fault, start)
             if is_data:
                 spans.append((start, i))
+            elif depth and not is_object[depth - 1]:
+                fault = skip_numbers(p, n, &i, &wrong)
+                if fault:
+                    raise fault_at(fault, wrong)
         else:
             if is_data:
                 data_from = start
@@ -560,41 +602,34 @@ cdef int read_integer(
     return 0
 
 
-cdef int read_float(
+cdef inline int read_float(
     const uint8_t* p, Py_ssize_t n, Py_ssize_t i, Py_ssize_t* end, double* value, float* single
-) except -1:
-    """OK, a Fault, or 100: no number, 101: beyond double. `single` is NULL for FP64."""
+) noexcept nogil:
+    """OK, a Fault, or 100: no number, 101: from_chars cannot say. `single` is NULL for FP64."""
     cdef uint8_t c = p[i] if i < n else 0
     cdef Py_ssize_t after
     cdef int fault
-    if c != 45 and not is_digit(c):
-        after = nonfinite_end(p, n, i, value)
-        if not after:
-            return 100
-        if single != NULL:
-            single[0] = <float> value[0]
-        end[0] = after
-        return OK
-    if c == 45 and i + 1 < n and (p[i + 1] == 78 or p[i + 1] == 73):
+    if not is_digit(c) and (c != 45 or (i + 1 < n and (p[i + 1] == 78 or p[i + 1] == 73))):
         after = nonfinite_end(p, n, i, value)
         if after:
             if single != NULL:
                 single[0] = <float> value[0]
             end[0] = after
             return OK
+        if c != 45:
+            return 100
     fault = number_end(p, n, i, end)
     if fault:
         return fault
-    if single != NULL and read_number[float](<const char*> p + i, <const char*> p + end[0], single) == 0:
-        return OK
-    if read_number[double](<const char*> p + i, <const char*> p + end[0], value):
-        # Too large or too small for from_chars, which does not say which.
-        value[0] = float((<const char*> p)[i:end[0]])
-        if value[0] - value[0] != 0:
-            return 101
     if single != NULL:
+        if read_number[float](<const char*> p + i, <const char*> p + end[0], single) == 0:
+            return OK
+        # Beyond float32; as a double it says whether it is too large or too small.
+        if read_number[double](<const char*> p + i, <const char*> p + end[0], value):
+            return 101
         single[0] = <float> value[0]
-    return OK
+        return OK
+    return 101 if read_number[double](<const char*> p + i, <const char*> p + end[0], value) else OK
 
 
 def parse_array(const uint8_t[::1] text not None, str datatype not None, expected):
@@ -647,7 +682,12 @@ def parse_array(const uint8_t[::1] text not None, str datatype not None, expecte
                 if fault == 100:
                     raise ValueError(f"element {count}: attempt to access JSON non-number as double")
                 if fault == 101:
-                    raise ValueError(f"element {count}: Number too big to be stored in double.")
+                    # Too large or too small for from_chars, which does not say which.
+                    double_ = float((<const char*> p)[i:end])
+                    if double_ - double_ != 0:
+                        raise ValueError(f"element {count}: Number too big to be stored in double.")
+                    single = <float> double_
+                    fault = OK
                 if fault:
                     raise fault_at(fault, i)
                 if kind == SINGLE:

@@ -22,7 +22,6 @@ from gateway.metrics import Registry
 from gateway.otlp import span_sink
 from gateway.tracing import Tracing, http_server
 
-
 SOON = ("--trace-config=opentelemetry,bsp_schedule_delay=200",)
 """Triton exports every 200 ms and not every 5 s."""
 
