@@ -71,7 +71,7 @@ docs: venv
 # Exact versions with hashes for development and CI, without any registry address. Needs `uv`.
 lock:
 	uv pip compile pyproject.toml requirements/dev.in --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-emit-index-url --quiet --output-file $(LOCK)
+	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file $(LOCK)
 
 clean:
 	rm -rf build .venv* .triton state deploy/local/state

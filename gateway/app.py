@@ -22,6 +22,7 @@ from gateway.doors.http_server import HttpServer
 from gateway.metrics import Page, Registry
 from gateway.observe import Observer, UpstreamEvents
 from gateway.otlp import span_sink
+from gateway.otlp_metrics import metrics_push
 from gateway.pipeline import Pipeline
 from gateway.routing import SharedPins
 from gateway.routing.shadows import ShadowRunner
@@ -65,6 +66,7 @@ class Application:
             limited=lambda tenant, limit: self.registry.counter(telemetry.LIMITED).labels(tenant, limit).inc(),
         )
         self.sink = span_sink(settings.telemetry, self.registry, version=VERSION)
+        self.push = metrics_push(settings.telemetry, self.registry, version=VERSION)
         self.tracing = Tracing(self.sink, settings.telemetry.traces.sample_ratio)
         self.observer = Observer(self.registry, self.tracing, access_log=settings.log.access)
         self.shadows = ShadowRunner(lambda route, shadow: ShadowMeters(self.registry, route, shadow))
@@ -127,8 +129,9 @@ class Application:
             _log.warning("cut %d requests that did not finish within %.0f s", self.admission.in_flight, drain)
         await self.shadows.drain(min(drain, 5.0))
         await self.snapshot.upstreams.close()
-        if self.sink is not None:
-            await asyncio.to_thread(self.sink.shutdown)
+        for exporter in (self.sink, self.push):
+            if exporter is not None:
+                await asyncio.to_thread(exporter.shutdown)
         self.admission.close()
         self.registry.close()
 

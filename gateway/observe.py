@@ -146,11 +146,14 @@ class UpstreamEvents:
     def __init__(self, registry: Registry) -> None:
         self._ready = registry.gauge(telemetry.UPSTREAM_READY)
         self._events = registry.counter(telemetry.UPSTREAM_EVENTS)
+        self._retries = registry.counter(telemetry.RETRIES)
 
     def on_event(self, name: str, **labels: str) -> None:
         """See `gateway.upstream.events` for the names."""
         upstream = labels["upstream"]
         self._events.labels(upstream, name).inc()
+        if name == "resend":
+            self._retries.labels(upstream).inc()
         if name in ("up", "down"):
             self._ready.labels(upstream).set(1.0 if name == "up" else 0.0)
             report = _log.info if name == "up" else _log.warning

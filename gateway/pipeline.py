@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.observe import Observer
     from gateway.routing import Assignment, CompiledRoute
-    from gateway.routing.copies import Copy
+    from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped, ShadowRunner
     from gateway.snapshot import Snapshot
     from gateway.wire.types import InferAnswer, InferCall
@@ -154,7 +154,10 @@ class Pipeline:
         answer: InferAnswer | None = None
         try:
             context = x.trace.propagation()
-            with x.trace.span(telemetry.SPAN_FORWARD):
+            with x.trace.span(telemetry.SPAN_FORWARD) as span:
+                span.set(telemetry.UPSTREAM, upstream.name)
+                span.set(telemetry.TRITON_MODEL, to.variant.model)
+                span.set(telemetry.TRITON_VERSION, to.version)
                 answer = await upstream.infer(
                     call,
                     model=to.variant.model,
@@ -213,10 +216,16 @@ async def find_route(snapshot: Snapshot, model: str, version: str) -> CompiledRo
 
     Raises:
         NotFound: no such route, or no such model or version behind it.
+        BadRequest: the version is no number (gRPC; an HTTP address with one is no page).
     """
     route = snapshot.routes.lookup(model)
     if route is None:
         raise NotFound(f"Request for unknown model: '{model}' is not found")
+    if version and not (version.isascii() and version.isdigit()):
+        raise BadRequest(
+            f"failed to get model version from specified version string '{version}', "
+            "version should be an integral value > 0"
+        )
     if route.implicit:
         upstream = snapshot.upstreams[route.variants[0].upstream]
         if upstream.known_signature(model, version) is None:

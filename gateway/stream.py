@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.pipeline import Pipeline
     from gateway.routing import Assignment
-    from gateway.routing.copies import Copy
+    from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped
     from gateway.upstream import ModelStream
 

@@ -24,6 +24,7 @@ from gateway import logs
 from gateway.admission import forget_worker
 from gateway.ports import reserve
 from gateway.settings import Settings
+from kernels.counters import SHARED
 
 _log = logs.get("supervisor")
 
@@ -62,6 +63,11 @@ class Supervisor:
 
     def prepare(self) -> None:
         """Take the state directory and the ports, or raise what is wrong with them."""
+        if self._workers > 1 and not SHARED:
+            raise StateDirError(
+                "workers: several workers share their counters through the compiled extension, which is not there "
+                "(TIDEGATE_NO_EXTENSIONS is set, or it was not built); run one worker"
+            )
         self._take_state_dir()
         self._reserved = []
         listen = self.settings.listen

@@ -1,5 +1,6 @@
 """Tenants' limits: rate, concurrency and bytes a day, over all workers of a machine."""
 
+import mmap
 import multiprocessing
 import time
 
@@ -10,6 +11,7 @@ from gateway.admission import Admission, forget_worker
 from gateway.errors import Limited
 from gateway.limit_table import LimitTableError
 from gateway.settings import Limits, TenantLimit
+from kernels.counters import Atomics
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -228,13 +230,13 @@ def test_a_file_of_other_workers_is_one_clear_error(tmp_path):
         Admission(Limits(), tmp_path / "nowhere", 0, 2)
 
 
-SHARED = limits(acme={"rate": 5000.0, "burst": 100_000, "concurrent": 3}, everyone={"concurrent": 2})
+SHARED = limits(acme={"rate": 5000.0, "burst": 100_000, "concurrent": 2}, everyone={"concurrent": 2})
 
 
 def _serve(run_dir, slot, gate, results, seconds):
     admission = Admission(SHARED, run_dir, slot, 5)
-    table = limit_table.LimitTable(run_dir / limit_table.FILE, 5)
-    row = table.row("acme")
+    with (run_dir / "inside").open("r+b") as file:
+        inside = Atomics(mmap.mmap(file.fileno(), 8))
     gate.wait()
     end = time.monotonic() + seconds
     admitted = most = 0
@@ -244,8 +246,8 @@ def _serve(run_dir, slot, gate, results, seconds):
         except Limited:
             continue
         admitted += 1
-        # What others have announced and not yet withdrawn may show for a moment; what they hold may not.
-        most = max(most, table.words.load(row + limit_table.IN_FLIGHT + slot))
+        most = max(most, inside.add(0, 1))
+        inside.add(0, -1)
         admission.leave(ticket)
     for i in range(200):
         admission.leave(admission.enter(f"tenant-{i}-{slot}", 0))
@@ -259,6 +261,7 @@ def test_four_workers_keep_one_limit(tmp_path):
     # loses a token.
     for _ in range(50_000):
         admission.leave(admission.enter("acme", 0))
+    (tmp_path / "inside").write_bytes(bytes(8))
     context = multiprocessing.get_context("spawn")
     gate, results = context.Barrier(4), context.Queue()
     workers = [context.Process(target=_serve, args=(tmp_path, slot, gate, results, 1.0)) for slot in range(4)]
@@ -268,7 +271,7 @@ def test_four_workers_keep_one_limit(tmp_path):
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert max(most for _, most in got) == 1
+    assert max(most for _, most in got) <= 2
     admitted = 50_000 + sum(admitted for admitted, _ in got)
     began = time.monotonic()
     while True:

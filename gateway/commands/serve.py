@@ -145,7 +145,7 @@ async def _up(args: argparse.Namespace) -> int:
         ),
         supervisor.settings.state_dir / "triton.log",
     )
-    print("==> starting Triton and loading its models (seconds; its log: state_dir/triton.log)", file=sys.stderr)
+    print("==> starting Triton and loading its models (its log: state_dir/triton.log)", file=sys.stderr)
     try:
         await triton.start()
         print("==> Triton is ready", file=sys.stderr)
@@ -175,6 +175,14 @@ def _port(name: str) -> int:
 
 
 def _otlp_http(settings: Settings) -> str | None:
-    """Where Triton may send its spans: it speaks OTLP over HTTP alone."""
+    """Where Triton may send its spans: to the gateway's own endpoint, when that is OTLP over HTTP."""
+    from gateway.otlp import endpoint_of  # noqa: PLC0415  the SDK is for workers; only `up` asks for this
+
     traces = settings.telemetry.traces
-    return traces.endpoint if traces.protocol == "http/protobuf" else None
+    found = endpoint_of("traces", traces.endpoint, traces.protocol, os.environ)
+    if found is None or found[1] != "http/protobuf":
+        return None
+    if found[0] is not None:
+        return found[0]
+    exact = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return exact or os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"

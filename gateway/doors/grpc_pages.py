@@ -14,7 +14,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from gateway.errors import BadRequest, TidegateError, Unreachable
+from gateway.errors import BadRequest, NotFound, TidegateError, Unreachable
 from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
 
@@ -94,6 +94,14 @@ async def server_metadata(page: GrpcPage) -> bytes:
     """Of the first model server."""
     answer = await page.ask(next(iter(page.snapshot.upstreams.values())))
     return bytes(answer.SerializeToString())
+
+
+async def model_ready(page: GrpcPage) -> bytes:
+    """Whether the variant that speaks for the route is ready; a model that is not there is not, as Triton says."""
+    try:
+        return await model_page(page)
+    except NotFound:
+        return bytes(service_pb2.ModelReadyResponse(ready=False).SerializeToString())
 
 
 async def model_page(page: GrpcPage) -> bytes:
@@ -178,7 +186,7 @@ PAGES: Final[Mapping[str, Callable[[GrpcPage], Awaitable[bytes]]]] = {
     "server_live": server_live,
     "server_ready": server_ready,
     "server_metadata": server_metadata,
-    "model_ready": model_page,
+    "model_ready": model_ready,
     "model_metadata": model_page,
     "model_config": model_page,
     "model_stats": model_stats,

@@ -55,9 +55,16 @@ class FrontDoorProtocol(HttpToolsProtocol):
     def _in_body(self) -> bool:
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the spelling that uvicorn throws away."""
+        if not name.islower():
+            self._spelling[name.lower().decode("latin-1")] = name.decode("latin-1")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Stop the clock and let the door find the connection in the scope."""
         self._stop_header_timer()
+        self.scope[SPELLING_KEY] = self._spelling  # type: ignore[literal-required]  # our own key
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()
 

@@ -23,14 +23,15 @@ class Page:
     """`GET /metrics` over all workers of a directory. Reads files (milliseconds): not for an event loop."""
 
     def __init__(self, directory: Path) -> None:
-        self._reader = Reader(directory)
+        self.reader = Reader(directory)
+        """What the page is made from; the control pages read it too."""
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and body for an `Accept` header."""
         openmetrics = wants_openmetrics(accept)
-        merged = self._reader.collect()
+        merged = self.reader.collect()
         families = [(metric, merged[metric.name]) for metric in telemetry.METRICS]
-        families += _process_families(self._reader.processes())
+        families += _process_families(self.reader.processes())
         lines = [line for metric, series in families for line in _family(metric, series, openmetrics)]
         if openmetrics:
             lines.append("# EOF")

@@ -87,7 +87,7 @@ class MatchRule(msgspec.Struct, frozen=True):
 
     def holds(self, headers: Mapping[str, str]) -> bool:
         """Whether each header is there with exactly its value."""
-        return all(header_text(headers.get(name, "")) == value for name, value in self.headers)
+        return all(name in headers and header_text(headers[name]) == value for name, value in self.headers)
 
 
 class Draw(msgspec.Struct, frozen=True):

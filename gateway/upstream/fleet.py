@@ -55,6 +55,6 @@ class Upstreams(Mapping[str, Upstream]):
         await asyncio.gather(*(server.start() for server in self._servers.values()))
 
     async def close(self, drain: float = 0.0, *, keep: Mapping[str, Upstream] | None = None) -> None:
-        """Close all, but those that are in `keep` too; calls under way have `drain` seconds.""" kept =
-        {id(server) for server in keep.values()} if keep is not None else set() await
-        asyncio.gather(*(server.close(drain) for server in self._servers.values() if id(server) not in kept))
+        """Close all, but those that are in `keep` too; calls under way have `drain` seconds."""
+        kept = {id(server) for server in keep.values()} if keep is not None else set()
+        await asyncio.gather(*(server.close(drain) for server in self._servers.values() if id(server) not in kept))

@@ -67,8 +67,7 @@ class GrpcChannel:
         """
         if self._channel is None:
             if self._address is None:
-                raise Unsupported("the model server has no gRPC address",
-                detail=f"upstreams.{self._name}.grpc")
+                raise Unsupported("the model server has no gRPC address", detail=f"upstreams.{self._name}.grpc")
             if self._closed:
                 raise Unreachable("the gateway is shutting down")
             self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
@@ -143,5 +142,4 @@ def check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
     """
     for name, value in metadata:
         if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()):
-            raise BadRequest(f"header {name.encode('ascii', 'backslashreplace').decode()!r} cannot travel over
-            gRPC")
+            raise BadRequest(f"header {name.encode('ascii', 'backslashreplace').decode()!r} cannot travel over gRPC")

@@ -226,8 +226,9 @@ class ModelStream:
         if self._rpc is None:
             self.closed = True
             return
-        await asyncio.shield(self._hold(self._half_close())) assert self._reader is not None await
-        asyncio.wait([self._reader])  # not `await reader`: a caller that is cancelled must not cancel it
+        await asyncio.shield(self._hold(self._half_close()))
+        assert self._reader is not None
+        await asyncio.wait([self._reader])  # not `await reader`: a caller that is cancelled must not cancel it
 
     def leave(self) -> None:
         """The client is gone: nothing is delivered any more.
@@ -356,8 +357,7 @@ _LOOK_AGAIN = 0.05  # seconds; while the client is slow to take an answer the ca
 def _error_of(text: str, handle: StreamCall) -> UpstreamAnswered:
     """A stream's error has no status: the words tell whose fault it is."""
     if handle.key != handle.client_id:
-        text = text.replace(f"[request id: {handle.key}]", f"[request id: {handle.client_id or
-        '<id_unknown>'}]")
+        text = text.replace(f"[request id: {handle.key}]", f"[request id: {handle.client_id or '<id_unknown>'}]")
     if text.startswith("Request for unknown model"):
         return UpstreamAnswered(text, status=404)
     if any(words in text for words in _CLIENTS_FAULT):

@@ -408,8 +408,8 @@ class Connection(asyncio.Protocol):
             self._stream = None
             stream.end()
         else:
-            body = self._body self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1
-            else b"".join(body)))
+            body = self._body
+            self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body)))
         transport = self._transport
         assert transport is not None
         if (

@@ -50,8 +50,7 @@ def _careful(pairs: list[tuple[str, str]]) -> bytes:
     for name, value in pairs:
         line = f"{name}: {value}"
         if "\r" in line or "\n" in line or "\0" in line or not name.isascii():
-            raise BadRequest(f"header {name.encode('ascii', 'backslashreplace').decode()!r} has an invalid
-            character")
+            raise BadRequest(f"header {name.encode('ascii', 'backslashreplace').decode()!r} has an invalid character")
         try:
             lines.append(line.encode("latin-1") + b"\r\n")
         except UnicodeEncodeError:

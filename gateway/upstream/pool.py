@@ -186,8 +186,9 @@ class Pool:
             raise Unreachable(CLOSING)
         if self._ticker is None:
             self._tick()
-        block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]",
-        headers)) size = 0 for part in parts:
+        block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
+        size = 0
+        for part in parts:
             size += len(part) if type(part) is bytes else cast("memoryview", part).nbytes
         if not size and method in _BODYLESS_METHODS:
             head = b"".join((self._start_lines(method, target), block, b"\r\n"))
@@ -224,8 +225,7 @@ class Pool:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     self._give_back(waiter.result())
                 if isinstance(error, TimeoutError):
-                    raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from
-                    None
+                    raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from None
                 raise
             if connection is None:
                 return await self._connect(loop, deadline)

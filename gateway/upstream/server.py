@@ -162,8 +162,7 @@ class Upstream:
             block += _JSON
         else:
             block += (
-                b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" %
-                header_length
+                b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % header_length
             )
         target = model_target(model, version, "infer")
         response = await self._pool.request("POST", target, block, parts, timeout=timeout)
@@ -179,9 +178,10 @@ class Upstream:
         body: Buffer = b"",
         timeout: float = LEARN_TIMEOUT,
     ) -> Response:
-        """Any other page, passed through: the response as it came, whatever its status.""" block = headers if
-        isinstance(headers, bytes) else header_block(headers) parts = (body,) if body else () return await
-        self._pool.request(method, target, block + _JSON if body else block, parts, timeout=timeout)
+        """Any other page, passed through: the response as it came, whatever its status."""
+        block = headers if isinstance(headers, bytes) else header_block(headers)
+        parts = (body,) if body else ()
+        return await self._pool.request(method, target, block + _JSON if body else block, parts, timeout=timeout)
 
     async def stream_generate(
         self,
@@ -201,8 +201,10 @@ class Upstream:
         Raises:
             UpstreamAnswered: the server's own error, with its status.
             Unreachable, BadGateway, DeadlineExceeded: no answer.
-        """ target = model_target(model, version, page) stream = await self._pool.stream("POST", target,
-        header_block(headers) + _JSON, (body,), timeout=timeout) if stream.status != 200:
+        """
+        target = model_target(model, version, page)
+        stream = await self._pool.stream("POST", target, header_block(headers) + _JSON, (body,), timeout=timeout)
+        if stream.status != 200:
             async with stream:
                 page_body = await stream.read(_ERROR_PAGE)
             raise error_of(Response(stream.status, stream.headers, page_body))
@@ -239,8 +241,7 @@ class Upstream:
             BadRequest: the metadata cannot be sent.
         """
         if self.settings.grpc is None:
-            raise Unsupported("streams need the model server's gRPC address",
-            detail=f"upstreams.{self.name}.grpc")
+            raise Unsupported("streams need the model server's gRPC address", detail=f"upstreams.{self.name}.grpc")
         if self._capabilities is not None and self._capabilities.name == _OTHER_STREAMS:
             raise Unsupported("this model server's streams differ from Triton's on the wire")
         return ModelStream(

@@ -127,19 +127,17 @@ class Signatures:
         try:
             signature = ModelSignature.from_triton(metadata, config)
         except (KeyError, TypeError, ValueError, AttributeError) as error:  # a page of another shape
-            raise BadGateway("the model's metadata could not be understood", detail=f"{model}: {error!r}")
-            from None
+            raise BadGateway("the model's metadata could not be understood", detail=f"{model}: {error!r}") from None
         known = self._entries.get((model, version))
         return known.signature if known is not None and known.signature == signature else signature
 
     async def _page(self, model: str, version: str, page: str) -> dict[str, Any] | None:
-        response = await self._pool.request("GET", model_target(model, version, page), _HEADERS,
-        timeout=FETCH_SECONDS) if response.status == 200:
+        response = await self._pool.request("GET", model_target(model, version, page), _HEADERS, timeout=FETCH_SECONDS)
+        if response.status == 200:
             try:
                 return msgspec.json.decode(response.body, type=dict[str, Any])
             except msgspec.DecodeError as error:
-                raise BadGateway("the model's metadata could not be understood", detail=f"{model}: {error}")
-                from None
+                raise BadGateway("the model's metadata could not be understood", detail=f"{model}: {error}") from None
         if page and response.status in _NO_SUCH_PAGE:
             return None  # servers without Triton's configuration extension (MLServer, KServe)
         raise _refusal(error_of(response))

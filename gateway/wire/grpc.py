@@ -29,11 +29,9 @@ from gateway.wire.types import (
     SharedMemory,
 )
 
-LARGE: Final = 32 * 1024
-"""Bytes from which cutting raw tensors out costs less than protobuf's copies (measured: 9 us against 11
-us)."""
-MAX_MESSAGE: Final = 2**31 - 1
-"""gRPC's own limit for one message."""
+LARGE: Final = 16 * 1024
+"""Bytes from which cutting raw tensors out costs less than protobuf's copies: measured 7.2 us against 7.6 us here,
+7.7 us against 80 us for 600 kB."""
 
 _RAW_INPUT: Final = 7 << 3 | 2  # tag of ModelInferRequest.raw_input_contents
 _RAW_OUTPUT: Final = b"\x32"  # tag of ModelInferResponse.raw_output_contents: 6 << 3 | 2

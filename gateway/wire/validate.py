@@ -299,9 +299,7 @@ def _check_classification(call: InferCall, name: str, datatype: str) -> None:
     for tensor in call.inputs:
         # An empty input is how an output comes to be empty.
         if 0 in tensor.shape:
-            raise BadRequest(
-                f"class result not available for output '{name}': input '{tensor.name}' has no elements"
-            )
+            raise BadRequest(f"class result not available for output '{name}': input '{tensor.name}' has no elements")
 
 
 def _wrong_shape(

@@ -6,6 +6,9 @@ Design: (a) single-token readers are `noexcept nogil` functions over a byte poin
 Python functions take buffers, hold the GIL (inputs are small or the work is short: 1 GB/s) and turn codes into
 ValueError with the text of the specification.
 
+A loop of its own for arrays of numbers in `scan_json` was measured and left out: 2.59 ms instead of 2.72 ms for
+150,528 numbers of 19 characters; the sixteen digits at a time of `digits_end` are what counts (from 4.0 ms).
+
 Numbers are read with std::from_chars and written with std::to_chars: no locale, correctly rounded, shortest.
 """
 
@@ -389,23 +392,6 @@ cdef int scalar_end(const uint8_t* p, Py_ssize_t n, Py_ssize_t i, Py_ssize_t* en
     return number_end(p, n, i, end)
 
 
-cdef int skip_numbers(const uint8_t* p, Py_ssize_t n, Py_ssize_t* at, Py_ssize_t* wrong) noexcept nogil:
-    """Move `at`, behind an array's element, behind all numbers that follow: the loop that tensors run through."""
-    cdef Py_ssize_t i
-    cdef int fault
-    while True:
-        i = skip(p, n, at[0])
-        if i >= n or p[i] != 44:
-            return OK
-        i = skip(p, n, i + 1)
-        if i >= n or not (is_digit(p[i]) or (p[i] == 45 and i + 1 < n and is_digit(p[i + 1]))):
-            return OK  # another kind of element: `at` still stands before the comma
-        wrong[0] = i
-        fault = number_end(p, n, i, at)
-        if fault:
-            return fault
-
-
 cdef int read_name(
     const uint8_t* p, Py_ssize_t n, Py_ssize_t* at, Names* names, std_string* key, Py_ssize_t* wrong
 ) except -1:
@@ -470,10 +456,6 @@ def scan_json(const uint8_t[::1] buf not None, int max_depth, bytes tensors=b"")
                 raise fault_at(fault, start)
             if is_data:
                 spans.append((start, i))
-            elif depth and not is_object[depth - 1]:
-                fault = skip_numbers(p, n, &i, &wrong)
-                if fault:
-                    raise fault_at(fault, wrong)
         else:
             if is_data:
                 data_from = start

@@ -188,6 +188,12 @@ def test_the_first_rule_that_holds_decides():
     assert route.assign(CallView(ALICE, headers={"x-more": "1"})).drawn == "random"
 
 
+def test_a_rule_for_an_empty_value_wants_the_header():
+    route = credit(match=(Match(headers={"x": ""}, variant="challenger"),), draw=Draws(LOW))
+    assert served(route) == "champion"
+    assert served(route, headers={"x": ""}) == "challenger"
+
+
 def test_rules_compare_text_beyond_ascii_as_it_was_sent():
     route = credit(match=(Match(headers={"x-who": "né"}, variant="challenger"),), draw=Draws())
     assert served(route, headers={"x-who": "né".encode().decode("latin-1")}) == "challenger"

@@ -309,3 +309,32 @@ def test_handles_are_cheap(tmp_path):
         handle.observe(0.0001)
     # Some 60 ns here; the bound only catches a change of kind (a lock, a dict, a Python twin).
     assert (time.perf_counter() - started) / 100_000 < 5e-6
+
+
+def _grow(directory, gate):
+    registry = Registry(directory, 0)
+    counter = registry.counter(t.SHADOW_MISMATCHES)
+    gate.set()
+    for i in range(10**9):
+        counter.labels(str(i % 400), str(i % 7), "x", "y").inc()
+
+
+def test_a_killed_worker_leaves_a_file_that_goes_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    reader = Reader(tmp_path)
+    last = 0.0
+    for _ in range(3):
+        gate = context.Event()
+        worker = context.Process(target=_grow, args=(tmp_path, gate))
+        worker.start()
+        assert gate.wait(60)
+        while sum(reader.collect()["tidegate_shadow_mismatches_total"].values()) <= last:
+            time.sleep(0.001)
+        worker.kill()
+        worker.join()
+        merged = reader.collect()
+        assert merged == Reader(tmp_path).collect()
+        total = sum(merged["tidegate_shadow_mismatches_total"].values())
+        assert total > last
+        last = total
+        assert reader.processes() == {}

@@ -372,7 +372,7 @@ def test_the_services_name_follows_settings_then_environment(registry):
 
 
 def test_an_endpoint_that_is_away_costs_nothing_but_a_line(registry, caplog, monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10")
     monkeypatch.setattr(logging.getLogger("opentelemetry"), "handlers", [])
     away = settings.Telemetry(traces=settings.Traces(endpoint="http://user:secret@127.0.0.1:9"))
     with caplog.at_level(logging.WARNING):
@@ -383,11 +383,11 @@ def test_an_endpoint_that_is_away_costs_nothing_but_a_line(registry, caplog, mon
             started = time.perf_counter()
             serve(tracing)
             slowest = max(slowest, time.perf_counter() - started)
-        time.sleep(1.5)
         started = time.monotonic()
         sink.shutdown(1.0)
-        assert time.monotonic() - started < 3.5
-    assert slowest < 0.25
+        assert time.monotonic() - started < 5
+    # A request that waited for the exporter would have waited for its 10 s.
+    assert slowest < 2
     merged = Reader(registry.path.parent).collect()
     dropped = merged["tidegate_spans_dropped_total"]
     assert dropped["queue_full",] >= 8000 - 2048 - 8 * 128

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 from raw_server import answering, once, serving
@@ -212,6 +213,7 @@ def test_a_connection_closed_in_the_same_moment_is_resent_once(run, events, monk
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
+        listener.settimeout(5)
         loop = asyncio.get_running_loop()
         pool = Pool("127.0.0.1", listener.getsockname()[1], connections=2, counters=events)
 
@@ -286,7 +288,7 @@ def test_timeouts_close_the_connection(run, timeout):
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 await pool.request("GET", "/", b"", timeout=timeout)
-            assert timeout <= time.monotonic() - began < timeout + 0.4
+            assert timeout - 0.01 <= time.monotonic() - began < timeout + 0.4  # uvloop's timers have whole ms
             await until(lambda: closed)
             assert pool.open == 0
             await pool.close()
@@ -424,10 +426,8 @@ def test_nothing_leaks_however_callers_end(run):
             assert pool.waiting == 0
             await until(lambda: pool.open == pool.idle <= 5)
             for _ in range(20):
-                try:
+                with suppress(Unreachable, BadGateway):
                     await pool.request("GET", "/", b"", timeout=2)
-                except (Unreachable, BadGateway):
-                    pass
             await pool.close()
             assert pool.open == 0
 

@@ -201,7 +201,7 @@ def classes(field, value):
             two_fields,
             "contents field must not be specified when using raw_input_contents for 'B' for model 'm'",
         ),
-        (lambda r: add_input(r), "unable to find data for input tensor 'A' for model 'm' in request."),
+        (add_input, "unable to find data for input tensor 'A' for model 'm' in request."),
         (
             lambda r: (add_input(r, raw=b""), r.raw_input_contents.append(b"x")),
             "unexpected additional input data for model 'm': no input takes the last 1 of 2 raw_input_contents",
