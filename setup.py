@@ -7,7 +7,7 @@ picked up by accident. In a checkout: `python setup.py build_ext --inplace`.
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-COMMON = ["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+COMMON = ["-O3", "-g0", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 C17 = ["-std=c17"]
 CXX17 = ["-std=c++17"]  # std::from_chars and std::to_chars for floats need gcc 11
 
@@ -27,4 +27,5 @@ EXTENSIONS = [
     extension("kernels.tensors._tensors_c", language="c++"),
 ]
 
-setup(ext_modules=cythonize(EXTENSIONS, language_level=3))
+# The generated C stays out of the packages, and so out of the wheel.
+setup(ext_modules=cythonize(EXTENSIONS, language_level=3, build_dir="build/cython"))

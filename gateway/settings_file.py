@@ -20,7 +20,7 @@ from gateway.settings_check import check
 from gateway.settings_later import KEYS, VALUES
 from gateway.settings_policy import check_policy
 from gateway.settings_units import READERS
-from governance.documents.convert import Forms, convert
+from governance.documents.convert import Forms, Places, convert
 from governance.documents.nodes import compose, decode
 from governance.types import Finding
 
@@ -61,14 +61,31 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> tuple[Settings | No
     Returns:
         The settings, or None when there is an error; all findings, warnings included, in file order.
     """
+    reading = read(path, env)
+    broken = any(finding.severity == "error" for finding in reading.findings)
+    return (None if broken else reading.settings), reading.findings
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """All that a settings file gives, whether it holds or not."""
+
+    settings: Settings | None
+    """None: it is not even well-formed. Else as written, which may still be wrong."""
+    findings: list[Finding]
+    places: Places
+    """Where everything stands in the file."""
+
+
+def read(path: Path, env: Mapping[str, str] = os.environ) -> Reading:
+    """As `load`, with what is known of a file that does not hold."""
     text, findings = read_text(path)
     if text is None:
-        return None, findings
+        return Reading(None, findings, Places())
     document, findings = compose(text, str(path), env)
     if document is None:
         if [finding.code for finding in findings] == ["empty"]:
             findings = [msgspec.structs.replace(findings[0], message=_EMPTY)]
-        return None, findings
+        return Reading(None, findings, Places())
     base = path.absolute().parent
     settings, places, more = convert(document, Settings, str(path), base, _FORMS)
     findings += more
@@ -77,8 +94,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> tuple[Settings | No
         findings += check_policy(settings, str(path), places)
     # The settings' own findings first, in file order, then those of the files that it names.
     findings.sort(key=lambda finding: (finding.file != str(path), finding.file, finding.line, finding.column))
-    broken = any(finding.severity == "error" for finding in findings)
-    return (None if broken else settings), findings
+    return Reading(settings, findings, places)
 
 
 def load_or_raise(path: Path, env: Mapping[str, str] = os.environ) -> Settings:

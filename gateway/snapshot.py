@@ -11,28 +11,35 @@ from __future__ import annotations
 import asyncio
 import datetime
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from gateway import logs
-from gateway.errors import Forbidden, SettingsError
+from gateway import lastgood, logs
+from gateway import settings as settings_
+from gateway.errors import Forbidden
 from gateway.identity import Identifier
+from gateway.lastgood import LastGood
 from gateway.operations import Operation
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
-from gateway.settings_file import load_or_raise
+from gateway.settings_file import read
 from gateway.upstream import Counters, Upstreams
+from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.policy import PolicySnapshot, request_of
 from governance.types import Finding, Subject
 
 _log = logs.get("snapshot")
 
-# How often the files are looked at. A change must be seen the same twice before it is read, so that a file
-# that is still being written is not; together well within the 5 s that are promised.
-_POLL_S = 0.7
+# How often the files are looked at, and how long they must have stayed as they are before they are read, so
+# that a file that is still being written is not. With compiling and a first look at new upstreams together
+# within the 5 s that are promised.
+_POLL_S = 0.5
+_QUIET_S = 1.2
 
 _FIXED = ("listen", "state_dir", "workers", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
@@ -46,7 +53,7 @@ class SnapshotError(ValueError):
         self.findings = tuple(findings)
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """What decides a request."""
 
     settings: Settings
@@ -92,6 +99,16 @@ class Snapshot(msgspec.Struct, frozen=True):
         return subject
 
 
+class Swap(Protocol):
+    """What the application does around a swap."""
+
+    async def prepare(self, new: Snapshot) -> None:
+        """Start what is new, before it takes effect. MUST NOT fail."""
+
+    def done(self, old: Snapshot, new: Snapshot) -> None:
+        """It is in force: let go of what is gone."""
+
+
 class Parts(msgspec.Struct, frozen=True):
     """What outlives a snapshot and is handed to each."""
 
@@ -99,25 +116,46 @@ class Parts(msgspec.Struct, frozen=True):
     counters: Counters
 
 
-def compile_snapshot(config: Path, parts: Parts, previous: Snapshot | None = None) -> Snapshot:
+def compile_snapshot(
+    config: Path, parts: Parts, previous: Snapshot | None = None, fixed: Settings | None = None
+) -> Snapshot:
     """Read, check and compile everything that `config` names.
 
     Upstreams that are as they were are taken over from `previous`; the new ones are not started.
 
+    Args:
+        config: `tidegate.yaml`.
+        parts: what outlives snapshots.
+        previous: the snapshot in force.
+        fixed: the settings that this run began with; some of them cannot change.
+
     Raises:
         SnapshotError: with every finding; the file names, lines and remedies are in it.
     """
+    reading = read(config)
+    if reading.settings is None or any(finding.severity == "error" for finding in reading.findings):
+        raise SnapshotError(reading.findings)
+    settings = reading.settings
+    if fixed is not None and (changed := list(_fixed_changes(fixed, settings, ()))):
+        raise SnapshotError([_fixed_finding(config, reading.places, place) for place in changed])
     try:
-        settings = load_or_raise(config)
         policy = policy_of(settings)
-    except (SettingsError, PolicyError) as error:
+    except PolicyError as error:
         raise SnapshotError(error.findings) from None
-    if previous is not None:
-        changed = [name for name in _FIXED if getattr(settings, name) != getattr(previous.settings, name)]
-        if changed:
-            what = ", ".join(f"`{name}`" for name in changed)
-            message = f"{what} cannot change while the gateway runs; restart it, or undo the edit"
-            raise SnapshotError((Finding(str(config), 1, 1, "error", "fixed-setting", message),))
+    return _compiled(settings, policy, parts, previous)
+
+
+def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
+    """The snapshot that was last in force, whatever the files say now."""
+    settings = good.settings
+    if good.policy is None or settings.policy is None:
+        policy = policy_of(settings)
+    else:
+        policy = PolicySnapshot.compile(good.policy, str(settings.policy.file))
+    return _compiled(settings, policy, parts, None)
+
+
+def _compiled(settings: Settings, policy: PolicySnapshot, parts: Parts, previous: Snapshot | None) -> Snapshot:
     identity = settings.identity
     understood = msgspec.json.encode(settings, order="deterministic", enc_hook=str)
     return Snapshot(
@@ -139,6 +177,22 @@ def compile_snapshot(config: Path, parts: Parts, previous: Snapshot | None = Non
     )
 
 
+def _fixed_changes(old: msgspec.Struct, new: msgspec.Struct, place: Place) -> Iterator[Place]:
+    """The keys that differ and cannot: within `_FIXED`, down to the single key."""
+    for name in new.__struct_fields__ if place else _FIXED:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, msgspec.Struct) and isinstance(after, msgspec.Struct):
+            yield from _fixed_changes(before, after, (*place, name))
+        elif before != after:
+            yield (*place, name)
+
+
+def _fixed_finding(config: Path, places: Places, place: Place) -> Finding:
+    line, column = places.of_key(place)
+    message = f"`{dotted(place)}` cannot change while the gateway runs: restart it, or undo the edit"
+    return Finding(str(config), line, column, "error", "fixed-setting", message)
+
+
 def policy_of(settings: Settings) -> PolicySnapshot:
     """The policy that the settings name, or the default one.
 
@@ -155,14 +209,24 @@ def policy_of(settings: Settings) -> PolicySnapshot:
 class Keeper:
     """Holds the snapshot in force and swaps it when its files change."""
 
-    def __init__(self, config: Path, parts: Parts, on_swap: Callable[[Snapshot, Snapshot], Awaitable[None]]) -> None:
-        """`on_swap(old, new)` starts what is new before the swap takes effect; it must not fail."""
+    def __init__(self, config: Path, run_dir: Path, parts: Parts, swap: Swap) -> None:
+        """Compile what the files say, or what was last in force when a broken edit lies there."""
         self._config = config
+        self._run_dir = run_dir
         self._parts = parts
-        self._on_swap = on_swap
-        self.current = compile_snapshot(config, parts)
-        self._seen = self._signature()
+        self._swap = swap
         self._wanted = asyncio.Event()
+        self._refused_policy: settings_.Policy | None = None
+        good = lastgood.load(run_dir)
+        self._fixed = good.settings
+        began = time.time_ns()
+        try:
+            self.current = compile_snapshot(config, parts, fixed=self._fixed)
+        except SnapshotError as error:
+            self._refused(error, "not loaded")
+            self.current = compile_last_good(good, parts)
+            _log.warning("started with what was last in force", extra={"fields": {"snapshot": self.current.hash}})
+        self._seen = self._settled(began)
 
     def reload_soon(self) -> None:
         """Read everything again without waiting for a change (SIGHUP)."""
@@ -170,33 +234,65 @@ class Keeper:
 
     async def watch(self) -> None:
         """Look at the files until cancelled."""
-        before = self._seen
+        last, since = self._seen, 0.0
         while True:
             asked = await self._asked_within(_POLL_S)
             now = self._signature()
-            if asked or (now != self._seen and now == before):
+            if now != last:
+                last, since = now, time.monotonic()
+            if asked or (now != self._seen and time.monotonic() - since >= _QUIET_S):
                 self._seen = now
-                await self.reload()
-            before = now
+                try:
+                    await self.reload()
+                except Exception:  # whatever it is, the next edit must be looked at
+                    _log.exception("not reloaded: a defect", extra={"fields": {"snapshot": self.current.hash}})
+                last = self._signature()
 
     async def reload(self) -> None:
         """Compile and swap; a failure is logged and the snapshot in force stays."""
         old = self.current
+        began = time.time_ns()
         try:
-            new = await asyncio.to_thread(compile_snapshot, self._config, self._parts, old)
+            new = await asyncio.to_thread(compile_snapshot, self._config, self._parts, old, self._fixed)
         except SnapshotError as error:
-            for finding in error.findings:
-                _log.error("not reloaded: %s", finding, extra={"fields": {"snapshot": old.hash}})
+            self._refused(error, "not reloaded")
+            self._seen = self._settled(began)
             return
+        self._refused_policy = None
         if new.hash == old.hash:
             _log.info("reloaded: nothing has changed", extra={"fields": {"snapshot": old.hash}})
-            return
-        await self._on_swap(old, new)
-        self.current = new
-        _log.info(
-            "reloaded",
-            extra={"fields": {"snapshot": new.hash, "before": old.hash, "policy": new.policy.hash}},
-        )
+        else:
+            await self._swap.prepare(new)
+            self.current = new
+            self._swap.done(old, new)
+            _log.info(
+                "reloaded",
+                extra={
+                    "fields": {
+                        "snapshot": new.hash,
+                        "before": old.hash,
+                        "policy": new.policy.hash,
+                        "policy_before": old.policy.hash,
+                    }
+                },
+            )
+            self._keep(new)
+        self._seen = self._settled(began)
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        try:
+            lastgood.keep(self._run_dir, snapshot.settings, snapshot.policy.hash)
+        except OSError as error:
+            _log.warning("state_dir: cannot keep the settings in force for workers to come: %s", error.strerror)
+
+    def _refused(self, error: SnapshotError, what: str) -> None:
+        fields: dict[str, str] = {} if what == "not loaded" else {"snapshot": self.current.hash}
+        for finding in error.findings:
+            if finding.severity == "error":
+                _log.error("%s: %s", what, finding, extra={"fields": fields})
+        # The remedy may be an edit of a file that only the refused settings name.
+        refused = read(self._config).settings
+        self._refused_policy = None if refused is None else refused.policy
 
     async def _asked_within(self, seconds: float) -> bool:
         try:
@@ -208,11 +304,16 @@ class Keeper:
 
     def _signature(self) -> tuple[tuple[int, ...], ...]:
         """What changes when a file is written, replaced or renamed over."""
-        policy = self.current.settings.policy
         files = [self._config]
-        if policy is not None:
-            files += [file for file in (policy.file, policy.tests) if file is not None]
+        for policy in (self.current.settings.policy, self._refused_policy):
+            if policy is not None:
+                files += [file for file in (policy.file, policy.tests) if file is not None]
         return tuple(_stat(file) for file in files)
+
+    def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
+        """The signature of what was read from `began` (Unix ns) on; none when a file changed since."""
+        now = self._signature()
+        return now if all(stat[-1] < began for stat in now if stat) else ()
 
 
 def _stat(file: Path) -> tuple[int, ...]:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _log = logs.get("stream")
 
+HELD_BYTES = 32 * 1024 * 1024
+"""Requests of one stream that may be without their last answer at the same time, in bytes; beyond it the next
+is not read. They are kept for the fallbacks, and a client that sends and never reads must not fill the memory.
+One request is always let in, however large."""
 EMPTY_FINAL = "triton_enable_empty_final_response"
 
 Deliver: TypeAlias = Callable[["Exchange", InferAnswer | TidegateError, bool], Awaitable[None]]
@@ -46,10 +50,19 @@ class StreamSession:
         self._open: set[_OpenCall] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._held = 0
+        self._room = asyncio.Event()
         self._gone = False
 
     async def submit(self, x: Exchange) -> None:
-        """Steps 2 to 8 of one call; a refusal is its only answer. The exchange has been `started`."""
+        """Steps 2 to 8 of one call; a refusal is its only answer. The exchange has been `started`.
+
+        Waits first while the stream's open calls hold too much.
+        """
+        while self._held and self._held + x.nbytes > HELD_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        self._held += x.nbytes
         call = _OpenCall(self, x)
         self._open.add(call)
         self._idle.clear()
@@ -68,10 +81,14 @@ class StreamSession:
             await call.answered(Defect(repr(error)), final=True)
 
     async def finish(self) -> None:
-        """The client sends no more: wait until every call has its last answer."""
+        """The client sends no more: wait until every call has its last answer.
+
+        A call whose time was over has had its own, though the model server still works on it: the client does
+        not wait for that.
+        """
         await self._idle.wait()
         for stream in self._upstreams.values():
-            await stream.finish()
+            stream.leave()
 
     def leave(self) -> None:
         """The client is gone. Never waits."""
@@ -120,7 +137,11 @@ class StreamSession:
 
     def closed(self, call: _OpenCall) -> None:
         """A call has had its last answer."""
-        self._open.discard(call)
+        if call not in self._open:
+            return
+        self._open.remove(call)
+        self._held -= call.x.nbytes
+        self._room.set()
         if not self._open:
             self._idle.set()
 

@@ -53,15 +53,16 @@ def deadline_of(context: Any) -> float | None:
 
 
 async def fail(context: Any, error: TidegateError, rid: str, variant: str) -> None:
-    """End the call with the error's status; never returns.
-
-    A shed call says when to try again, in gRPC's own way and in HTTP's.
-    """
+    """End the call with the error's status; never returns."""
     await context.send_initial_metadata(served(rid, variant))
-    trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, Shed):
-        trailing = (
-            ("grpc-retry-pushback-ms", str(math.ceil(error.retry_after * 1000))),
-            ("retry-after", str(max(1, math.ceil(error.retry_after)))),
-        )
-    await context.abort(grpc.StatusCode[error.code], error.message, trailing)
+    await context.abort(grpc.StatusCode[error.code], error.message, retry_metadata(error))
+
+
+def retry_metadata(error: TidegateError) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata of a shed call: when to try again."""
+    if not isinstance(error, Shed):
+        return ()
+    return (
+        ("grpc-retry-pushback-ms", str(math.ceil(error.retry_after * 1000))),
+        ("retry-after", str(max(1, math.ceil(error.retry_after)))),
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from gateway.doors.grpc_exchange import GrpcExchange, served
+from gateway.doors.grpc_exchange import GrpcExchange, retry_metadata, served
 from gateway.errors import TidegateError
 from gateway.headers import from_metadata, request_id
 from gateway.stream import StreamSession
@@ -35,6 +35,7 @@ class StreamDoor:
         self._rid = request_id(self._headers)
         self._ends_on_error = self._headers.get("triton_grpc_error") == "true"
         self._failure: TidegateError | None = None
+        self._failed_variant = ""
         self._failed = asyncio.Event()
         self._writing = asyncio.Lock()
         self._headed = False
@@ -48,9 +49,14 @@ class StreamDoor:
             await asyncio.wait({work, failed}, return_when=asyncio.FIRST_COMPLETED)
             if self._failure is not None:
                 self._session.leave()
-                await self._context.abort(grpc.StatusCode[self._failure.code], self._failure.message)
+                async with self._writing:
+                    await self._head(self._failed_variant)
+                await self._context.abort(
+                    grpc.StatusCode[self._failure.code], self._failure.message, retry_metadata(self._failure)
+                )
             await work
-        except asyncio.CancelledError:
+            await self._head("")
+        except BaseException:  # whatever ends it, nothing may be left open upstream
             self._session.leave()
             raise
         finally:
@@ -66,7 +72,7 @@ class StreamDoor:
         try:
             message, raw = codec.parse_request(request)
         except TidegateError as error:
-            await self._write(self._error_message(error, ""))
+            await self._refuse(error, "", "")
             return
         x = GrpcExchange(
             self._app.snapshot,
@@ -83,29 +89,36 @@ class StreamDoor:
 
     async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
         if isinstance(answer, TidegateError):
-            if self._ends_on_error:
-                self._failure = answer
-                self._failed.set()
-                return
-            call_id = x.message.id if isinstance(x, GrpcExchange) else ""
-            await self._write(self._error_message(answer, call_id), x.variant_name)
+            await self._refuse(answer, x.message.id if isinstance(x, GrpcExchange) else "", x.variant_name)
             return
         body = codec.encode_response(answer)
         x.nbytes_out += len(body)
         await self._write(_FIELD_RESPONSE + _varint(len(body)) + body, x.variant_name)
 
-    @staticmethod
-    def _error_message(error: TidegateError, call_id: str) -> bytes:
+    async def _refuse(self, error: TidegateError, call_id: str, variant: str) -> None:
+        if self._ends_on_error:
+            if self._failure is None:
+                self._failure, self._failed_variant = error, variant
+                self._failed.set()
+            return
         message = service_pb2.ModelStreamInferResponse(error_message=error.message)
         message.infer_response.id = call_id
-        return bytes(message.SerializeToString())
+        await self._write(message.SerializeToString(), variant)
 
     async def _write(self, message: bytes, variant: str = "") -> None:
         async with self._writing:
-            if not self._headed:
-                self._headed = True
-                await self._context.send_initial_metadata(served(self._rid, variant))
-            await self._context.write(message)
+            try:
+                await self._head(variant)
+                await self._context.write(message)
+            except (grpc.aio.BaseError, asyncio.InvalidStateError):
+                # The client has gone, and grpcio has not cancelled us yet: nobody takes what is still to come.
+                self._session.leave()
+
+    async def _head(self, variant: str) -> None:
+        """The initial metadata, once: whoever answers first gives the variant."""
+        if not self._headed:
+            self._headed = True
+            await self._context.send_initial_metadata(served(self._rid, variant))
 
 
 _FIELD_RESPONSE = b"\x12"

@@ -20,7 +20,7 @@ import msgspec
 from gateway import telemetry
 from gateway.doors.http_body import plain_body
 from gateway.doors.reply import JSON_TYPE, Reply, error_body, served_headers
-from gateway.errors import BadRequest, Cancelled, TidegateError
+from gateway.errors import Cancelled, TidegateError
 from gateway.stream import StreamSession
 from gateway.wire import generate as codec
 from gateway.wire import http as oip
@@ -42,16 +42,20 @@ class EventWriter:
 
     async def write(self, data: bytes) -> int:
         """One event; the bytes written."""
-        if not self.begun:
-            self.begun = True
-            headers = [(b"content-type", codec.CONTENT_TYPE.encode()), *served_headers(self._served)]
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._begin()
         event = codec.event(data)
         await self._send({"type": "http.response.body", "body": event, "more_body": True})
         return len(event)
 
+    async def _begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            headers = [(b"content-type", codec.CONTENT_TYPE.encode()), *served_headers(self._served)]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
     async def close(self) -> None:
-        """The last piece."""
+        """The last piece; of a model that gave no answer the only one."""
+        await self._begin()
         await self._send({"type": "http.response.body", "body": b""})
 
 
@@ -86,8 +90,7 @@ async def infer_stream(app: Application, x: HttpExchange, send: Any, served: dic
         raise
     if refused is not None and not writer.begun:
         raise refused
-    if not writer.begun:
-        raise BadRequest("the model gave no answer to this request")
+    served["x-tidegate-variant"] = x.variant_name
     await writer.close()
 
 

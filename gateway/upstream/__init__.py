@@ -7,7 +7,7 @@ routes, callers, policy or telemetry; what happens to connections is told to a `
 from gateway.upstream.events import EVENTS, Counters
 from gateway.upstream.fleet import Upstreams
 from gateway.upstream.grpc_stream import Deliver, ModelStream, StreamCall
-from gateway.upstream.http_client import Response
+from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.pool import Pool
 from gateway.upstream.server import Capabilities, Upstream

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.errors import BadGateway, UpstreamAnswered, UpstreamError
-from gateway.upstream.http_client import Response
+from gateway.upstream.http_response import Response
 
 
 class _ErrorBody(msgspec.Struct):
@@ -30,7 +30,8 @@ def error_from(status: int, body: bytes) -> UpstreamError:
     """The same from status and body."""
     if status >= 400:
         try:
-            return UpstreamAnswered(_decoder.decode(body).error, status=status)
+            # Of a stream that failed at once the page is a server-sent event.
+            return UpstreamAnswered(_decoder.decode(body.removeprefix(b"data: ")).error, status=status)
         except msgspec.DecodeError:
             pass  # a proxy's page, a framework's own shape, nothing at all
     shown = body[:_SHOWN].decode("utf-8", "replace")

@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamAnswered,
 )
 from gateway.upstream.events import Counters
-from gateway.upstream.http_client import TOO_LATE
+from gateway.upstream.http_response import TOO_LATE
 
 SERVICE = "/inference.GRPCInferenceService/"
 

@@ -38,7 +38,7 @@ from tritonclient.grpc import service_pb2
 from gateway.errors import DeadlineExceeded, TidegateError, Unreachable, UpstreamAnswered
 from gateway.upstream.events import Counters
 from gateway.upstream.grpc_channel import SERVICE, GrpcChannel, check_metadata
-from gateway.upstream.http_client import TOO_LATE
+from gateway.upstream.http_response import TOO_LATE
 from gateway.upstream.http_stream import DRAIN_BYTES, DRAIN_SECONDS
 from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer, InferCall
@@ -148,7 +148,7 @@ class ModelStream:
         self._calls[key] = handle
         if self._rpc is None:
             self._open()
-        self._arm()
+        self._arm_for(handle)
         # In a task of its own: a caller that is cancelled here must not cancel the stream.
         await asyncio.shield(self._hold(self._write(message)))
         return handle
@@ -325,6 +325,12 @@ class ModelStream:
             handle.active = now
 
     # -- calls whose time is over ----------------------------------------------------------------------------
+
+    def _arm_for(self, handle: StreamCall) -> None:
+        due = handle.active + handle.timeout
+        if self._left_bytes is None and (self._watch is None or due < self._watch.when()):
+            self._disarm()
+            self._watch = self._loop.call_at(due, self._look)
 
     def _arm(self) -> None:
         if self._watch is None and self._left_bytes is None:

@@ -19,11 +19,23 @@ import math
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
 from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreachable
+from gateway.upstream.http_response import (
+    BODYLESS,
+    GARBLED,
+    MAX_KNOWN_HEAD,
+    TOO_LATE,
+    UNREACHABLE,
+    HeaderPairs,
+    Response,
+    content_length,
+    known_heads,
+    remember_head,
+)
 from gateway.wire.types import Buffer
 
 if TYPE_CHECKING:
@@ -33,24 +45,10 @@ MAX_HEAD = 64 * 1024
 """Most bytes of a response's status line and headers, interim responses included (nginx's proxy buffers take
 4-8 KiB, Envoy's limit is 60 KiB); beyond: BadGateway."""
 
-UNREACHABLE = "the model server closed the connection before it answered"
-GARBLED = "the model server's answer could not be understood"
-TOO_LATE = "the model server did not answer in time"
-
-
 EXACT_BELOW = 1.0
 """Requests with less time (seconds) get a timer of their own; the others' deadlines are looked at by the pool
 every `TICK`, because a timer per request costs as much as reading a small response."""
 
-MAX_KNOWN_HEADS = 512
-MAX_KNOWN_HEAD = 512
-_known_heads: dict[bytes, tuple[int, HeaderPairs, int]] = {}
-"""Heads (without the final CR LF CR LF) that llhttp has parsed: status, headers, content length. A head's
-meaning depends on its bytes alone and a model answers like requests with like heads, so most are found here;
-reading one costs 0.4 us instead of 4 us. Only heads of kept-alive responses of known length are kept; servers
-that send the time in each head fill it slowly, and it is emptied when full."""
-
-_BODYLESS = frozenset({204, 304})  # RFC 9112 6.3: end at the empty line
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BYTES_ACKED = struct.Struct("=Q")
 _BYTES_ACKED_AT = 120  # in struct tcp_info of linux/tcp.h
@@ -59,41 +57,6 @@ _ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp.h
 
 class NotSent(Exception):
     """The kept-alive connection was closed before the server saw anything of the request."""
-
-
-HeaderPairs: TypeAlias = tuple[tuple[bytes, bytes], ...]
-"""(lower-case name, value) in the order they came."""
-
-
-class Response:
-    """One whole response; `body` is one `bytes`."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, headers: HeaderPairs, body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of the header with this lower-case name."""
-        return find_header(self.headers, name)
-
-
-def find_header(headers: HeaderPairs, name: bytes) -> bytes | None:
-    """The first value of the header with this lower-case name."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
-
-
-def _content_length(headers: HeaderPairs) -> int | None:
-    """The body's length where it is given and decides; llhttp has checked that it is one number."""
-    if find_header(headers, b"transfer-encoding") is not None:
-        return None
-    value = find_header(headers, b"content-length")
-    return None if value is None else int(value)
 
 
 class Connection(asyncio.Protocol):
@@ -240,7 +203,7 @@ class Connection(asyncio.Protocol):
             self._seen = True
             end = data.find(b"\r\n\r\n", 0, MAX_KNOWN_HEAD)
             self._first_head = head = data[:end] if end > 0 else b""
-            known = _known_heads.get(head)
+            known = known_heads.get(head)
             if known is not None and self._stream is None and not self._without_body:
                 self._status, self._headers, length = known
                 self._head_done = self._keep_alive = True
@@ -257,13 +220,14 @@ class Connection(asyncio.Protocol):
                 return
             self._surplus = True  # the answer itself was whole
         if self._complete:
-            self._remember_head()
+            if self._keep_alive and not self._surplus and not self._without_body:
+                remember_head(self._first_head, self._status, self._headers)
             self._finish()
         elif not self._head_done:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self._fail(BadGateway(GARBLED, detail=f"{self._peer}: response head beyond {MAX_HEAD} bytes"))
-        elif self._stream is None and (length := _content_length(self._headers)) is not None:
+        elif self._stream is None and (length := content_length(self._headers)) is not None:
             self._parser = httptools.HttpResponseParser(self)  # this one is in the midst of the body
             self._begin_body(b"".join(self._body), length)
 
@@ -288,25 +252,6 @@ class Connection(asyncio.Protocol):
         self._left = left - len(data)
         if not self._left:
             self._finish()
-
-    def _remember_head(self) -> None:
-        """Keep what llhttp made of this head, if it stands for itself (see `_known_heads`)."""
-        head = self._first_head
-        length = _content_length(self._headers)
-        if (
-            length is None
-            or not head
-            or self._surplus
-            or self._without_body
-            or not self._keep_alive
-            or self._status in _BODYLESS
-            or head[9:12] != b"%d" % self._status  # an interim response came first
-            or head.count(b"\n") != head.count(b"\r\n")
-        ):
-            return
-        if len(_known_heads) >= MAX_KNOWN_HEADS:
-            _known_heads.clear()
-        _known_heads[head] = (self._status, self._headers, length)
 
     def eof_received(self) -> None:
         """The server sends no more: the end of a body without length, else of the connection."""
@@ -373,7 +318,7 @@ class Connection(asyncio.Protocol):
             # llhttp cannot know that this answers HEAD: the head is the whole message.
             self._complete = True
             return
-        if status not in _BODYLESS:
+        if status not in BODYLESS:
             self._until_close = not any(name in _FRAMING for name, _ in self._headers)
         if self._stream is not None:
             self._stream.begin(status, self._headers)

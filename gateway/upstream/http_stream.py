@@ -16,7 +16,8 @@ from typing import Self
 
 from gateway.errors import DeadlineExceeded, TooLarge, Unreachable
 from gateway.upstream.events import Counters
-from gateway.upstream.http_client import TOO_LATE, UNREACHABLE, Connection, HeaderPairs, NotSent, find_header
+from gateway.upstream.http_client import Connection, NotSent
+from gateway.upstream.http_response import TOO_LATE, UNREACHABLE, HeaderPairs, find_header
 
 HIGH_WATER = 256 * 1024
 """Bytes waiting for a slow reader at which reading stops (asyncio's streams: 2 x 64 KiB; uvloop reads 256

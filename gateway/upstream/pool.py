@@ -21,8 +21,9 @@ from typing import TypeAlias, cast
 
 from gateway.errors import DeadlineExceeded, TidegateError, Unreachable
 from gateway.upstream.events import Counters, Silent
-from gateway.upstream.http_client import TOO_LATE, Connection, NotSent, Response
+from gateway.upstream.http_client import Connection, NotSent
 from gateway.upstream.http_head import header_block, host_header, request_line
+from gateway.upstream.http_response import TOO_LATE, Response
 from gateway.upstream.http_stream import Stream
 from gateway.wire.types import Buffer
 

@@ -20,8 +20,8 @@ from gateway.upstream.answers import error_of
 from gateway.upstream.events import Counters, Silent
 from gateway.upstream.grpc_channel import GrpcChannel
 from gateway.upstream.grpc_stream import ModelStream
-from gateway.upstream.http_client import Response
 from gateway.upstream.http_head import header_block, split_address
+from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.pool import NOT_REACHED, Headers, Pool
 from gateway.upstream.signatures import Signatures

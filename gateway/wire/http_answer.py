@@ -15,11 +15,8 @@ from gateway.wire.tensors import NO_JSON, data_of, to_json
 from gateway.wire.types import Buffer, InferAnswer, InferCall, OutputTensor, Param, SharedMemory
 from kernels.tensors import scan_json
 
-_FRAMING: Final = (
-    "binary_data_size",
-    "shared_memory_region",
-    "shared_memory_offset",
-    "shared_memory_byte_size",
+_FRAMING: Final = frozenset(
+    {"binary_data_size", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"}
 )
 
 
@@ -27,7 +24,7 @@ class _Tensor(msgspec.Struct, gc=False):
     name: str
     datatype: str
     shape: list[int]
-    parameters: dict[str, Param | None] | None = None
+    parameters: dict[str, Any] | None = None
     data: int | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -36,7 +33,7 @@ class _Answer(msgspec.Struct, gc=False):
     id: str | None = ""
     model_name: str = ""
     model_version: str | int | None = ""
-    parameters: dict[str, Param | None] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class _OutAnswer(msgspec.Struct, gc=False, omit_defaults=True, kw_only=True):
@@ -70,7 +67,9 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
     head: Buffer = whole if header_length is None else whole[:header_length]
     spans: list[tuple[int, int]] = []
     try:
-        if header_length is None or bytes(head).find(b'"data"') >= 0:
+        text = bytes(head) if header_length is not None else b""
+        # A binary answer needs no second look, unless it may hold tensor data: `data` written out or escaped.
+        if header_length is None or b'"data"' in text or b"\\" in text:
             spans = scan_json(head, MAX_DEPTH, b"outputs")
         answer = _decoder.decode(cut(head, spans) if spans else head)
     except ValueError as error:  # msgspec's and Unicode errors are ValueErrors too
@@ -92,8 +91,7 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
         else:
             tensor.shm = _answered_shared_memory(parameters or {})
         if parameters:
-            kept = {k: v for k, v in parameters.items() if v is not None and k not in _FRAMING}
-            tensor.parameters = kept or None
+            tensor.parameters = _scalars(parameters) or None
         outputs.append(tensor)
     if offset != size:
         raise _bad_answer(f"{size - offset} bytes after the last tensor")
@@ -101,9 +99,18 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
         model_name=answer.model_name,
         model_version="" if answer.model_version is None else str(answer.model_version),
         id=answer.id or "",
-        parameters={k: v for k, v in (answer.parameters or {}).items() if v is not None},
+        parameters=_scalars(answer.parameters) if answer.parameters else {},
         outputs=outputs,
     )
+
+
+def _scalars(parameters: dict[str, Any]) -> dict[str, Param]:
+    """The parameters that OIP knows; other servers add null and objects, which no OIP client could read."""
+    return {
+        key: value
+        for key, value in parameters.items()
+        if isinstance(value, (str, int, float, bool)) and key not in _FRAMING
+    }
 
 
 def _bad_answer(detail: str) -> BadGateway:
@@ -112,11 +119,12 @@ def _bad_answer(detail: str) -> BadGateway:
 
 def _answered_shared_memory(parameters: dict[str, Any]) -> SharedMemory:
     """An output without content lies where the request said; Triton does not repeat the region."""
-    return SharedMemory(
-        region=str(parameters.get("shared_memory_region", "")),
-        byte_size=int(parameters.get("shared_memory_byte_size", 0)),
-        offset=int(parameters.get("shared_memory_offset", 0)),
-    )
+    region = parameters.get("shared_memory_region", "")
+    size = parameters.get("shared_memory_byte_size", 0)
+    offset = parameters.get("shared_memory_offset", 0)
+    if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
+        raise _bad_answer("shared memory parameters of the wrong type")
+    return SharedMemory(region=region, byte_size=size, offset=offset)
 
 
 def encode_response(answer: InferAnswer, call: InferCall) -> tuple[int | None, str, list[Buffer]]:

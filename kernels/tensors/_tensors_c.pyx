@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: autotestdict=False
 """The tensor kernels in C++; `_tensors_py` is the specification and documents each function.
 
 Design: (a) single-token readers are `noexcept nogil` functions over a byte pointer that return an error code,

@@ -32,6 +32,8 @@ class Peer:
         return Request(line, headers, await self.reader.readexactly(int(headers.get(b"content-length", 0))))
 
     async def send(self, data: bytes) -> None:
+        if self.writer.transport.is_closing():  # where uvloop's write says RuntimeError
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
@@ -96,7 +98,7 @@ async def serving(script: Script, host: str = "127.0.0.1") -> AsyncIterator[RawS
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0.01)  # the transports close in the loop's next turn
-    assert not state.failures
+    assert state.failures == []
 
 
 def answering(response: bytes) -> Script:

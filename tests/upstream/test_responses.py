@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadGateway, Unreachable
-from gateway.upstream import http_client
+from gateway.upstream import http_response
 from gateway.upstream.http_client import MAX_HEAD, Connection
 
 # name, bytes, HEAD?, expected (status, body, kept alive)
@@ -105,7 +105,7 @@ def converse(pieces: list[bytes], *, head: bool, eof: bool = False, requests: in
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    http_client._known_heads.clear()
+    http_response.known_heads.clear()
 
 
 def check(pieces, head, expected, **more):
@@ -207,7 +207,7 @@ def test_unasked_bytes_on_an_idle_connection_end_it():
 
 
 def test_known_heads_are_bounded():
-    for n in range(http_client.MAX_KNOWN_HEADS + 20):
+    for n in range(http_response.MAX_KNOWN_HEADS + 20):
         wire = b"HTTP/1.1 200 OK\r\nDate: %d\r\nContent-Length: 1\r\n\r\nx" % n
         check([wire], False, (200, b"x", True))
-    assert 0 < len(http_client._known_heads) <= http_client.MAX_KNOWN_HEADS
+    assert 0 < len(http_response.known_heads) <= http_response.MAX_KNOWN_HEADS

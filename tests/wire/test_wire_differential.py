@@ -484,6 +484,15 @@ def test_classification_passes_through(server: Server):
     assert judge(server, "identity_all", text, None, sound=True) == "served"
 
 
+def test_bf16_passes_through(server: Server):
+    head = {
+        "inputs": [{"name": "INPUT0", "datatype": "BF16", "shape": [2], "parameters": {"binary_data_size": 4}}],
+        "parameters": {"binary_data_output": True},
+    }
+    text = json.dumps(head).encode()
+    assert judge(server, "identity_bf16", text + b"\xc0\x3f\x00\xc0", len(text), sound=True) == "served"
+
+
 def test_output_form(server: Server):
     """`binary_data_output` is the default of listed outputs, as the extension's text says; Triton 2.51 forgets it."""
     head = {

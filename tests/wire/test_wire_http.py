@@ -466,7 +466,7 @@ def test_a_binary_input_without_bytes_still_sends_the_header_length():
 
 def test_answers_of_other_servers_are_understood():
     answer = http.decode_response(
-        b'{"model_name":"m","model_version":null,"id":null,"parameters":{"content_type":null,"a":1},"outputs":'
+        b'{"model_name":"m","model_version":null,"id":null,"parameters":{"content_type":null,"a":1,"h":{}},"outputs":'
         b'[{"name":"O","shape":[2],"datatype":"FP32","data":[[1],[2.5]],"parameters":{"content_type":"np","x":null}}]}',
         None,
     )
@@ -491,6 +491,8 @@ def test_answers_of_other_servers_are_understood():
             b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":"4"}}]}',
             None,
         ),
+        (b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"parameters":{"shared_memory_region":4}}]}', None),
+        (b'{"outputs":[{"name":"O","datatype":"FP32","shape":[1],"d\\u0061ta":7,"data":7}]}', 74),
         (b'{"outputs":[]}', 0),
         (b'{"outputs":[]}', 15),
         (b'{"outputs":[]}', -1),
