@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,8 +33,16 @@ from gateway.routing.state import ShadowMeters
 from gateway.settings import Anonymous, Settings
 from gateway.snapshot import Keeper, Parts, Snapshot
 from gateway.tracing import Tracing
+from gateway.upstream import Upstreams
 
 VERSION = version("tidegate")
+
+# Copies for shadows that are under way when the answers are done; the supervisor's patience is longer.
+_SHADOWS_S = 2.0
+# For cancelled requests to end and their sockets to close: a few turns of the loop.
+_LAST_TURNS_S = 0.5
+# How often a snapshot that was replaced is looked at.
+_LOOK_S = 0.25
 
 _log = logs.get("app")
 
@@ -55,7 +66,7 @@ class Application:
         self.place = place
         self.registry = Registry(place.run_dir, place.slot)
         parts = Parts(pins=SharedPins(place.run_dir / "pins"), counters=UpstreamEvents(self.registry))
-        self.keeper = Keeper(place.config, parts, self._swap)
+        self.keeper = Keeper(place.config, place.run_dir, parts, self)
         settings = self.snapshot.settings
         logs.configure(settings.log, worker=place.slot)
         self.admission = Admission(
@@ -75,8 +86,10 @@ class Application:
         self.http_door = HttpDoor(self)
         self._servers: list[HttpServer] = []
         self._grpc: GrpcDoor | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._hurried = asyncio.Event()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -93,41 +106,58 @@ class Application:
         self.keeper.reload_soon()
 
     async def start(self, http: socket.socket, metrics: socket.socket | None) -> None:
-        """Open the doors."""
+        """Open the doors. Raises OSError when one cannot be opened."""
         snapshot = self.snapshot
         await snapshot.upstreams.start()
         self._announce(snapshot)
         self.registry.info(telemetry.BUILD_INFO, VERSION)
-        self._tasks.append(asyncio.create_task(self.keeper.watch(), name="snapshot-keeper"))
-        limits, drain = snapshot.settings.limits, snapshot.settings.drain
-        self._servers.append(HttpServer(build_litestar(self), header_timeout=limits.header_timeout, drain=drain))
+        self._background(self.keeper.watch())
+        header_timeout = snapshot.settings.limits.header_timeout
+        self._servers.append(HttpServer(build_litestar(self), header_timeout=header_timeout))
         if metrics is not None:
-            self._servers.append(HttpServer(build_metrics_app(self), header_timeout=limits.header_timeout, drain=drain))
+            self._servers.append(HttpServer(build_metrics_app(self), header_timeout=header_timeout))
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
-            self._tasks.append(asyncio.create_task(server.run_on(sock), name="http-server"))
+            self._serving.append(asyncio.create_task(server.run_on(sock), name="http-server"))
         while not all(server.started for server in self._servers):
+            for task in self._serving:
+                if task.done():
+                    task.result()
             await asyncio.sleep(0.005)
         if self.place.grpc is not None:
-            self._grpc = GrpcDoor(self)
-            await self._grpc.start(self.place.grpc)
+            self._grpc = await self._open_grpc(snapshot, self.place.grpc)
 
     async def stop(self) -> None:
         """Drain and close, in the reverse order of the start."""
         self._draining = True
         drain = self.snapshot.settings.drain
+        over = asyncio.get_running_loop().time() + drain
         for server in self._servers:
             server.should_exit = True
-        closing = [task for task in self._tasks if task.get_name() == "http-server"]
+        closing = list(self._serving)
         if self._grpc is not None:
             closing.append(asyncio.create_task(self._grpc.stop(drain)))
-        if closing:
-            await asyncio.wait(closing)
+        closed: asyncio.Future[Any] = asyncio.gather(*closing, return_exceptions=True)
+        hurried: asyncio.Future[Any] = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait({closed, hurried}, timeout=drain, return_when=asyncio.FIRST_COMPLETED)
+        cut = 0 if closed.done() else self.admission.in_flight
+        if not closed.done():
+            for server in self._servers:
+                server.cut()
+            if self._grpc is not None:
+                await self._grpc.stop(0)
+            await asyncio.wait({closed}, timeout=_LAST_TURNS_S)
+        hurried.cancel()
+        if cut:
+            _log.warning(
+                "cut requests that had not finished %s",
+                "when told to hurry" if self._hurried.is_set() else f"within {drain:g} s",
+                extra={"fields": {"cut": cut}},
+            )
         for task in self._tasks:
             task.cancel()
-        if self.admission.in_flight:
-            _log.warning("cut %d requests that did not finish within %.0f s", self.admission.in_flight, drain)
-        await self.shadows.drain(min(drain, 5.0))
+        left = max(_LAST_TURNS_S, over - asyncio.get_running_loop().time())
+        await self.shadows.drain(0 if self._hurried.is_set() else min(left, _SHADOWS_S))
         await self.snapshot.upstreams.close()
         for exporter in (self.sink, self.push):
             if exporter is not None:
@@ -135,13 +165,40 @@ class Application:
         self.admission.close()
         self.registry.close()
 
-    async def _swap(self, old: Snapshot, new: Snapshot) -> None:
-        """Bring up what is new, and let go of what is gone once its requests have ended."""
+    def hurry(self) -> None:
+        """Cut what is still in flight: the second signal."""
+        self._hurried.set()
+
+    async def prepare(self, new: Snapshot) -> None:
+        """Look at the model servers that are new, so that readiness does not blink at the swap."""
         await new.upstreams.start()
+
+    def done(self, old: Snapshot, new: Snapshot) -> None:
+        """The new snapshot is in force: limits and names follow; what is gone is closed once unused."""
         self.admission.reload(new.settings.limits)
         self._announce(new)
-        retire = old.upstreams.close(drain=old.settings.drain, keep=new.upstreams)
-        self._tasks.append(asyncio.create_task(retire, name="retired-upstreams"))
+        limits = new.settings.limits
+        for server in self._servers:
+            server.header_timeout(limits.header_timeout)
+        if limits.body != old.settings.limits.body and self._grpc is not None:
+            self._background(self._renew_grpc(self._grpc, new))
+        self._background(_retire(weakref.ref(old), old.upstreams, keep=new.upstreams, drain=old.settings.drain))
+
+    async def _open_grpc(self, snapshot: Snapshot, address: str) -> GrpcDoor:
+        door = GrpcDoor(self, snapshot.settings.limits.body)
+        await door.start(address)
+        return door
+
+    async def _renew_grpc(self, old: GrpcDoor, snapshot: Snapshot) -> None:
+        """grpcio's message limit is fixed for a server's life: another one takes over the port."""
+        assert self.place.grpc is not None
+        self._grpc = await self._open_grpc(snapshot, self.place.grpc)
+        await old.stop(snapshot.settings.drain)
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _announce(self, snapshot: Snapshot) -> None:
         """Tell counters and shadows which names there are now."""
@@ -153,6 +210,20 @@ class Application:
         know("tenant", tenants_of(snapshot.settings))
         self.registry.info(telemetry.SNAPSHOT_INFO, snapshot.hash)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
+
+
+async def _retire(
+    snapshot: weakref.ref[Snapshot], upstreams: Upstreams, *, keep: Upstreams, drain: float
+) -> None:
+    """Close upstreams that are gone, once no request holds their snapshot, at the latest after `drain` seconds.
+
+    A request that began before the swap may still be reading its body: it is yet to call them.
+    """
+    loop = asyncio.get_running_loop()
+    over = loop.time() + drain
+    while snapshot() is not None and loop.time() < over:
+        await asyncio.sleep(_LOOK_S)
+    await upstreams.close(max(over - loop.time(), _LAST_TURNS_S), keep=keep)
 
 
 def tenants_of(settings: Settings) -> set[str]:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 
 class PortInUseError(OSError):
-    """Something else listens there; the text says what to do."""
+    """The address cannot be listened on; the text says what to do."""
+
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop what uses it (`ss -ltnp` shows it) or choose another port",
+    errno.EACCES: "ports below 1024 are for root alone: choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one that `ip addr` shows",
+    errno.EAFNOSUPPORT: "this machine has no such address: choose one that `ip addr` shows",
+}
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -44,19 +53,21 @@ def reserve(address: str, key: str) -> tuple[socket.socket, str]:
                 probe.bind((host, port))
                 probe.listen(1)  # on Linux only listening tells a port that another listens on with REUSEPORT
         sock = socket.socket(_family(host), socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
     except OSError as error:
-        raise PortInUseError(
-            f"{key}: cannot listen on {address}: {error.strerror}; stop what uses it (`ss -ltnp`) or choose another"
-        ) from error
-    return sock, join_address(host, sock.getsockname()[1])
+        remedy = _REMEDIES.get(error.errno or 0, "choose another address")
+        raise PortInUseError(f"{key}: cannot listen on {address}: {error.strerror}; {remedy}") from error
+    host, port, *_ = sock.getsockname()
+    return sock, join_address(host, port)
 
 
 def listen(address: str) -> socket.socket:
     """A listening socket of this worker on a reserved address."""
     host, port = split_address(address)
     sock = socket.socket(_family(host), socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind((host, port))
     sock.setblocking(False)

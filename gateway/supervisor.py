@@ -2,7 +2,7 @@
 
 Contract: reserves the ports, owns `state_dir` (a lock file says so) and the run directory with the shared
 counters, starts workers, replaces those that die (with back-off when they die young), passes SIGHUP on,
-and on SIGTERM or SIGINT lets them drain. A worker whose supervisor vanishes drains and leaves by itself: it
+and on SIGTERM or SIGINT lets them drain; a second one cuts what is still in flight. A worker whose supervisor vanishes drains and leaves by itself: it
 holds the other end of a socket pair. Shared-memory cells of a dead worker are cleared before its slot is
 given to the next one.
 """
@@ -20,10 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway import logs
+from gateway import lastgood, logs
 from gateway.admission import forget_worker
 from gateway.ports import reserve
 from gateway.settings import Settings
+from gateway.triton.supervise import describe_exit
 from kernels.counters import SHARED
 
 _log = logs.get("supervisor")
@@ -50,11 +51,13 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._ready: set[int] = set()
+        self._owed_hangup: set[int] = set()
+        """Workers that were starting, and so deaf, when SIGHUP came."""
         self._lock_file: int | None = None
         self.addresses: dict[str, str] = {}
         self.failed = False
         self._served = False
-        """Whether any worker was ever ready."""
+        """Whether all workers have been ready at once: what follows is no start-up failure."""
 
     @property
     def run_dir(self) -> Path:
@@ -83,18 +86,26 @@ class Supervisor:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StateDirError(
-                f"state_dir: cannot write to {directory}: {error.strerror}; choose a directory that this user may write"
-            ) from error
-        try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StateDirError(
                 f"state_dir: {directory} is in use by another gateway; stop it or give this one a state_dir of its own"
             ) from None
-        shutil.rmtree(self.run_dir, ignore_errors=True)
-        self.run_dir.mkdir(mode=0o700)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            if self.run_dir.exists():
+                shutil.rmtree(self.run_dir)
+            self.run_dir.mkdir(mode=0o700)
+            lastgood.keep(self.run_dir, self.settings)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StateDirError:
+        return StateDirError(
+            f"state_dir: cannot write to {self.settings.state_dir}: {error.strerror}; "
+            "choose a directory that this user may write"
+        )
 
     async def run(self, on_ready: Callable[[dict[str, str]], None] | None = None) -> int:
         """Serve until told to stop; the exit status of the command.
@@ -111,22 +122,33 @@ class Supervisor:
         return 2 if self.failed else 0
 
     def stop(self) -> None:
-        """Let every worker drain and leave."""
+        """Let every worker drain and leave; the second time, at once."""
         if not self._stopping.is_set():
-            _log.info("stopping: requests in flight have %.0f s to finish", self.settings.drain)
-        self._stopping.set()
+            _log.info("stopping: requests in flight have %g s to finish", self.settings.drain)
+            self._stopping.set()
+            return
+        _log.warning("told to stop again: cutting what is still in flight")
+        for slot, process in self._processes.items():
+            if process.returncode is None and slot in self._ready:
+                process.send_signal(signal.SIGTERM)
 
     def _pass_on_hangup(self) -> None:
-        for process in self._processes.values():
-            if process.returncode is None:
+        for slot, process in self._processes.items():
+            if process.returncode is None and slot in self._ready:
                 process.send_signal(signal.SIGHUP)
+            else:
+                # Until a worker is ready the signal would end it.
+                self._owed_hangup.add(slot)
 
     async def _keep_alive(self, slot: int, on_ready: Callable[[dict[str, str]], None] | None) -> None:
         """One slot: a worker, and the next one when it dies."""
         backoff = _FIRST_BACKOFF_S
         while not self._stopping.is_set():
             born = time.monotonic()
-            status = await self._one_life(slot, on_ready)
+            try:
+                status = describe_exit(await self._one_life(slot, on_ready))
+            except OSError as error:
+                status = f"could not be started ({error.strerror})"
             if self._stopping.is_set():
                 return
             was_ready = slot in self._ready
@@ -134,17 +156,17 @@ class Supervisor:
             forget_worker(self.run_dir, slot)
             if not was_ready and not self._served:
                 # It cannot start at all and has said why on standard error; trying again would say it again.
+                _log.error("worker %d %s before it was ready; giving up", slot, status)
                 self.failed = True
                 self.stop()
                 return
-            backoff = (
-                _FIRST_BACKOFF_S if time.monotonic() - born > _GROWN_UP_S else min(backoff * 2, _LONGEST_BACKOFF_S)
-            )
-            _log.error("worker %d ended with status %s; starting another in %.2f s", slot, status, backoff)
+            if time.monotonic() - born > _GROWN_UP_S:
+                backoff = _FIRST_BACKOFF_S
+            _log.error("worker %d %s; starting another in %.2f s", slot, status, backoff)
             try:
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             except TimeoutError:
-                continue
+                backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
 
     async def _one_life(self, slot: int, on_ready: Callable[[dict[str, str]], None] | None) -> int:
         ours, theirs = socket.socketpair()
@@ -182,8 +204,11 @@ class Supervisor:
         pipe.setblocking(False)
         if await asyncio.get_running_loop().sock_recv(pipe, 16) != b"ready\n":
             return
-        first_time = len(self._ready) < self._workers
         self._ready.add(slot)
-        self._served = True
-        if first_time and len(self._ready) == self._workers and on_ready is not None:
-            on_ready(self.addresses)
+        if slot in self._owed_hangup:
+            self._owed_hangup.discard(slot)
+            self._processes[slot].send_signal(signal.SIGHUP)
+        if len(self._ready) == self._workers and not self._served:
+            self._served = True
+            if on_ready is not None:
+                on_ready(self.addresses)

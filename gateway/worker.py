@@ -58,15 +58,25 @@ async def _serve(place: Place, status: socket.socket) -> int:
         return 2
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+
+    def told_to_stop() -> None:
+        if stop.is_set():
+            application.hurry()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, told_to_stop)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_signal_handler(signal.SIGHUP, application.reload_soon)
     status.setblocking(False)
     # The supervisor's end closes when it dies; then nobody would stop this worker.
     loop.add_reader(status.fileno(), stop.set)
-    http = listen(place.http)
-    metrics = None if place.metrics is None else listen(place.metrics)
-    await application.start(http, metrics)
+    try:
+        http = listen(place.http)
+        metrics = None if place.metrics is None else listen(place.metrics)
+        await application.start(http, metrics)
+    except (OSError, RuntimeError) as error:  # grpcio says with a RuntimeError that it cannot bind
+        print(f"tidegate: a worker cannot serve: {error}", file=sys.stderr)
+        return 2
     os.write(status.fileno(), b"ready\n")
     await stop.wait()
     loop.remove_reader(status.fileno())

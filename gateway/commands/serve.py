@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway import logs
 from gateway.errors import SettingsError
 from gateway.ports import PortInUseError
 from gateway.settings import Settings
-from gateway.settings_file import load_or_raise
+from gateway.settings_file import load
 from gateway.supervisor import StateDirError, Supervisor
 from gateway.triton import Listen, ManagedTriton, TritonError, command, locate
+
+_log = logs.get("serve")
 
 _SERVE_EPILOG = """\
 examples:
@@ -26,7 +30,8 @@ a minimal tidegate.yaml:
   upstreams: {triton: {http: 127.0.0.1:8000, grpc: 127.0.0.1:8001}}
 
 signals: SIGHUP reads settings, policy and keys again (so does a change of the files, within 5 s);
-SIGTERM and Ctrl-C let requests in flight finish for `drain` seconds, then stop.
+SIGTERM and Ctrl-C let requests in flight finish for `drain` (30s), then stop; a second one stops at once.
+exit status: 0 stopped when told to; 2 it could not start, and one line says why
 """
 
 _UP_EPILOG = """\
@@ -101,9 +106,9 @@ def run_up(args: argparse.Namespace) -> int:
     return _guarded(lambda: asyncio.run(_up(args)))
 
 
-def _guarded(run: object) -> int:
+def _guarded(run: Callable[[], int]) -> int:
     try:
-        return int(run())  # type: ignore[operator]
+        return run()
     except SettingsError as error:
         for finding in error.findings:
             print(finding, file=sys.stderr)
@@ -113,19 +118,21 @@ def _guarded(run: object) -> int:
 
 
 def _supervisor(config: Path, workers: int | None) -> Supervisor:
-    settings = load_or_raise(config)
+    settings, findings = load(config)
+    if settings is None:
+        raise SettingsError(findings)
     logs.configure(settings.log)
+    for finding in findings:
+        _log.warning("%s", finding)
     supervisor = Supervisor(config.absolute(), settings, workers or settings.workers)
     supervisor.prepare()
     return supervisor
 
 
 async def _serve(supervisor: Supervisor) -> int:
-    log = logs.get("serve")
-
     def announce(addresses: dict[str, str]) -> None:
         shown = ", ".join(f"{name} {address}" for name, address in addresses.items())
-        log.info("serving: %s", shown, extra={"fields": addresses})
+        _log.info("serving: %s", shown, extra={"fields": addresses})
 
     return await supervisor.run(announce)
 
@@ -147,7 +154,8 @@ async def _up(args: argparse.Namespace) -> int:
     )
     print("==> starting Triton and loading its models (its log: state_dir/triton.log)", file=sys.stderr)
     try:
-        await triton.start()
+        if not await _started(triton):
+            return 0
         print("==> Triton is ready", file=sys.stderr)
 
         def announce(addresses: dict[str, str]) -> None:
@@ -160,6 +168,24 @@ async def _up(args: argparse.Namespace) -> int:
         return await supervisor.run(announce)
     finally:
         await triton.stop()
+
+
+async def _started(triton: ManagedTriton) -> bool:
+    """Start it; False when a signal said to stop before it was ready."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, told.set)
+    starting = asyncio.create_task(triton.start())
+    stopping = asyncio.create_task(told.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return False
+    starting.result()
+    return not told.is_set()
 
 
 def _model_repository(directory: Path) -> Path:

@@ -34,9 +34,9 @@ _MESSAGE_SLACK: Final = 1024 * 1024
 class GrpcDoor:
     """The gRPC server of one worker."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, body_limit: int) -> None:
         self._app = app
-        limit = app.snapshot.settings.limits.body + _MESSAGE_SLACK
+        limit = body_limit + _MESSAGE_SLACK
         self._server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", 1),

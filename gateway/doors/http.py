@@ -117,9 +117,13 @@ class HttpDoor:
         served: dict[str, str],
     ) -> None:
         snapshot = self._app.snapshot
-        address = parse_path(scope["method"], scope["raw_path"])
         body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
         watch.body_read()
+        try:
+            address = parse_path(scope["method"], scope["raw_path"])
+        except TidegateError:
+            snapshot.identifier.identify(headers)  # refusals have one order: 401 before 404 and 405
+            raise
         name = address.operation.name
         if address.operation.action != "infer":
             await send_reply(send, await self._page(scope, headers, body, address, served), served)

@@ -117,12 +117,17 @@ class FrontDoorProtocol(HttpToolsProtocol):
 class HttpServer(uvicorn.Server):
     """uvicorn without signal handlers, on a socket that is given to it."""
 
-    def __init__(self, app: Any, *, header_timeout: float, drain: float) -> None:
-        protocol = type("Protocol", (FrontDoorProtocol,), {"header_timeout": header_timeout})
+    def __init__(self, app: Any, *, header_timeout: float) -> None:
+
+        class Protocol(FrontDoorProtocol):
+            """The class that holds this server's time limit."""
+
+        self._protocol = Protocol
+        self.header_timeout(header_timeout)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=Protocol,
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -132,7 +137,6 @@ class HttpServer(uvicorn.Server):
                 date_header=False,
                 proxy_headers=False,  # forwarded-for headers are trusted from nobody
                 timeout_keep_alive=75,  # longer than clients and proxies keep theirs (60 s), so that they close first
-                timeout_graceful_shutdown=max(1, int(drain)),
                 backlog=4096,
             )
         )
@@ -142,6 +146,20 @@ class HttpServer(uvicorn.Server):
         """Leave the signals to the worker."""
         yield
 
+    def header_timeout(self, seconds: float) -> None:
+        """Another time limit, for requests that begin from now on."""
+        self._protocol.header_timeout = seconds
+
+    def cut(self) -> None:
+        """End the draining: what is still in flight is cancelled and its connections are closed."""
+        self.force_exit = True
+        for task in tuple(self.server_state.tasks):
+            task.cancel()
+        for connection in tuple(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.close()
+
     async def run_on(self, sock: socket.socket) -> None:
-        """Serve until `should_exit` is set, then drain."""
+        """Serve until `should_exit` is set, then drain for as long as `cut` is not called."""
         await self.serve(sockets=[sock])

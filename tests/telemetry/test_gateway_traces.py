@@ -19,6 +19,7 @@ from traced_calls import (
     grpc_unary,
     http_json,
     infer_request,
+    joined,
     repeat_request,
     resource_of,
     stub,
@@ -61,9 +62,8 @@ log: {{access: true}}
 @pytest.mark.parametrize("send", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_of_request_is_one_server_span_with_its_steps(front, send):
     gateway, received, triton_spans = front
-    caller = Caller()
-    send(gateway, caller.headers)
     name, model = KINDS[send]
+    caller, theirs = joined(send, gateway, triton_spans, model)
     steps = {"policy", "route", "forward"} | ({"transform"} if send not in {generate, generate_stream} else set())
     spans = wait_for(received, caller.trace_id, {name, *steps})
     server = spans[name][0]
@@ -93,7 +93,6 @@ def test_every_kind_of_request_is_one_server_span_with_its_steps(front, send):
     assert resource_of(received, name)["service.name"] == "front"
 
     # Triton's three spans of the same request hang under our forward span.
-    theirs = wait_for(triton_spans, caller.trace_id, {*TRITON_SPANS, model})
     assert theirs["InferRequest"][0].parent_span_id == spans["forward"][0].span_id
     assert theirs[model][0].parent_span_id == theirs["InferRequest"][0].span_id
 
@@ -101,12 +100,12 @@ def test_every_kind_of_request_is_one_server_span_with_its_steps(front, send):
 @pytest.mark.parametrize("send", KINDS, ids=lambda kind: kind.__name__)
 def test_a_caller_that_does_not_sample_is_followed_and_triton_records_nothing(front, send):
     gateway, received, triton_spans = front
-    quiet, loud = Caller(sampled=False), Caller()
-    send(gateway, quiet.headers)
-    send(gateway, loud.headers)  # what comes after has arrived: what came before is not on its way any more
     name, model = KINDS[send]
+    quiet = Caller(sampled=False)
+    send(gateway, quiet.headers)
+    # What comes after has arrived: what came before is not on its way any more.
+    loud, _ = joined(send, gateway, triton_spans, model)
     wait_for(received, loud.trace_id, {name})
-    wait_for(triton_spans, loud.trace_id, {*TRITON_SPANS, model})
     assert by_name(received, quiet.trace_id) == {}
     assert by_name(triton_spans, quiet.trace_id) == {}
 
@@ -123,11 +122,14 @@ def test_without_a_context_ratio_zero_records_nothing(front):
 
 def test_calls_of_one_stream_are_spans_of_their_own(front):
     gateway, received, triton_spans = front
-    caller = Caller()
-    requests = [infer_request("identity_fp32", call_id=str(i)) for i in range(3)] + [repeat_request()]
-    with stub(gateway.grpc) as client:
-        answers = list(client.ModelStreamInfer(iter(requests), metadata=tuple(caller.headers.items()), timeout=20))
-    assert [answer.error_message for answer in answers] == [""] * 6
+
+    def four_calls(_, headers):
+        requests = [infer_request("identity_fp32", call_id=str(i)) for i in range(3)] + [repeat_request()]
+        with stub(gateway.grpc) as client:
+            answers = list(client.ModelStreamInfer(iter(requests), metadata=tuple(headers.items()), timeout=20))
+        assert [answer.error_message for answer in answers] == [""] * 6
+
+    caller, theirs = joined(four_calls, gateway, triton_spans, "identity_fp32")
     name = "inference.GRPCInferenceService/ModelStreamInfer"
     until = time.monotonic() + 10
     while len(by_name(received, caller.trace_id).get(name, ())) < 4 and time.monotonic() < until:
@@ -136,7 +138,6 @@ def test_calls_of_one_stream_are_spans_of_their_own(front):
     assert [len(spans[key]) for key in (name, "policy", "route", "transform", "forward")] == [4] * 5
     assert {span.parent_span_id.hex() for span in spans[name]} == {caller.span_id}
     assert {span.parent_span_id for span in spans["forward"]} == {span.span_id for span in spans[name]}
-    theirs = wait_for(triton_spans, caller.trace_id, {*TRITON_SPANS, "identity_fp32", "repeat_int32"})
     # gRPC has one metadata a stream: Triton hangs all of its calls under the forward span of the first.
     first = min(spans["forward"], key=lambda span: span.start_time_unix_nano)
     assert {span.parent_span_id for span in theirs["InferRequest"]} == {first.span_id}

@@ -146,8 +146,9 @@ KINDS = {
 def traced_triton(folder: Path, endpoint: str) -> Iterator[RunningTriton]:
     """A Triton with the models of `KINDS` and `fails` that sends its spans to an OTLP/HTTP endpoint."""
     models = folder / "models"
-    for source in (*(TEST_MODELS / name for name in ("identity_fp32", "repeat_int32", "fails")), MODEL_REPOSITORY / "writer"):
-        shutil.copytree(source, models / source.name)
+    for name in ("identity_fp32", "repeat_int32", "fails"):
+        shutil.copytree(TEST_MODELS / name, models / name)
+    shutil.copytree(MODEL_REPOSITORY / "writer", models / "writer")
     with running_triton([models], folder / "triton.log", otlp=endpoint, extra=SOON) as server:
         yield server
 
@@ -170,6 +171,22 @@ def wait_for(received: Received, trace_id: str, names, seconds: float = 15.0) ->
             return spans
         assert time.monotonic() < until, f"of {sorted(names)} there are {sorted(spans)}"
         time.sleep(0.02)
+
+
+def joined(send, front, triton_spans: Received, model: str) -> tuple[Caller, dict[str, list]]:
+    """A sampled request whose spans Triton has exported, and these spans.
+
+    Asked without any gateway, Triton 2.51 loses all spans of one request in some fifty; then another one is
+    sent.
+    """
+    for _ in range(6):
+        caller = Caller()
+        send(front, caller.headers)
+        try:
+            return caller, wait_for(triton_spans, caller.trace_id, {*TRITON_SPANS, model}, seconds=3.0)
+        except AssertionError:
+            continue
+    raise AssertionError(f"Triton exported no spans of {model} for any of six requests")
 
 
 def resource_of(received: Received, name: str) -> dict:
