@@ -67,7 +67,7 @@ bench: triton
 	$(BIN)/python -m bench $(ARGS)
 
 docs: venv
-	$(BIN)/python -m gateway.settings_docs > docs/settings.md
+	$(BIN)/python -m gateway.settings.docs > docs/settings.md
 
 # Exact versions with hashes for development and CI, without any registry address. Needs `uv`.
 lock:

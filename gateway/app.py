@@ -190,7 +190,7 @@ class Application:
         return door
 
     async def _renew_grpc(self, old: GrpcDoor, snapshot: Snapshot) -> None:
-        """grpcio's message limit is fixed for a server's life: another one takes over the port."""
+        """Grpcio's message limit is fixed for a server's life: another one takes over the port."""
         assert self.place.grpc is not None
         self._grpc = await self._open_grpc(snapshot, self.place.grpc)
         await old.stop(snapshot.settings.drain)

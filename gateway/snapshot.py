@@ -26,7 +26,7 @@ from gateway.lastgood import LastGood
 from gateway.operations import Operation
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
-from gateway.settings_file import read
+from gateway.settings.file import read
 from gateway.upstream import Counters, Upstreams
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError

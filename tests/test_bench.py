@@ -14,7 +14,7 @@ from bench import clients, configs, load, proc, report, svg
 from bench.latency import Added
 from bench.measure import Measured
 from bench.upstream import Server
-from gateway.settings_file import load as load_settings
+from gateway.settings.file import load as load_settings
 from governance.policy.snapshot import PolicySnapshot
 
 

@@ -16,7 +16,7 @@ from gateway.commands.output import (
     not_judged,
     say,
 )
-from gateway.settings_file import UNREADABLE, load
+from gateway.settings.file import UNREADABLE, load
 
 _EPILOG = """\
 examples:

@@ -14,7 +14,7 @@ from gateway import logs
 from gateway.errors import SettingsError
 from gateway.ports import PortInUseError
 from gateway.settings import Settings
-from gateway.settings_file import load
+from gateway.settings.file import load
 from gateway.supervisor import StateDirError, Supervisor
 from gateway.triton import Listen, ManagedTriton, TritonError, command, locate
 

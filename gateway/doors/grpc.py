@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from gateway import logs
-from gateway.doors.grpc_exchange import GrpcExchange, deadline_of, fail, served
+from gateway.doors.grpc_exchange import GrpcExchange, check_size, deadline_of, fail, served
 from gateway.doors.grpc_health import health_handlers
 from gateway.doors.grpc_pages import PAGES, GrpcPage
 from gateway.doors.grpc_stream import StreamDoor
@@ -71,10 +71,12 @@ class GrpcDoor:
     async def _infer(self, request: bytes, context: Any) -> bytes:
         headers = from_metadata(context.invocation_metadata() or ())
         rid, variant = request_id(headers), ""
+        snapshot = self._app.snapshot
         try:
+            check_size(request, snapshot.settings.limits.body)
             message, raw = codec.parse_request(request)
             x = GrpcExchange(
-                self._app.snapshot,
+                snapshot,
                 headers,
                 operation="infer",
                 message=message,
@@ -105,6 +107,7 @@ class GrpcDoor:
             headers = from_metadata(context.invocation_metadata() or ())
             rid = request_id(headers)
             try:
+                check_size(request, snapshot.settings.limits.body)
                 call = GrpcPage.parse(self._app, snapshot, operation, request)
                 call.subject = snapshot.admit_page(call.operation, call.model, headers)
                 call.metadata = upstream_headers({}, frozenset({"x-request-id"}), rid)

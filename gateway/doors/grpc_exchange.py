@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from gateway.errors import Shed, TidegateError
+from gateway.errors import Shed, TidegateError, TooLarge
 from gateway.exchange import Exchange
 from gateway.wire import grpc as codec
 
@@ -37,6 +37,12 @@ class GrpcExchange(Exchange):
         data = codec.encode_response(answer)
         self.nbytes_out = len(data)
         return data
+
+
+def check_size(request: bytes, limit: int) -> None:
+    """Raises TooLarge for a message beyond `limits.body`; grpcio refuses only what is far beyond it."""
+    if len(request) > limit:
+        raise TooLarge(f"the message is larger than {limit} bytes")
 
 
 def served(rid: str, variant: str) -> tuple[tuple[str, str], ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from gateway.doors.grpc_exchange import GrpcExchange, retry_metadata, served
+from gateway.doors.grpc_exchange import GrpcExchange, check_size, retry_metadata, served
 from gateway.errors import TidegateError
 from gateway.headers import from_metadata, request_id
 from gateway.stream import StreamSession
@@ -69,13 +69,15 @@ class StreamDoor:
         await self._session.finish()
 
     async def _one(self, request: bytes) -> None:
+        snapshot = self._app.snapshot
         try:
+            check_size(request, snapshot.settings.limits.body)
             message, raw = codec.parse_request(request)
         except TidegateError as error:
             await self._refuse(error, "", "")
             return
         x = GrpcExchange(
-            self._app.snapshot,
+            snapshot,
             self._headers,
             operation="stream",
             message=message,

@@ -307,9 +307,9 @@ def cause_bad_gateway(gate):
 
 
 def cause_deadline_exceeded(gate):
-    judged(errors.DeadlineExceeded, http_infer(gate, "hasty", 5000), grpc_infer(gate, slow_message("hasty", 5000)))
-    judged(errors.DeadlineExceeded, error=grpc_stream(gate, slow_message("hasty", 5000)))
-    error = grpc_infer(gate, slow_message("slow", 5000), timeout=0.3)
+    judged(errors.DeadlineExceeded, http_infer(gate, "hasty", 1500), grpc_infer(gate, slow_message("hasty", 1500)))
+    judged(errors.DeadlineExceeded, error=grpc_stream(gate, slow_message("hasty", 1500)))
+    error = grpc_infer(gate, slow_message("slow", 1500), timeout=0.3)
     assert error.code().name == errors.DeadlineExceeded.code
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.commands import check, keys
-from gateway.settings_file import load
+from gateway.settings.file import load
 
 GOOD = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 

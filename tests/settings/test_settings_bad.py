@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway import settings as settings_module
-from gateway.settings_file import load
-from gateway.settings_later import KEYS, VALUES
+from gateway.settings.file import load
+from gateway.settings.later import KEYS, VALUES
 
 UP = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from gateway import settings
-from gateway.settings_docs import render
+from gateway.settings.docs import render
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_the_page_is_not_stale():
-    assert PAGE.read_text("utf-8") == render() + "\n", "run: python -m gateway.settings_docs > docs/settings.md"
+    assert PAGE.read_text("utf-8") == render() + "\n", "run: python -m gateway.settings.docs > docs/settings.md"
 
 
 def test_every_field_has_its_words():

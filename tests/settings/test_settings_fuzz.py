@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.settings import Settings
-from gateway.settings_check import check
-from gateway.settings_file import _FORMS
-from gateway.settings_units import READERS
+from gateway.settings.check import check
+from gateway.settings.file import _FORMS
+from gateway.settings.units import READERS
 from governance.documents.convert import convert
 from governance.documents.nodes import compose, decode
 

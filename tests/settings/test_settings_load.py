@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings import Anonymous, Settings
-from gateway.settings_file import load, load_or_raise
+from gateway.settings.file import load, load_or_raise
 
 LEAST = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"

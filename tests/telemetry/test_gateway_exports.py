@@ -6,7 +6,6 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from otlp_receiver import attributes, grpc_receiver, http_receiver
@@ -48,6 +47,7 @@ def test_ratio_one_begins_a_trace_for_every_request(gateway):
         }
         assert len({span.trace_id for span in roots}) == 20
         assert len(spans) == 20 * 5
+        assert front.stop() == 0
 
 
 def test_a_share_of_the_requests_is_sampled(gateway):
@@ -165,6 +165,14 @@ def newest_of_each(received) -> dict[str, dict]:
     return newest
 
 
+def senders(received) -> dict[str, dict]:
+    """`service.instance.id` to the resource, of everyone who has sent spans."""
+    resources = [
+        attributes(resource.resource.attributes) for request in received.traces for resource in request.resource_spans
+    ]
+    return {resource["service.instance.id"]: resource for resource in resources}
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_three_workers_push_what_the_page_shows(gateway, protocol):
     with (http_receiver if protocol == "http/protobuf" else grpc_receiver)() as received:
@@ -177,25 +185,28 @@ telemetry:
 """,
             env=QUICK,
         )
-        threads = [
-            threading.Thread(target=lambda: [(http_json(front, {}), grpc_unary(front, {})) for _ in range(10)])
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        refused = front.post("/v2/models/nowhere/infer", {"inputs": []})
-        assert refused.status == 404
-        received.wait_for_spans(80 * 5)
-        wait_until(lambda: len(newest_of_each(received)) == 3)
+        rounds = 0
+        while len(senders(received)) < 3:  # a worker that starts late serves the second round
+            rounds += 1
+            assert rounds <= 10, "not every worker serves"
+            threads = [
+                threading.Thread(target=lambda: [(http_json(front, {}), grpc_unary(front, {})) for _ in range(5)])
+                for _ in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            received.wait_for_spans(rounds * 40 * 5)
+        assert front.post("/v2/models/nowhere/infer", {"inputs": []}).status == 404
         page = flat(front.get("/metrics").body.decode())
         wanted = {
             key: value
             for key, value in page.items()
             if key[0].startswith(("tidegate_request", "tidegate_upstream_duration", "tidegate_overhead"))
         }
-        assert sum(value for key, value in wanted.items() if key[0] == "tidegate_requests_total") == 81
+        requests = sum(value for key, value in wanted.items() if key[0] == "tidegate_requests_total")
+        assert requests == rounds * 40 + 1
         time.sleep(0.7)  # two intervals: every worker has pushed since
 
         total: Counter = Counter()
@@ -204,15 +215,11 @@ telemetry:
         for key, value in wanted.items():
             assert total[key] == pytest.approx(value), key
 
-        instances = {
-            attributes(resource.resource.attributes)["service.instance.id"]: attributes(resource.resource.attributes)
-            for request in received.traces
-            for resource in request.resource_spans
-        }
-        served = [r["tidegate.worker"] for r in instances.values()]
-        assert len(served) == len(set(served)) >= 2  # the kernel spreads 80 connections over three
-        assert set(instances) <= set(newest_of_each(received))
-        assert len({r["process.pid"] for r in instances.values()}) == len(served)
+        sent_spans = senders(received)
+        assert set(sent_spans) == set(newest_of_each(received))
+        assert sorted(sent["tidegate.worker"] for sent in sent_spans.values()) == [0, 1, 2]
+        assert len({sent["process.pid"] for sent in sent_spans.values()}) == 3
+        assert front.stop() == 0
 
 
 def test_the_page_in_both_forms_with_exemplars(gateway):
@@ -231,9 +238,8 @@ def test_the_page_in_both_forms_with_exemplars(gateway):
             "tidegate_request_duration_seconds",
             "tidegate_upstream_duration_seconds",
             "tidegate_overhead_seconds",
-            "tidegate_build",
             "tidegate_upstream_ready",
-        } - {"tidegate_build"}
+        }
         labels = (("protocol", "http"), ("route", "identity_fp32"), ("variant", "default"))
         assert plain["tidegate_request_duration_seconds_count", labels] == 1
         assert plain["tidegate_upstream_ready", (("upstream", "triton"),)] == 1
@@ -241,6 +247,7 @@ def test_the_page_in_both_forms_with_exemplars(gateway):
         assert [exemplar.labels["trace_id"] for exemplar in exemplars] == [caller.trace_id]
         server = wait_for(received, caller.trace_id, {SERVER})[SERVER][0]
         assert exemplars[0].labels["span_id"] == server.span_id.hex()
+        assert front.stop() == 0
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not there")
@@ -277,5 +284,5 @@ telemetry:
         assert spans["forward"][0].parent_span_id == spans[name][0].span_id
         assert spans[name][0].parent_span_id.hex() == caller.span_id
         wait_until(lambda: received.metrics and "tidegate.requests" in received.newest_metrics())
-        assert Path(tmp_path / "rotel.log").exists()
         assert front.metric("tidegate_export_failures_total") == 0
+        assert front.stop() == 0

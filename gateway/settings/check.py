@@ -2,7 +2,7 @@
 
 Contract: a pure function over the Struct tree and its places, apart from looking whether `state_dir` could be
 a folder. Errors are what could never do what its author means; warnings are what most likely will not. Policy
-files are judged by `gateway/settings_policy.py`.
+files are judged by `gateway/settings/policy.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gateway.ports import split_address
 from gateway.settings import Route, Settings, Shadow, Upstream, Variant
-from gateway.settings_units import is_loopback
+from gateway.settings.units import is_loopback
 from governance.documents.convert import Place, Places, dotted
 from governance.documents.words import suggest
 from governance.types import Finding

@@ -2,7 +2,7 @@
 
 Contract: `load` never raises for what a user can write or do; everything is a finding with file, line, column
 and remedy. Steps: bytes -> text -> YAML nodes -> Structs (`governance.documents`) -> names and contradictions
-(`settings_check`) -> the policy it names (`settings_policy`). Each step runs only on what the one before it
+(`check`) -> the policy it names (`policy`). Each step runs only on what the one before it
 could make sense of, so that one slip is not reported twice.
 """
 
@@ -16,10 +16,10 @@ import msgspec
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from gateway.settings_check import check
-from gateway.settings_later import KEYS, VALUES
-from gateway.settings_policy import check_policy
-from gateway.settings_units import READERS
+from gateway.settings.check import check
+from gateway.settings.later import KEYS, VALUES
+from gateway.settings.policy import check_policy
+from gateway.settings.units import READERS
 from governance.documents.convert import Forms, Places, convert
 from governance.documents.nodes import compose, decode
 from governance.types import Finding

@@ -2,7 +2,7 @@
 
 Contract: what stands here is what the file may say, with defaults; the docstring under each field is its
 documentation (`docs/settings.md` is generated from it). Reading, locations and cross-checks are in
-`gateway/settings_file.py`. Nothing here does I/O. Secrets never appear in a `repr`: API keys are held as
+`gateway/settings/file.py`. Nothing here does I/O. Secrets never appear in a `repr`: API keys are held as
 their SHA-256 only.
 
 Durations are seconds as float and sizes bytes as int here; the file writes `250ms`, `64MiB`.

@@ -1,9 +1,9 @@
-"""`docs/settings.md`, made from the Structs of `gateway/settings.py` and the docstrings under their fields.
+"""`docs/settings.md`, made from the Structs of `gateway/settings/__init__.py` and the docstrings under their fields.
 
 Contract: `render` is a pure function of that module, so a test can compare the page with it. To renew the
 page:
 
-    python -m gateway.settings_docs > docs/settings.md
+    python -m gateway.settings.docs > docs/settings.md
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import msgspec
 from msgspec import inspect as types
 
 from gateway import settings
-from gateway.settings_later import KEYS, VALUES
+from gateway.settings.later import KEYS, VALUES
 
 _INTRO = """\
 # Settings: `tidegate.yaml`
 
-This page is made from the docstrings in `gateway/settings.py` (`python -m gateway.settings_docs`).
+This page is made from the docstrings in `gateway/settings/__init__.py` (`python -m gateway.settings.docs`).
 
 - The file is YAML 1.2: only `true` and `false` are booleans; `on`, `off`, `yes` and `no` are strings.
 - Unknown keys, impossible values and duplicate keys are errors with file, line, column and the nearest valid
