@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import logs, telemetry
+from gateway import lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.control import build_litestar, build_metrics_app
 from gateway.doors.grpc import GrpcDoor
@@ -64,11 +64,12 @@ class Application:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        good = lastgood.load(place.run_dir)
+        logs.configure(good.settings.log, worker=place.slot)
         self.registry = Registry(place.run_dir, place.slot)
         parts = Parts(pins=SharedPins(place.run_dir / "pins"), counters=UpstreamEvents(self.registry))
-        self.keeper = Keeper(place.config, place.run_dir, parts, self)
+        self.keeper = Keeper(place.config, place.run_dir, good, parts, self)
         settings = self.snapshot.settings
-        logs.configure(settings.log, worker=place.slot)
         self.admission = Admission(
             settings.limits,
             place.run_dir,

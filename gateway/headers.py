@@ -40,6 +40,7 @@ HOP_BY_HOP: Final = frozenset(
 CREDENTIALS: Final = frozenset({"authorization", "cookie", "x-api-key"})
 # Written by the gateway itself for each request.
 _OURS: Final = frozenset({"traceparent", "tracestate", "x-request-id", "x-tidegate-shadow", "x-tidegate-variant"})
+_NOT_METADATA: Final = frozenset({"accept", "user-agent"})
 _NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
 
 # Long enough for any id scheme in use (UUID, ULID, W3C), short enough for a log line.
@@ -79,6 +80,14 @@ def from_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
         if isinstance(value, str):
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
+
+
+def metadata_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers that travel as gRPC metadata: names in lower case, without those that only HTTP servers read
+    (`accept`) or that grpcio writes itself (`user-agent`).
+    """
+    lower = ((name.lower(), value) for name, value in headers)
+    return [(name, value) for name, value in lower if name not in _NOT_METADATA]
 
 
 def request_id(headers: Mapping[str, str]) -> str:

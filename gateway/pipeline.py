@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from gateway import logs, telemetry
@@ -199,16 +200,25 @@ class Pipeline:
         """
         upstream = x.snapshot.upstreams[to.variant.upstream]
         model, version = to.variant.model, to.version
-        signature = upstream.known_signature(model, version) or await upstream.signature(model, version)
+        signature = upstream.known_signature(model, version) or await _in_time(x, upstream.signature(model, version))
         try:
             validate.check(call, signature)
         except BadRequest:
-            fresh = await upstream.fresh_signature(model, version)
+            fresh = await _in_time(x, upstream.fresh_signature(model, version))
             if fresh is signature:
                 raise
             validate.check(call, fresh)
             return fresh
         return signature
+
+
+async def _in_time(x: Exchange, asking: Coroutine[Any, Any, ModelSignature]) -> ModelSignature:
+    """A model's metadata, asked for within the request's time. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(max(x.time_left(), 0.0)):
+            return await asking
+    except TimeoutError:
+        raise DeadlineExceeded("the model server did not say in time what the model takes") from None
 
 
 async def find_route(snapshot: Snapshot, model: str, version: str) -> CompiledRoute:

@@ -209,7 +209,7 @@ def policy_of(settings: Settings) -> PolicySnapshot:
 class Keeper:
     """Holds the snapshot in force and swaps it when its files change."""
 
-    def __init__(self, config: Path, run_dir: Path, parts: Parts, swap: Swap) -> None:
+    def __init__(self, config: Path, run_dir: Path, good: LastGood, parts: Parts, swap: Swap) -> None:
         """Compile what the files say, or what was last in force when a broken edit lies there."""
         self._config = config
         self._run_dir = run_dir
@@ -217,7 +217,6 @@ class Keeper:
         self._swap = swap
         self._wanted = asyncio.Event()
         self._refused_policy: settings_.Policy | None = None
-        good = lastgood.load(run_dir)
         self._fixed = good.settings
         began = time.time_ns()
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import logs, telemetry
 from gateway.errors import Cancelled, Defect, TidegateError, not_the_clients_fault
+from gateway.headers import metadata_of
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
@@ -116,10 +117,8 @@ class StreamSession:
         stream = self._upstreams.get(name)
         if stream is None or stream.closed:
             upstream = x.snapshot.upstreams[name]
-            metadata = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
-            stream = self._upstreams[name] = upstream.open_stream(
-                metadata=[(key.lower(), value) for key, value in metadata if key.lower() not in _HTTP_ONLY]
-            )
+            headers = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
+            stream = self._upstreams[name] = upstream.open_stream(metadata=metadata_of(headers))
         return stream
 
     async def retry(self, call: _OpenCall, error: TidegateError) -> bool:
@@ -206,7 +205,3 @@ class _OpenCall:
         self.session.pipeline.leave(self.x)
         if close:
             self.session.closed(self)
-
-
-# Headers that mean something to HTTP servers only, or that grpcio sets itself.
-_HTTP_ONLY = frozenset({"accept", "user-agent"})

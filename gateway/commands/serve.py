@@ -101,9 +101,14 @@ def run_serve(args: argparse.Namespace) -> int:
 
 def run_up(args: argparse.Namespace) -> int:
     """Triton, then the gateway; both stop together."""
-    for name, port in _DEFAULT_PORTS.items():
-        os.environ.setdefault(name, port)
-    return _guarded(lambda: asyncio.run(_up(args)))
+
+    def run() -> int:
+        for name, port in _DEFAULT_PORTS.items():
+            os.environ.setdefault(name, port)
+            _port(name)
+        return asyncio.run(_up(args))
+
+    return _guarded(run)
 
 
 def _guarded(run: Callable[[], int]) -> int:

@@ -17,7 +17,7 @@ from gateway.doors.grpc_health import health_handlers
 from gateway.doors.grpc_pages import PAGES, GrpcPage
 from gateway.doors.grpc_stream import StreamDoor
 from gateway.errors import Defect, TidegateError
-from gateway.headers import from_metadata, request_id, upstream_headers
+from gateway.headers import from_metadata, request_id
 from gateway.operations import OPERATIONS
 from gateway.wire import grpc as codec
 
@@ -110,7 +110,7 @@ class GrpcDoor:
                 check_size(request, snapshot.settings.limits.body)
                 call = GrpcPage.parse(self._app, snapshot, operation, request)
                 call.subject = snapshot.admit_page(call.operation, call.model, headers)
-                call.metadata = upstream_headers({}, frozenset({"x-request-id"}), rid)
+                call.headers, call.request_id = headers, rid
                 answer: bytes = await page(call)
             except TidegateError as error:
                 await fail(context, error, rid, "")

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from gateway.errors import BadRequest, NotFound, TidegateError, Unreachable
+from gateway.headers import metadata_of, upstream_headers
 from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
 
@@ -29,14 +30,15 @@ _PAGE_TIMEOUT_S: Final = 10.0
 
 
 class GrpcPage(msgspec.Struct):
-    """One call of a page; `subject` and `metadata` are set once the caller has been identified and allowed."""
+    """One call of a page; the last three are set once the caller has been identified and allowed."""
 
     app: Application
     snapshot: Snapshot
     operation: Operation
     message: Any
     subject: Subject | None = None
-    metadata: list[tuple[str, str]] = []
+    headers: Mapping[str, str] = {}
+    request_id: str = ""
 
     @classmethod
     def parse(cls, app: Application, snapshot: Snapshot, operation: Operation, request: bytes) -> GrpcPage:
@@ -54,11 +56,17 @@ class GrpcPage(msgspec.Struct):
         """The model that it is about, empty when about none."""
         return getattr(self.message, "model_name", "") or getattr(self.message, "name", "")
 
+    def metadata_to(self, upstream: Upstream) -> list[tuple[str, str]]:
+        """What of the caller's metadata travels to one model server."""
+        return metadata_of(upstream_headers(self.headers, self.snapshot.forwarded(upstream.name), self.request_id))
+
     async def ask(self, upstream: Upstream, message: Any = None, timeout: float = _PAGE_TIMEOUT_S) -> Any:
         """The same call to one model server; the parsed answer. Its errors are raised."""
         name = self.operation.grpc
         request = self.message if message is None else message
-        answer = await upstream.unary(name, request.SerializeToString(), metadata=self.metadata, timeout=timeout)
+        answer = await upstream.unary(
+            name, request.SerializeToString(), metadata=self.metadata_to(upstream), timeout=timeout
+        )
         return getattr(service_pb2, name + "Response").FromString(answer)
 
     async def ask_every(self) -> list[Any]:
@@ -164,7 +172,7 @@ async def repository(page: GrpcPage) -> bytes:
     check_load_parameters(list(page.message.parameters))
     concerned = []
     for upstream in page.snapshot.upstreams.values():
-        listing = await upstream.unary("RepositoryIndex", b"", metadata=page.metadata, timeout=_PAGE_TIMEOUT_S)
+        listing = await upstream.unary("RepositoryIndex", b"", metadata=page.metadata_to(upstream), timeout=_PAGE_TIMEOUT_S)
         if any(row.name == model for row in service_pb2.RepositoryIndexResponse.FromString(listing).models):
             concerned.append(upstream)
     answer = None

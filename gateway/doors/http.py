@@ -19,7 +19,7 @@ from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import BadRequest, Cancelled, RequestTimeout, TidegateError, TooLarge
 from gateway.exchange import Exchange
-from gateway.headers import from_asgi, request_id, upstream_headers
+from gateway.headers import from_asgi, request_id
 from gateway.operations import Address, parse_path
 from gateway.wire import compression
 from gateway.wire import http as codec
@@ -169,7 +169,8 @@ class HttpDoor:
             method=scope["method"],
             target=target.decode("latin-1"),
             body=plain_body(headers, body, snapshot.settings.limits.body),
-            headers=upstream_headers({}, frozenset({"x-request-id"}), served["x-request-id"]),
+            headers=headers,
+            request_id=served["x-request-id"],
         )
         return await PAGES[address.operation.name](page)
 

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.doors.reply import JSON_TYPE, Reply
 from gateway.errors import BadGateway, BadRequest, TidegateError, Unreachable, UpstreamAnswered
+from gateway.headers import upstream_headers
 from gateway.operations import Address, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
 
@@ -42,8 +43,9 @@ class PageRequest(msgspec.Struct):
     target: str
     """Path and query as sent."""
     body: bytes
-    headers: list[tuple[str, str]]
-    """What travels upstream."""
+    headers: Mapping[str, str]
+    """The client's."""
+    request_id: str
 
     async def ask(
         self,
@@ -54,7 +56,8 @@ class PageRequest(msgspec.Struct):
         timeout: float = _PAGE_TIMEOUT_S,
     ) -> Reply:
         """One page of one model server; its errors are raised."""
-        response = await upstream.control(method, target, self.headers, body, timeout)
+        headers = upstream_headers(self.headers, self.snapshot.forwarded(upstream.name), self.request_id)
+        response = await upstream.control(method, target, headers, body, timeout)
         if response.status != 200:
             raise upstream_error(response.status, bytes(response.body))
         return Reply(200, [JSON_TYPE], bytes(response.body))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION_KEY = "tidegate.connection"
 """Scope key of the connection, an object with `on_lost`."""
@@ -32,6 +32,9 @@ class FrontDoorProtocol(HttpToolsProtocol):
 
     header_timeout: ClassVar[float] = 10.0
     _header_timer: asyncio.TimerHandle | None = None
+    _served: RequestResponseCycle | None = None
+    _close_after: object | None = None
+    """The request whose answer was sent before its body had come, when the connection then ends."""
     on_lost: Callable[[], None] | None = None
     """Called when the connection ends before the request in progress was answered; set by the door, for
     one request at a time (later pipelined requests have not started then)."""
@@ -40,6 +43,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
         """Tell the request in progress that nobody waits for it any more."""
         self._stop_header_timer()
         super().connection_lost(exc)
+        if self._served is not None:
+            # uvicorn tells the request that is being read; with pipelining the one being served is another.
+            self._served.disconnected = True
+            self._served.message_event.set()
         if self.on_lost is not None:
             self.on_lost()
 
@@ -54,6 +61,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
 
     def _in_body(self) -> bool:
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep the spelling that uvicorn throws away."""
@@ -85,14 +96,27 @@ class FrontDoorProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(b"408 Request Timeout", "the request headers did not arrive in time")
 
+    def on_message_complete(self) -> None:
+        """The rest of a refused body has been read: close, where the client asked for it."""
+        super().on_message_complete()
+        if self._close_after is not None and self._close_after is self.cycle:
+            self.transport.close()
+
     def has_whole_body(self, scope: Any) -> bool:
         """Whether the request of this scope is the one being read and its body has ended."""
         cycle = self.cycle
         return cycle.scope is scope and not cycle.more_body and not cycle.disconnected
 
     def linger(self) -> None:
-        """Read on for a while and throw away, then close; unless the message ends before."""
+        """Read on for a while and throw away, then close; unless the message ends before.
+
+        MUST be called before the answer starts: uvicorn closes at its end when the client asked for that, and
+        a close with unread bytes resets the connection under the answer.
+        """
         cycle = self.cycle
+        if not cycle.keep_alive and cycle.more_body:
+            cycle.keep_alive = True
+            self._close_after = cycle
 
         def late() -> None:
             if self.cycle is cycle and cycle.more_body:
@@ -151,10 +175,8 @@ class HttpServer(uvicorn.Server):
         self._protocol.header_timeout = seconds
 
     def cut(self) -> None:
-        """End the draining: what is still in flight is cancelled and its connections are closed."""
+        """End the draining: connections of what is still in flight close, as if their clients had left."""
         self.force_exit = True
-        for task in tuple(self.server_state.tasks):
-            task.cancel()
         for connection in tuple(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:

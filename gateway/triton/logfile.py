@@ -7,6 +7,7 @@ When the file has outgrown LIMIT, it is copied to `NAME.1` and truncated in plac
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import deque
 from pathlib import Path
@@ -23,6 +24,12 @@ def open_bounded(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     bound(path)
     return path.open("ab")
+
+
+# glog's form: severity, date, time, thread, place.
+_ERROR = re.compile(r"E\d{4} ")
+_HARMLESS = '"CudaDriverHelper has not been initialized."'
+"""Triton says so on every machine without a GPU."""
 
 
 def bound(path: Path, limit: int = LIMIT) -> None:
@@ -51,3 +58,15 @@ def tail(path: Path, lines: int) -> tuple[str, ...]:
         if shown and not shown.startswith(("+-", "| ")):
             kept.append(shown if len(shown) <= _LINE_CHARACTERS else shown[:_LINE_CHARACTERS] + " ...")
     return tuple(kept)
+
+
+def errors(path: Path, since: int, lines: int) -> tuple[str, ...]:
+    """The first `lines` lines of severity error from byte `since` on: what a failed start began with."""
+    try:
+        with path.open("rb") as file:
+            file.seek(since)
+            text = file.read(_TAIL_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ()
+    found = [line.strip()[:_LINE_CHARACTERS] for line in text.splitlines() if _ERROR.match(line)]
+    return tuple(line for line in found if not line.endswith(_HARMLESS))[:lines]

@@ -86,6 +86,8 @@ class ManagedTriton:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._log_began = 0
+        """Where in the log this start begins."""
 
     @property
     def pid(self) -> int | None:
@@ -170,6 +172,7 @@ class ManagedTriton:
         launch = self.launch
         changes = json.dumps({"set": dict(launch.environment), "unset": launch.unset})
         with logfile.open_bounded(self.log) as output:
+            self._log_began = output.seek(0, os.SEEK_END)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-I", "-S", str(_EXEC_CHILD), str(os.getpid()), changes),
@@ -188,16 +191,22 @@ class ManagedTriton:
             if code is not None:
                 raise TritonFailed(
                     f"Triton {describe_exit(code)} before it was ready; its log is {self.log}:",
-                    log_tail=logfile.tail(self.log, _TAIL_LINES),
+                    log_tail=self._what_it_said(),
                 )
             if time.monotonic() > deadline:
                 raise TritonFailed(
                     f"Triton was not ready after {self._ready_timeout:g} s; its log is {self.log}:",
-                    log_tail=logfile.tail(self.log, _TAIL_LINES),
+                    log_tail=self._what_it_said(),
                 )
             await asyncio.sleep(_POLL_SECONDS)
         self.state = "ready"
         self._ready.set()
+
+    def _what_it_said(self) -> tuple[str, ...]:
+        """The errors of this start, and the last lines of the log."""
+        errors = logfile.errors(self.log, self._log_began, _TAIL_LINES)
+        tail = logfile.tail(self.log, _TAIL_LINES)
+        return (*(line for line in errors if line not in tail), *tail)
 
     async def _end(self) -> None:
         """SIGTERM, grace, SIGKILL; then whatever of its session and shared memory is left."""

@@ -7,6 +7,7 @@ Addresses in the pages are the defaults; the copy listens on free ports, and tex
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from triton_fixture import free_ports, installed
 START_SECONDS = 90.0
 PAGE_SECONDS = 100.0
 _MARKER = "#=#=# "
+_INTERPRETERS = {"python": "python", "js": "node"}
 _PORTS = {
     "HTTP_PORT": "8080",
     "GRPC_PORT": "8081",
@@ -32,6 +34,11 @@ _PORTS = {
     "OTLP_PORT": "4318",
     "OTLP_GRPC_PORT": "4317",
 }
+
+
+def _exchange(text: str, ports: dict[str, str]) -> str:
+    """The text with other ports; one pass, so that none is exchanged twice."""
+    return re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda found: ports.get(found[0], found[0]), text)
 
 
 @dataclass
@@ -46,27 +53,23 @@ class Demo:
 
     def here(self, text: str) -> str:
         """A page's text with this deployment's addresses."""
-        for name, port in _PORTS.items():
-            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[name]}")
-        return text
+        return _exchange(text, {_PORTS[name]: port for name, port in self.ports.items()})
 
     def there(self, text: str) -> str:
         """What was printed, with the addresses that the pages have."""
-        for name, port in _PORTS.items():
-            text = text.replace(f"127.0.0.1:{self.ports[name]}", f"127.0.0.1:{port}")
-        return text.replace(str(self.folder), "…")
+        back = _exchange(text, {port: _PORTS[name] for name, port in self.ports.items()})
+        return back.replace(str(self.folder), "…")
 
     def run_page(self, page: Path) -> list[tuple[Block, str]]:
         """Run a page's blocks in one shell; each with what it printed. Fails at the first that fails."""
-        runnable = [block for block in blocks(page) if block.mark == "run"]
-        # Background jobs write to files of their own and end with the shell.
-        script = ["set -Eeuo pipefail", 'trap "kill $(jobs -p) 2>/dev/null || true" EXIT'.replace("$(", "\\$(")]
+        runnable = [block for block in blocks(page) if block.mark == "run" and _can_run(block)]
+        # Background jobs end with the shell.
+        script = ["set -Eeuo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
         for number, block in enumerate(runnable):
-            assert block.language in {"sh", "python"}, f"{block.place}: cannot run {block.language!r}"
             script.append(f"echo; echo '{_MARKER}{number}'")
             text = self.here(block.text)
-            if block.language == "python":
-                text = f"python - <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n"
+            if block.language in _INTERPRETERS:
+                text = f"{_INTERPRETERS[block.language]} - <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n"
             if block.option == "background":
                 text = f"{{ {text.rstrip()}\n}} >/dev/null 2>&1 &\nsleep 1\n"
             script.append(text)
@@ -90,13 +93,21 @@ class Demo:
 
     def restore(self) -> None:
         """Settings and policy as they were, in force again."""
+        changed = False
         for file in (CHECKOUT / "deploy/local").iterdir():
-            if file.is_file():
-                copy = self.folder / "deploy/local" / file.name
-                if copy.read_bytes() != file.read_bytes():
-                    shutil.copyfile(file, copy)
-        # Two looks at the files, 0.7 s apart, and the time to compile them.
-        time.sleep(2.5)
+            copy = self.folder / "deploy/local" / file.name
+            if file.is_file() and copy.read_bytes() != file.read_bytes():
+                shutil.copyfile(file, copy)
+                changed = True
+        if changed:
+            # Two looks at the files, 0.7 s apart, and the time to compile them.
+            time.sleep(3)
+
+
+def _can_run(block: Block) -> bool:
+    """Whether this machine has what a block needs; every other block must run."""
+    assert block.language in {"sh", *_INTERPRETERS}, f"{block.place}: cannot run {block.language!r}"
+    return block.language != "js" or shutil.which("node") is not None
 
 
 def start(folder: Path) -> Demo:
@@ -111,7 +122,6 @@ def start(folder: Path) -> Demo:
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         **{name: port for name, port in ports.items() if not name.startswith("OTLP_")},
         "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONWARNINGS": "default",
     }
     log = folder / "up.log"
     with log.open("wb") as output:

@@ -2,7 +2,8 @@
 
 Marks are HTML comments on the line before a fence; a reader of the page does not see them:
 
-    <!-- run -->                  `sh` or `python`: run by the tests, in the order of the page, in one shell
+    <!-- run -->                  `sh`, `python` or `js`: run by the tests, in the order of the page, in one shell;
+                                  `js` where there is a node
     <!-- run: background -->      started and left running until the end of the page
     <!-- prints -->               `text`: what the block before it printed
     <!-- prints: numbers vary --> the same, but whole numbers and decimals may differ

@@ -27,5 +27,6 @@ def test_what_make_serve_prints(demo):
     readme = next(block for block in blocks(CHECKOUT / "README.md") if "==> starting Triton" in block.text)
     shown = readme.text[readme.text.index("==> starting Triton") :]
     started = demo.there(demo.log.read_text())
+    started = started[started.index("==> starting Triton") :]
     at = started.index("Ctrl-C stops both")
     assert not differs(shown, started[: started.index("\n", started.index("try:", at))])

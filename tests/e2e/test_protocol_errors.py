@@ -6,20 +6,17 @@ refused. The table is `docs/errors.md`, which must be current.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from gateway_fixture import start_gateway
+from raw_upstream import Peer, raw_upstream
 from sides import Reply, ask, joined, raw
 from tritonclient.grpc import service_pb2 as pb
 from triton_fixture import free_ports
@@ -27,9 +24,6 @@ from triton_fixture import free_ports
 from gateway import errors, errors_docs
 from gateway.doors.reply import error_reply
 from gateway.keys import new_key
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "upstream"))
-from raw_server import Peer, RawServer, serving  # noqa: E402  beside the tests of the pool
 
 METHOD = "/inference.GRPCInferenceService/"
 KEYS = {name: new_key() for name in ("alice", "busy", "quota", "parallel", "nobody")}
@@ -45,52 +39,15 @@ g, user:parallel, role:user, parallel
 """
 
 
-@contextmanager
-def garbage() -> Iterator[str]:
-    """A server that answers readiness and metadata as Triton does, and everything else with nonsense."""
-    pages = {
-        b"GET /v2/health/ready ": b"",
-        b"GET /v2 ": b'{"name":"triton","version":"2.51.0","extensions":["binary_tensor_data"]}',
-        b"GET /v2/models/slow ": b'{"name":"slow","versions":["1"],"platform":"python","inputs":'
-        b'[{"name":"MILLISECONDS","datatype":"INT32","shape":[-1,1]}],"outputs":'
-        b'[{"name":"SLEPT","datatype":"INT32","shape":[-1,1]}]}',
-        b"GET /v2/models/slow/config ": b'{"name":"slow","max_batch_size":1}',
-    }
-
-    async def script(peer: Peer, _: RawServer) -> None:
-        while True:
-            request = await peer.request()
-            body = next((page for line, page in pages.items() if request.line.startswith(line)), None)
-            if body is None:
-                await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nnot OIP")
-            else:
-                await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-
-    started, stop = threading.Event(), asyncio.Event()
-    address, loop = "", asyncio.new_event_loop()
-
-    async def serve() -> None:
-        nonlocal address
-        async with serving(script) as server:
-            address = f"127.0.0.1:{server.port}"
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    started.wait(10)
-    try:
-        yield address
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
+async def nonsense(peer: Peer, *_: Any) -> None:
+    await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nnot OIP")
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory, triton):
     dead, dead_grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
-    with garbage() as garbled:
+    with raw_upstream(nonsense) as server:
+        garbled = f"{server.host}:{server.port}"
         keys = "".join(
             f'    - {{sha256: "{digest}", user: {name}, tenant: {"acme" if name in ("alice", "nobody") else name}}}\n'
             for name, (_, digest) in KEYS.items()
