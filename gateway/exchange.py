@@ -125,6 +125,8 @@ class Exchange(ABC):
 
     @abstractmethod
     def encode(self, answer: InferAnswer) -> Any:
-        """Step 11: the answer in the client's form; sets `nbytes_out`. Raises BadRequest when that form
-        cannot carry it.
+        """Step 11: the answer in the client's form; sets `nbytes_out`.
+
+        Raises:
+            BadRequest: that form cannot carry it.
         """

@@ -62,9 +62,7 @@ class Headers(dict[str, str]):
         """Lower-case name to the name as sent, where the two differ."""
 
 
-def from_asgi(
-    pairs: Iterable[tuple[bytes, bytes]], spelling: Mapping[str, str] = MappingProxyType({})
-) -> Headers:
+def from_asgi(pairs: Iterable[tuple[bytes, bytes]], spelling: Mapping[str, str] = MappingProxyType({})) -> Headers:
     """ASGI's byte pairs as a mapping; `spelling` as in `Headers`."""
     headers = Headers(spelling)
     for raw_name, raw_value in pairs:
@@ -83,8 +81,9 @@ def from_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> Headers:
 
 
 def metadata_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Headers that travel as gRPC metadata: names in lower case, without those that only HTTP servers read
-    (`accept`) or that grpcio writes itself (`user-agent`).
+    """Headers that travel as gRPC metadata: names in lower case.
+
+    Without those that only HTTP servers read (`accept`) or that grpcio writes itself (`user-agent`).
     """
     lower = ((name.lower(), value) for name, value in headers)
     return [(name, value) for name, value in lower if name not in _NOT_METADATA]
@@ -119,7 +118,7 @@ def upstream_headers(
     if allowed is None:
         kept = [(name, value) for name, value in headers.items() if name not in never]
     else:
-        kept = [(name, value) for name, value in headers.items() if name in allowed and name not in never]
+        kept = [(name, headers[name]) for name in allowed if name in headers and name not in never]
     spelling = headers.spelling if isinstance(headers, Headers) else None
     if spelling:
         kept = [(spelling.get(name, name), value) for name, value in kept]

@@ -77,7 +77,7 @@ class StreamSession:
             await self._send(call, assignment)
         except TidegateError as error:
             await call.answered(error, final=True)
-        except Exception as error:  # as in the pipeline: one call fails, the stream goes on
+        except Exception as error:  # noqa: BLE001  as in the pipeline: one call fails, the stream goes on
             _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
             await call.answered(Defect(repr(error)), final=True)
 

@@ -116,7 +116,8 @@ def _guarded(run: Callable[[], int]) -> int:
         return run()
     except SettingsError as error:
         for finding in error.findings:
-            print(finding, file=sys.stderr)
+            if finding.severity == "error":  # warnings do not keep it from starting; `tidegate check` shows them
+                print(finding, file=sys.stderr)
     except (PortInUseError, StateDirError, TritonError) as error:
         print(f"tidegate: {error}", file=sys.stderr)
     return 2
@@ -128,7 +129,8 @@ def _supervisor(config: Path, workers: int | None) -> Supervisor:
         raise SettingsError(findings)
     logs.configure(settings.log)
     for finding in findings:
-        _log.warning("%s", finding)
+        if finding.file == str(config):  # what a policy's lint suggests is for `tidegate check`
+            _log.warning("%s", finding)
     supervisor = Supervisor(config.absolute(), settings, workers or settings.workers)
     supervisor.prepare()
     return supervisor

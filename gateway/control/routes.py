@@ -9,6 +9,7 @@ from litestar import Controller, Request, get
 
 from gateway.control.access import authorised
 from gateway.errors import NotFound
+from gateway.headers import from_asgi
 from gateway.routing.state import RouteState, route_state
 
 
@@ -23,7 +24,7 @@ class RouteController(Controller):
         """Names of the routes that the caller may read."""
         application = request.app.state.application
         snapshot = application.snapshot
-        subject = snapshot.identifier.identify(dict(request.headers))
+        subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]))
         routes = snapshot.routes.routes
         return {"routes": [name for name in routes if snapshot.may(subject, f"route:{name}", "read")]}
 

@@ -114,7 +114,7 @@ class GrpcDoor:
                 answer: bytes = await page(call)
             except TidegateError as error:
                 await fail(context, error, rid, "")
-            except Exception as error:  # grpcio would tell the client what it is
+            except Exception as error:  # noqa: BLE001  grpcio would tell the client what it is
                 _log.exception("a defect", extra={"fields": {"request_id": rid}})
                 await fail(context, Defect(repr(error)), rid, "")
             await context.send_initial_metadata(served(rid, ""))

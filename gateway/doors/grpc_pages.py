@@ -172,7 +172,9 @@ async def repository(page: GrpcPage) -> bytes:
     check_load_parameters(list(page.message.parameters))
     concerned = []
     for upstream in page.snapshot.upstreams.values():
-        listing = await upstream.unary("RepositoryIndex", b"", metadata=page.metadata_to(upstream), timeout=_PAGE_TIMEOUT_S)
+        listing = await upstream.unary(
+            "RepositoryIndex", b"", metadata=page.metadata_to(upstream), timeout=_PAGE_TIMEOUT_S
+        )
         if any(row.name == model for row in service_pb2.RepositoryIndexResponse.FromString(listing).models):
             concerned.append(upstream)
     answer = None

@@ -98,8 +98,8 @@ class HttpDoor:
             if isinstance(error, TooLarge):
                 watch.linger()
             elif isinstance(error, RequestTimeout):
-                reply.headers.append((b"connection", b"close"))
-            await send_reply(send, reply, served)
+                watch.close_after_answer()
+            await send_reply(scope, send, reply, served)
         except asyncio.CancelledError:
             if not watch.gone:
                 raise
@@ -126,7 +126,7 @@ class HttpDoor:
             raise
         name = address.operation.name
         if address.operation.action != "infer":
-            await send_reply(send, await self._page(scope, headers, body, address, served), served)
+            await send_reply(scope, send, await self._page(scope, headers, body, address, served), served)
             return
         events = name == "infer" and wants_events(headers)
         x = (EventExchange if events else HttpExchange)(
@@ -152,7 +152,7 @@ class HttpDoor:
                 reply = await self._app.pipeline.infer(x)
         finally:
             served["x-tidegate-variant"] = x.variant_name
-        await send_reply(send, reply, served)
+        await send_reply(scope, send, reply, served)
 
     async def _page(
         self, scope: Any, headers: dict[str, str], body: bytes, address: Address, served: dict[str, str]
@@ -175,8 +175,10 @@ class HttpDoor:
         return await PAGES[address.operation.name](page)
 
 
-def wants_events(headers: dict[str, str]) -> bool:
+def wants_events(headers: Mapping[str, str]) -> bool:
     """Whether the client asks for server-sent events."""
-    return any(
-        part.split(";")[0].strip() == "text/event-stream" for part in headers.get("accept", "").lower().split(",")
+    accept = headers.get("accept", "").lower()
+    # Hardly any request does; the exact look is for those that may.
+    return "text/event-stream" in accept and any(
+        part.split(";")[0].strip() == "text/event-stream" for part in accept.split(",")
     )

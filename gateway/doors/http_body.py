@@ -33,30 +33,35 @@ async def read_body(receive: Any, headers: Mapping[str, str], limits: Limits, *,
         if len(body) > limits.body:
             raise TooLarge(f"the body is larger than {limits.body} bytes")
         return body
+    try:
+        return await _read_on(receive, limits)
+    except TimeoutError:
+        raise RequestTimeout("the request body did not arrive in time") from None
+
+
+async def _read_on(receive: Any, limits: Limits) -> bytes:
+    """A body that is still on its way, against the clock."""
     chunks: list[bytes] = []
     total = 0
     since_progress = 0
     loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(limits.body_timeout) as clock:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Cancelled("the client went away")
-                chunk = message.get("body", b"")
-                total += len(chunk)
-                if total > limits.body:
-                    raise TooLarge(f"the body is larger than {limits.body} bytes")
-                if chunk:
-                    chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                since_progress += len(chunk)
-                if since_progress >= _PROGRESS_BYTES:
-                    since_progress = 0
-                    clock.reschedule(loop.time() + limits.body_timeout)
-    except TimeoutError:
-        raise RequestTimeout("the request body did not arrive in time") from None
+    async with asyncio.timeout(limits.body_timeout) as clock:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("the client went away")
+            chunk = message.get("body", b"")
+            total += len(chunk)
+            if total > limits.body:
+                raise TooLarge(f"the body is larger than {limits.body} bytes")
+            if chunk:
+                chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            since_progress += len(chunk)
+            if since_progress >= _PROGRESS_BYTES:
+                since_progress = 0
+                clock.reschedule(loop.time() + limits.body_timeout)
 
 
 def plain_body(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
@@ -81,7 +86,8 @@ class ClientWatch:
     def __init__(self, scope: Any, receive: Any) -> None:
         self._connection = scope.get(CONNECTION_KEY)
         self._receive = receive
-        self._task = asyncio.current_task()
+        # In CPython 3.11 `current_task` costs more than all the rest of this class.
+        self._task = asyncio.current_task() if self._connection is None else self._connection.task
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
         if self._connection is not None:
@@ -107,6 +113,11 @@ class ClientWatch:
         """Keep reading a body that was refused for a while, so that the client comes to read the answer."""
         if self._connection is not None:
             self._connection.linger()
+
+    def close_after_answer(self) -> None:
+        """Let the connection go once the answer is written: what the client still sends is of no use."""
+        if self._connection is not None:
+            self._connection.cycle.keep_alive = False
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

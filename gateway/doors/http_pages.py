@@ -1,5 +1,6 @@
-"""Everything below `/v2` that is not inference, for the HTTP door: health, metadata, statistics, repository,
-shared memory, trace and log settings.
+"""Everything below `/v2` that is not inference, for the HTTP door.
+
+Health, metadata, statistics, repository, shared memory, trace and log settings.
 
 Contract: the caller has been identified and allowed before a page is asked for. Model pages speak of routes
 and answer under the route's name; repository and settings speak of the model servers' own names and reach

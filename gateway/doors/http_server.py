@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION_KEY = "tidegate.connection"
 """Scope key of the connection, an object with `on_lost`."""
@@ -26,6 +26,9 @@ SPELLING_KEY = "tidegate.spelling"
 # comes to read the answer instead of a reset (nginx's lingering_close does the same).
 _LINGER_S = 10.0
 
+# Bytes from which copying a body behind its head costs more than a second system call.
+_LARGE = 64 * 1024
+
 
 class FrontDoorProtocol(HttpToolsProtocol):
     """One client connection."""
@@ -33,6 +36,8 @@ class FrontDoorProtocol(HttpToolsProtocol):
     header_timeout: ClassVar[float] = 10.0
     _header_timer: asyncio.TimerHandle | None = None
     _served: RequestResponseCycle | None = None
+    task: asyncio.Task[None] | None = None
+    """Serves the request in progress."""
     _close_after: object | None = None
     """The request whose answer was sent before its body had come, when the connection then ends."""
     on_lost: Callable[[], None] | None = None
@@ -63,8 +68,11 @@ class FrontDoorProtocol(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """As uvicorn's, and remembers what is being served, so that it can be told of a client that leaves."""
         self._served = cycle
-        super()._start_asgi_task(cycle, app)
+        self.task = self.loop.create_task(cycle.run_asgi(app))
+        self.task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.task)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep the spelling that uvicorn throws away."""
@@ -106,6 +114,37 @@ class FrontDoorProtocol(HttpToolsProtocol):
         """Whether the request of this scope is the one being read and its body has ended."""
         cycle = self.cycle
         return cycle.scope is scope and not cycle.more_body and not cycle.disconnected
+
+    def answer(self, scope: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        """Write a whole answer at once: one system call and one segment where two ASGI messages take two.
+
+        Args:
+            scope: of the request that it answers.
+            status: one of those in `http.HTTPStatus`.
+            headers: complete with content-length; names and values are the gateway's own or were validated.
+            body: as is.
+
+        Returns:
+            False when ASGI's way must be taken: the connection is to be closed, its client reads slowly or is
+            gone, another request is being served on it, or the body is large enough for a copy to cost more.
+        """
+        cycle = self._served
+        if cycle is None or cycle.scope is not scope or cycle.response_started or cycle.disconnected:
+            return False
+        if not cycle.keep_alive or self.flow.write_paused or len(body) > _LARGE:
+            return False
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)  # type: ignore[arg-type]  # join takes any buffer
+        self.transport.write(b"".join(parts))
+        # What uvicorn's `send` leaves behind after the last message.
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        cycle.response_complete = True
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
     def linger(self) -> None:
         """Read on for a while and throw away, then close; unless the message ends before.

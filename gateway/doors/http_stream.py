@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -126,7 +127,7 @@ class _Generate:
         self._began = 0.0
         self.stream: Stream
 
-    async def __aenter__(self) -> _Generate:
+    async def __aenter__(self) -> Self:
         try:
             await self._open()
         except BaseException as error:
@@ -134,7 +135,9 @@ class _Generate:
             raise
         return self
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None and self._upstream is not None:
             await self._upstream.leave(self.stream)
         elif self._upstream is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.doors.http_server import CONNECTION_KEY
 from gateway.errors import MethodNotAllowed, Shed, TidegateError, UnsupportedEncoding
 from gateway.wire.compression import ACCEPT
 
@@ -47,10 +48,13 @@ def served_headers(served: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1")) for name, value in served.items() if value]
 
 
-async def send_reply(send: Any, reply: Reply, served: Mapping[str, str]) -> None:
-    """Write it to an ASGI server, with the headers that say who served."""
+async def send_reply(scope: Any, send: Any, reply: Reply, served: Mapping[str, str]) -> None:
+    """Write it, with the headers that say who served: at once on our own server, else by ASGI's two messages."""
     headers = reply.headers
     headers.append((b"content-length", b"%d" % len(reply.body)))
     headers += served_headers(served)
+    connection = scope.get(CONNECTION_KEY)
+    if connection is not None and connection.answer(scope, reply.status, headers, reply.body):
+        return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

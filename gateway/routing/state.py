@@ -68,6 +68,8 @@ class VariantState(msgspec.Struct, frozen=True):
     """Answers since the gateway started, refusals on the route included once a variant was chosen."""
     codes: dict[str, int]
     """The same by HTTP status or gRPC status name."""
+    fallbacks: int
+    """Requests that came to it because another variant had failed."""
 
 
 class OutputState(msgspec.Struct, frozen=True):
@@ -113,6 +115,8 @@ class RouteState(msgspec.Struct, frozen=True):
     name: str
     variants: list[VariantState]
     shadows: list[ShadowState]
+    without_unit: int
+    """Requests without the unit of `assign_by`: drawn at random."""
 
 
 def route_state(route: CompiledRoute, merged: Merged) -> RouteState:
@@ -123,12 +127,20 @@ def route_state(route: CompiledRoute, merged: Merged) -> RouteState:
             codes.setdefault(variant, Counts())[code] += round(_number(value))
     return RouteState(
         name=route.name,
-        variants=[_variant(variant, codes.get(variant.name, Counts())) for variant in route.variants],
+        variants=[
+            _variant(
+                variant,
+                codes.get(variant.name, Counts()),
+                round(_number(merged[t.FALLBACKS.name].get((route.name, variant.name), 0.0))),
+            )
+            for variant in route.variants
+        ],
         shadows=list(_shadows(route, merged)),
+        without_unit=round(_number(merged[t.UNIT_MISSING.name].get((route.name,), 0.0))),
     )
 
 
-def _variant(variant: TargetVariant, codes: Counts[str]) -> VariantState:
+def _variant(variant: TargetVariant, codes: Counts[str], fallbacks: int) -> VariantState:
     return VariantState(
         name=variant.name,
         model=variant.model,
@@ -137,6 +149,7 @@ def _variant(variant: TargetVariant, codes: Counts[str]) -> VariantState:
         weight=variant.weight,
         requests=codes.total(),
         codes=dict(sorted(codes.items())),
+        fallbacks=fallbacks,
     )
 
 

@@ -2,7 +2,8 @@
 
 Contract: what the server said stays what the client reads, status and words alike (`UpstreamAnswered`); what
 cannot be read as an OIP error (`{"error": "..."}`, whatever the content type: Triton 2.51 sends some as
-text/plain) is `BadGateway`, and its text goes to `detail` only.
+text/plain) is `BadGateway`, and its text goes to `detail` only. MLServer and KServe's SDK leave refusals of a
+request's form to FastAPI, with status 422 and `{"detail": ...}`: those words are the server's too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ class _ErrorBody(msgspec.Struct):
     error: str
 
 
+class _Complaint(msgspec.Struct):
+    msg: str
+    loc: list[str | int] = []
+
+
+class _RefusedForm(msgspec.Struct):
+    detail: str | list[_Complaint]
+
+
 _decoder = msgspec.json.Decoder(_ErrorBody)
+_form_decoder = msgspec.json.Decoder(_RefusedForm)
 _SHOWN = 200  # characters of an unreadable page that go into the log
 
 
@@ -34,5 +45,17 @@ def error_from(status: int, body: bytes) -> UpstreamError:
             return UpstreamAnswered(_decoder.decode(body.removeprefix(b"data: ")).error, status=status)
         except msgspec.DecodeError:
             pass  # a proxy's page, a framework's own shape, nothing at all
+    if status == 422:
+        try:
+            return UpstreamAnswered(_said(_form_decoder.decode(body).detail), status=status)
+        except msgspec.DecodeError:
+            pass
     shown = body[:_SHOWN].decode("utf-8", "replace")
     return BadGateway("the model server's answer could not be understood", detail=f"HTTP {status}: {shown}")
+
+
+def _said(detail: str | list[_Complaint]) -> str:
+    if isinstance(detail, str):
+        return detail
+    # What is wrong and where; FastAPI repeats the whole input beside it.
+    return "; ".join(f"{'.'.join(map(str, complaint.loc))}: {complaint.msg}" for complaint in detail)

@@ -49,6 +49,9 @@ EXACT_BELOW = 1.0
 """Requests with less time (seconds) get a timer of their own; the others' deadlines are looked at by the pool
 every `TICK`, because a timer per request costs as much as reading a small response."""
 
+_FAILED = 500
+"""uvicorn (KServe's SDK, MLServer) closes without a word after a failure of its application: the next request
+on the connection may reach a program that no longer reads."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BYTES_ACKED = struct.Struct("=Q")
 _BYTES_ACKED_AT = 120  # in struct tcp_info of linux/tcp.h
@@ -362,6 +365,7 @@ class Connection(asyncio.Protocol):
             or self._until_close
             or not self._keep_alive
             or self.closed
+            or self._status == _FAILED
             or transport.get_write_buffer_size()  # answered before it had read the whole request
         ):
             self._abort()

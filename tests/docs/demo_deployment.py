@@ -107,6 +107,8 @@ class Demo:
 def _can_run(block: Block) -> bool:
     """Whether this machine has what a block needs; every other block must run."""
     assert block.language in {"sh", *_INTERPRETERS}, f"{block.place}: cannot run {block.language!r}"
+    if block.option == "kserve":
+        return False
     return block.language != "js" or shutil.which("node") is not None
 
 

@@ -4,6 +4,7 @@ Marks are HTML comments on the line before a fence; a reader of the page does no
 
     <!-- run -->                  `sh`, `python` or `js`: run by the tests, in the order of the page, in one shell;
                                   `js` where there is a node
+    <!-- run: kserve -->          run by the slow tier, in an environment that has KServe
     <!-- run: background -->      started and left running until the end of the page
     <!-- prints -->               `text`: what the block before it printed
     <!-- prints: numbers vary --> the same, but whole numbers and decimals may differ

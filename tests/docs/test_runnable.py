@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from doc_blocks import CHECKOUT, PAGES, blocks, differs
+from venv_fixture import environment
 
 RUNNABLE = [page for page in PAGES if any(block.mark == "run" for block in blocks(page))]
 
@@ -30,3 +33,14 @@ def test_what_make_serve_prints(demo):
     started = started[started.index("==> starting Triton") :]
     at = started.index("Ctrl-C stops both")
     assert not differs(shown, started[: started.index("\n", started.index("try:", at))])
+
+
+@pytest.mark.slow
+def test_the_kserve_client(demo):
+    found = [block for page in PAGES for block in blocks(page) if block.option == "kserve"]
+    assert found
+    for block in found:
+        python = environment("kserve") / "python"
+        done = subprocess.run([python, "-c", demo.here(block.text)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{block.place}: {done.stderr}"
+        assert block.prints is None or not differs(block.prints.text, done.stdout)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "upstream"))
-from raw_server import Peer, RawServer, Request, serving  # noqa: E402  beside the tests of the pool
+from raw_server import Peer, RawServer, Request, serving
 
 PAGES = {
     b"GET /v2/health/ready ": b"",

@@ -18,8 +18,8 @@ import pytest
 from gateway_fixture import start_gateway
 from raw_upstream import Peer, raw_upstream
 from sides import Reply, ask, joined, raw
-from tritonclient.grpc import service_pb2 as pb
 from triton_fixture import free_ports
+from tritonclient.grpc import service_pb2 as pb
 
 from gateway import errors, errors_docs
 from gateway.doors.reply import error_reply
@@ -218,7 +218,9 @@ def cause_cancelled(gate):
     before = gate.metric("tidegate_requests_total", code="CANCELLED")
     with grpc.insecure_channel(gate.grpc) as channel:
         call = channel.unary_unary(METHOD + "ModelInfer")
-        future = call.future(slow_message("slow", 5000).SerializeToString(), metadata=(("x-api-key", KEYS["alice"][0]),))
+        future = call.future(
+            slow_message("slow", 5000).SerializeToString(), metadata=(("x-api-key", KEYS["alice"][0]),)
+        )
         time.sleep(0.3)
         future.cancel()
     until(lambda: gate.metric("tidegate_requests_total", code="CANCELLED") > before)
@@ -461,10 +463,15 @@ def test_pipelined(gate):
     body = slow_body()
     one = head(gate, f"content-length: {len(body)}", "x-request-id: %s") + body
     with socket.create_connection(address(gate)) as client:
-        client.sendall(b"".join(one.replace(b"%s", b"p%d" % i) for i in range(2)) + head(gate, "x-request-id: p2", "connection: close", method="GET", path="/v2/health/live"))
+        client.sendall(
+            b"".join(one.replace(b"%s", b"p%d" % i) for i in range(2))
+            + head(gate, "x-request-id: p2", "connection: close", method="GET", path="/v2/health/live")
+        )
         reply = read_all(client)
     assert reply.count(b"HTTP/1.1 200 ") == 3
-    assert [reply.index(b"x-request-id: p%d" % i) for i in range(3)] == sorted(reply.index(b"x-request-id: p%d" % i) for i in range(3))
+    assert [reply.index(b"x-request-id: p%d" % i) for i in range(3)] == sorted(
+        reply.index(b"x-request-id: p%d" % i) for i in range(3)
+    )
 
 
 def test_pipelined_after_an_error(gate):
@@ -485,7 +492,14 @@ def test_head(gate, path):
 
 
 def test_binary_body_that_ends_early(gate):
-    body, headers = joined({"inputs": [{"name": "MILLISECONDS", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}]}, raw("INT32", [0])[:2])
+    body, headers = joined(
+        {
+            "inputs": [
+                {"name": "MILLISECONDS", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
+            ]
+        },
+        raw("INT32", [0])[:2],
+    )
     reply = ask(gate.http, "POST", "/v2/models/slow/infer", body, {**headers, **key()})
     assert reply.status == 400
     assert "MILLISECONDS" in reply.error

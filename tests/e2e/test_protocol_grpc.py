@@ -70,8 +70,8 @@ def call(address: str, method: str, message: Any, metadata: Any = (), timeout: f
     return "OK", getattr(pb, method + "Response").FromString(answer), dict(done.initial_metadata())
 
 
-def request(model: str, *inputs: Any, raw_contents: Any = (), version: str = "", id: str = "", **more: Any) -> Any:
-    message = pb.ModelInferRequest(model_name=model, model_version=version, id=id, raw_input_contents=raw_contents)
+def request(model: str, *inputs: Any, raw_contents: Any = (), version: str = "", call_id: str = "", **more: Any) -> Any:
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=call_id, raw_input_contents=raw_contents)
     message.inputs.extend(inputs)
     for name in more.pop("outputs", ()):
         message.outputs.add(name=name)
@@ -96,6 +96,13 @@ FP32 = tensor("INPUT0", "FP32", [1, 3], fp32_contents=[1, 2, 3.5])
 FP32_RAW = tensor("INPUT0", "FP32", [1, 3])
 BLOB = raw("FP32", [1, 2, 3.5])
 WORD = tensor("INPUT0", "BYTES", [1], bytes_contents=[b"word"])
+
+
+def in_region() -> Any:
+    message = request("identity_fp32", FP32_RAW)
+    put(message.inputs[0].parameters["shared_memory_region"], "r")
+    put(message.inputs[0].parameters["shared_memory_byte_size"], 12)
+    return message
 
 
 def classes(count: int) -> Any:
@@ -197,11 +204,15 @@ FORMS = [
         for t, items in SAMPLES.items()
     ),
     Case("bf16", "ModelInfer", request("identity_bf16", tensor("INPUT0", "BF16", [2]), raw_contents=[b"abcd"])),
-    Case("id", "ModelInfer", request("identity_fp32", FP32, id="x-7")),
+    Case("id", "ModelInfer", request("identity_fp32", FP32, call_id="x-7")),
     Case("version", "ModelInfer", request("identity_fp32", FP32, version="1")),
     Case("zero-size", "ModelInfer", request("identity_fp32", tensor("INPUT0", "FP32", [0, 3]), raw_contents=[b""])),
     Case("classes", "ModelInfer", classes(2)),
-    Case("parameters", "ModelInfer", request("params_echo", WORD, id="p", s="x", i=3, b=True, d=1.5, timeout=9000000)),
+    Case(
+        "parameters",
+        "ModelInfer",
+        request("params_echo", WORD, call_id="p", s="x", i=3, b=True, d=1.5, timeout=9000000),
+    ),
     Case("parameter-unsigned", "ModelInfer", unsigned(2**63 + 5), "oip-parameters", "OK"),
     Case("parameter-unsigned-small", "ModelInfer", unsigned(5), "oip-parameters", "OK"),
     Case("parameter-empty-final", "ModelInfer", request("params_echo", WORD, triton_enable_empty_final_response=True)),
@@ -258,7 +269,7 @@ BROKEN = [
     Case("unknown-model", "ModelInfer", request("nothing", FP32)),
     Case("unknown-version", "ModelInfer", request("income", FP32, version="9")),
     Case("decoupled", "ModelInfer", request("repeat_int32", tensor("IN", "INT32", [1], int_contents=[1]), tensor("DELAY", "UINT32", [1], uint_contents=[0]), tensor("WAIT", "UINT32", [1], uint_contents=[0]))),
-    Case("shm-unknown", "ModelInfer", (lambda m: (put(m.inputs[0].parameters["shared_memory_region"], "r"), put(m.inputs[0].parameters["shared_memory_byte_size"], 12), m)[2])(request("identity_fp32", FP32_RAW))),
+    Case("shm-unknown", "ModelInfer", in_region()),
 ]  # fmt: skip
 
 CHANGING = {"lastInference", "inferenceCount", "executionCount", "inferenceStats", "batchStats", "memoryUsage"}

@@ -16,9 +16,7 @@ from gateway.keys import new_key
 
 KEY, DIGEST = new_key()
 ANSWER = b'{"model_name":"slow","model_version":"1","outputs":[{"name":"SLEPT","datatype":"INT32","shape":[1,1],"data":[0]}]}'
-BODY = json.dumps(
-    {"inputs": [{"name": "MILLISECONDS", "datatype": "INT32", "shape": [1, 1], "data": [0]}]}
-).encode()
+BODY = json.dumps({"inputs": [{"name": "MILLISECONDS", "datatype": "INT32", "shape": [1, 1], "data": [0]}]}).encode()
 
 NEVER = {
     "connection": "x-listed, keep-alive",

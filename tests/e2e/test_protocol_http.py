@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -267,7 +268,12 @@ FORMS = [
     Case("optional-absent", "POST", "/v2/models/writer/infer", infer(tensor("text_input", "BYTES", [1], data=["a"]))),
     Case("fails", "POST", "/v2/models/fails/infer", infer(tensor("HOW", "BYTES", [1], data=["raise"]))),
     *(
-        Case(f"fails-{code}", "POST", "/v2/models/fails/infer", infer(tensor("HOW", "BYTES", [1], data=["error:" + code])))
+        Case(
+            f"fails-{code}",
+            "POST",
+            "/v2/models/fails/infer",
+            infer(tensor("HOW", "BYTES", [1], data=["error:" + code])),
+        )
         for code in ("INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "UNSUPPORTED", "INTERNAL", "UNKNOWN", "CANCELLED")
     ),
 ]
@@ -313,9 +319,13 @@ BROKEN = [
         "shm-unknown",
         "POST",
         IDENTITY,
-        infer(tensor("INPUT0", "FP32", [1, 3], parameters={"shared_memory_region": "r", "shared_memory_byte_size": 12})),
+        infer(
+            tensor("INPUT0", "FP32", [1, 3], parameters={"shared_memory_region": "r", "shared_memory_byte_size": 12})
+        ),
     ),
-    Case("int-range", "POST", ALL, infer(tensor("INPUT_UINT8", "UINT8", [1], data=[300])), **STRICT, says="INPUT_UINT8"),
+    Case(
+        "int-range", "POST", ALL, infer(tensor("INPUT_UINT8", "UINT8", [1], data=[300])), **STRICT, says="INPUT_UINT8"
+    ),
     Case("key-twice", "POST", IDENTITY, b'{"id":"a","id":"b",' + infer(FP32)[1:], **STRICT, says="Duplicate"),
     Case(
         "deep",
@@ -325,15 +335,28 @@ BROKEN = [
         **STRICT,
     ),
     Case("output-twice", "POST", IDENTITY, infer(FP32, outputs=[{"name": "OUTPUT0"}] * 2), **STRICT, says="OUTPUT0"),
-    Case("decoupled", "POST", "/v2/models/repeat_int32/infer", infer(
-        tensor("IN", "INT32", [1], data=[1]), tensor("DELAY", "UINT32", [1], data=[0]), tensor("WAIT", "UINT32", [1], data=[0])
-    )),
-    Case("sequence-no-start", "POST", "/v2/models/sequence_accumulate/infer", infer(
-        tensor("INPUT", "INT32", [1, 1], data=[1]), parameters={"sequence_id": 987654}
-    )),
-    Case("sequence-no-id", "POST", "/v2/models/sequence_accumulate/infer", infer(
-        tensor("INPUT", "INT32", [1, 1], data=[1])
-    )),
+    Case(
+        "decoupled",
+        "POST",
+        "/v2/models/repeat_int32/infer",
+        infer(
+            tensor("IN", "INT32", [1], data=[1]),
+            tensor("DELAY", "UINT32", [1], data=[0]),
+            tensor("WAIT", "UINT32", [1], data=[0]),
+        ),
+    ),
+    Case(
+        "sequence-no-start",
+        "POST",
+        "/v2/models/sequence_accumulate/infer",
+        infer(tensor("INPUT", "INT32", [1, 1], data=[1]), parameters={"sequence_id": 987654}),
+    ),
+    Case(
+        "sequence-no-id",
+        "POST",
+        "/v2/models/sequence_accumulate/infer",
+        infer(tensor("INPUT", "INT32", [1, 1], data=[1])),
+    ),
 ]
 
 CASES = [*PAGES, *every_type("json"), *every_type("binary"), *every_type("in"), *every_type("out"), *FORMS, *BROKEN]
@@ -356,7 +379,9 @@ def comparable(reply: Reply) -> Any:
 
 
 FP32_MAX = float(np.finfo(np.float32).max)
-CHANGING = re.compile(r"last_inference|inference_count|execution_count|inference_stats|batch_stats|memory_usage|response_stats")
+CHANGING = re.compile(
+    r"last_inference|inference_count|execution_count|inference_stats|batch_stats|memory_usage|response_stats"
+)
 
 
 def tidy(value: Any) -> Any:
@@ -367,7 +392,7 @@ def tidy(value: Any) -> Any:
         return [tidy(v) for v in value]
     if isinstance(value, float) and abs(value) < FP32_MAX:
         return float(np.float32(value))  # DIFFERS["float-text"]
-    return "NaN" if value != value else value
+    return "NaN" if isinstance(value, float) and math.isnan(value) else value
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

@@ -244,8 +244,8 @@ def test_infer_and_read_are_two_rights(strict):
     assert ask(strict.http, "POST", "/v2/models/income/infer", body, events).status == 403
 
 
-def features(model: str, id: str) -> bytes:
-    message = pb.ModelInferRequest(model_name=model, id=id)
+def features(model: str, call_id: str) -> bytes:
+    message = pb.ModelInferRequest(model_name=model, id=call_id)
     message.inputs.add(name="features", datatype="FP32", shape=[1, 14]).contents.fp32_contents.extend([0.0] * 14)
     return bytes(message.SerializeToString())
 

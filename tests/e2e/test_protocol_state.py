@@ -249,9 +249,10 @@ def test_system_shared_memory_over_http(shared_gateway, region):
         assert "INPUT0" in reply.error
     finally:
         assert post(shared_gateway, f"{base}/unregister").status == 200
-    assert ask(shared_gateway.http, "GET", f"{base}/status").status == 404 or name not in ask(
-        shared_gateway.http, "GET", "/v2/systemsharedmemory/status"
-    ).body.decode()
+    assert (
+        ask(shared_gateway.http, "GET", f"{base}/status").status == 404
+        or name not in ask(shared_gateway.http, "GET", "/v2/systemsharedmemory/status").body.decode()
+    )
 
 
 def test_system_shared_memory_over_grpc(shared_gateway, region):

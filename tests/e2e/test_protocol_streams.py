@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -9,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -55,8 +57,8 @@ routes:
     assert "Traceback" not in gateway.log.read_text(), gateway.log.read_text()
 
 
-def message(model: str, id: str = "", version: str = "", **parameters: Any) -> Any:
-    made = pb.ModelInferRequest(model_name=model, model_version=version, id=id)
+def message(model: str, call_id: str = "", version: str = "", **parameters: Any) -> Any:
+    made = pb.ModelInferRequest(model_name=model, model_version=version, id=call_id)
     for key, value in parameters.items():
         field = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
         setattr(made.parameters[key], field, value)
@@ -70,26 +72,28 @@ def add(made: Any, name: str, datatype: str, shape: list[int], **contents: Any) 
     return made
 
 
-def repeat(values: list[int], delay_ms: int = 0, id: str = "", **parameters: Any) -> Any:
-    made = message("repeat_int32", id, **parameters)
+def repeat(values: list[int], delay_ms: int = 0, call_id: str = "", **parameters: Any) -> Any:
+    made = message("repeat_int32", call_id, **parameters)
     add(made, "IN", "INT32", [len(values)], int_contents=values)
     add(made, "DELAY", "UINT32", [len(values)], uint_contents=[delay_ms] * len(values))
     return add(made, "WAIT", "UINT32", [1], uint_contents=[0])
 
 
-def word(text: str, id: str = "", model: str = "params_echo", **parameters: Any) -> Any:
-    return add(message(model, id, **parameters), "INPUT0", "BYTES", [1], bytes_contents=[text.encode()])
+def word(text: str, call_id: str = "", model: str = "params_echo", **parameters: Any) -> Any:
+    return add(message(model, call_id, **parameters), "INPUT0", "BYTES", [1], bytes_contents=[text.encode()])
 
 
-def slow(milliseconds: int, id: str = "", model: str = "slow") -> Any:
-    return add(message(model, id), "MILLISECONDS", "INT32", [1, 1], int_contents=[milliseconds])
+def slow(milliseconds: int, call_id: str = "", model: str = "slow") -> Any:
+    return add(message(model, call_id), "MILLISECONDS", "INT32", [1, 1], int_contents=[milliseconds])
 
 
-def fails(how: str, id: str = "", model: str = "fails") -> Any:
-    return add(message(model, id), "HOW", "BYTES", [1], bytes_contents=[how.encode()])
+def fails(how: str, call_id: str = "", model: str = "fails") -> Any:
+    return add(message(model, call_id), "HOW", "BYTES", [1], bytes_contents=[how.encode()])
 
 
-def stream(address: str, messages: Iterable[Any], metadata: Any = (), timeout: float = 30) -> tuple[list[Any], str, Any]:
+def stream(
+    address: str, messages: Iterable[Any], metadata: Any = (), timeout: float = 30
+) -> tuple[list[Any], str, Any]:
     """(answers, code, initial metadata) of a stream that is half-closed after its messages."""
     answers: list[Any] = []
     with grpc.insecure_channel(address) as channel:
@@ -99,10 +103,8 @@ def stream(address: str, messages: Iterable[Any], metadata: Any = (), timeout: f
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         rpc = method(iter(messages), timeout=timeout, metadata=metadata)
-        try:
+        with contextlib.suppress(grpc.RpcError):
             answers.extend(rpc)
-        except grpc.RpcError:
-            pass
         return answers, rpc.code().name, dict(rpc.initial_metadata() or ())
 
 
@@ -125,13 +127,13 @@ def seen(answers: list[Any]) -> list[Any]:
 BOTH = [
     ("one", [word("a", "1")]),
     ("many-in-order", [word(str(i), str(i)) for i in range(50)]),
-    ("same-id", [repeat([1], id="1"), repeat([1], id="1")]),
+    ("same-id", [repeat([1], call_id="1"), repeat([1], call_id="1")]),
     ("plain-in-order", [slow(300, "slow"), *(word(str(i), f"w{i}") for i in range(3))]),
     ("no-id", [repeat([1]), repeat([2])]),
-    ("decoupled", [repeat([7, 8, 9], id="d")]),
-    ("decoupled-final", [repeat([7, 8, 9], id="d", **{EMPTY_FINAL: True})]),
-    ("decoupled-nothing", [repeat([], id="d")]),
-    ("decoupled-nothing-final", [repeat([], id="d", **{EMPTY_FINAL: True})]),
+    ("decoupled", [repeat([7, 8, 9], call_id="d")]),
+    ("decoupled-final", [repeat([7, 8, 9], call_id="d", **{EMPTY_FINAL: True})]),
+    ("decoupled-nothing", [repeat([], call_id="d")]),
+    ("decoupled-nothing-final", [repeat([], call_id="d", **{EMPTY_FINAL: True})]),
     ("plain-final", [word("a", "1", **{EMPTY_FINAL: True})]),
     ("unknown-model", [word("a", "1", model="nothing"), word("b", "2")]),
     ("wrong-input", [fails("x", "1", model="params_echo"), word("b", "2")]),
@@ -159,7 +161,9 @@ def test_same_as_triton(triton, routed, name, messages):
 
 
 @pytest.mark.parametrize(
-    "bad", [fails("error:INTERNAL", "1"), word("a", "1", model="nothing"), b"\xff\xff"], ids=["model", "unknown", "garbage"]
+    "bad",
+    [fails("error:INTERNAL", "1"), word("a", "1", model="nothing"), b"\xff\xff"],
+    ids=["model", "unknown", "garbage"],
 )
 def test_triton_grpc_error_ends_the_stream(routed, bad):
     """With `triton_grpc_error: true` the first error is the stream's status, with metadata all the same."""
@@ -191,7 +195,9 @@ def test_variant_and_request_id_lead_the_stream(routed):
 
 def test_split_on_one_stream(routed):
     """Each message is assigned alone, by the pinned formula: 1,000 ids on one stream."""
-    calls = [add(message("credit-by-id", str(i)), "features", "FP32", [1, 14], fp32_contents=[0.0] * 14) for i in range(1000)]
+    calls = [
+        add(message("credit-by-id", str(i)), "features", "FP32", [1, 14], fp32_contents=[0.0] * 14) for i in range(1000)
+    ]
     answers, code, _ = stream(routed.grpc, calls)
     assert code == "OK"
     assert {answer.infer_response.model_name for answer in answers} == {"credit-by-id"}
@@ -250,7 +256,7 @@ def test_sequences_stay_on_their_variant(routed):
 
 def test_many_routes_on_one_stream(routed):
     """Calls of different models: every call gets its own answers; decoupled ones wait for nobody."""
-    messages = [slow(400, "slow"), *(word(str(i), f"w{i}") for i in range(5)), repeat([1, 2, 3], 10, id="r")]
+    messages = [slow(400, "slow"), *(word(str(i), f"w{i}") for i in range(5)), repeat([1, 2, 3], 10, call_id="r")]
     answers, code, _ = stream(routed.grpc, messages)
     assert code == "OK"
     ids = [answer.infer_response.id for answer in answers]
@@ -295,7 +301,7 @@ def test_client_leaves_early_and_triton_survives(triton, routed):
                 request_serializer=pb.ModelInferRequest.SerializeToString,
                 response_deserializer=pb.ModelStreamInferResponse.FromString,
             )
-            rpc = method(iter([repeat(list(range(30)), 5, id=str(i)) for i in range(4)]))
+            rpc = method(iter([repeat(list(range(30)), 5, call_id=str(i)) for i in range(4)]))
             next(rpc)
             rpc.cancel()
 
@@ -306,14 +312,14 @@ def test_client_leaves_early_and_triton_survives(triton, routed):
         for thread in threads:
             thread.join()
     os.kill(triton.pid, 0)
-    answers, code, _ = stream(routed.grpc, [repeat([1, 2, 3], id="after")])
+    answers, code, _ = stream(routed.grpc, [repeat([1, 2, 3], call_id="after")])
     assert (len(answers), code) == (3, "OK")
     assert routed.metric("tidegate_upstream_events_total", event="detach") >= 20
 
 
 def test_half_close_waits_for_every_answer(routed):
     """The client sends no more before the first answer; all of them still come."""
-    answers, code, _ = stream(routed.grpc, [repeat(list(range(20)), 10, id="r"), slow(300, "s")])
+    answers, code, _ = stream(routed.grpc, [repeat(list(range(20)), 10, call_id="r"), slow(300, "s")])
     assert code == "OK"
     assert len(answers) == 21
 
@@ -354,16 +360,12 @@ def test_slow_reader_holds_up_only_itself(routed):
 def resident(pid: int) -> int:
     """KiB of all processes of a gateway."""
     total = 0
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat") as f:
-                    parent = int(f.read().rsplit(")", 1)[1].split()[1])
-                if int(entry) == pid or parent == pid:
-                    with open(f"/proc/{entry}/statm") as f:
-                        total += int(f.read().split()[1]) * 4
-            except (FileNotFoundError, ProcessLookupError):
-                pass
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                if pid in (int(entry.name), parent):
+                    total += int((entry / "statm").read_text().split()[1]) * 4
     return total
 
 

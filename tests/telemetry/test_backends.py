@@ -7,7 +7,6 @@ Debian. First run: installs (6 minutes). Afterwards: MLflow 45 s, Phoenix 70 s, 
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -21,8 +20,6 @@ from traced_calls import (
     KINDS,
     QUICK,
     Caller,
-    generate,
-    generate_stream,
     grpc_unary,
     http_json,
     traced_triton,
@@ -30,7 +27,7 @@ from traced_calls import (
 from triton_fixture import free_ports
 from venv_fixture import environment, server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def get(url):

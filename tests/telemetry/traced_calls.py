@@ -106,9 +106,7 @@ def grpc_unary(front, headers) -> None:
 def grpc_stream(front, headers) -> None:
     """One decoupled call."""
     with stub(front.grpc) as client:
-        answers = list(
-            client.ModelStreamInfer(iter([repeat_request()]), metadata=tuple(headers.items()), timeout=20)
-        )
+        answers = list(client.ModelStreamInfer(iter([repeat_request()]), metadata=tuple(headers.items()), timeout=20))
     assert [a.error_message for a in answers] == [""] * 3, answers
 
 

@@ -24,7 +24,9 @@ class Echo(MLModel):
         if fail:
             raise RuntimeError(fail)
         outputs = [
-            ResponseOutput(name=f"OUT_{i.name}", datatype=i.datatype, shape=i.shape, data=i.data, parameters=i.parameters)
+            ResponseOutput(
+                name=f"OUT_{i.name}", datatype=i.datatype, shape=i.shape, data=i.data, parameters=i.parameters
+            )
             for i in payload.inputs
         ]
         return InferenceResponse(model_name=self.name, model_version=self.version, id=payload.id, outputs=outputs)
