@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -90,10 +90,8 @@ def _wait(process: subprocess.Popen[bytes], ready: str, log: Path, seconds: floa
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, 15)
-    except ProcessLookupError:
-        pass
     try:
         process.wait(15)
     except subprocess.TimeoutExpired:

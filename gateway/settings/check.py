@@ -58,6 +58,12 @@ class Checker:
             message = f"`{dotted(place)}`: a name has no blanks around it and no control characters"
             self.error(place, "wrong-name", message, key=key)
 
+    def travels(self, text: str, place: Place) -> None:
+        """A name that is sent as a header's value (`x-tidegate-variant`, `x-tidegate-shadow`)."""
+        if text.isprintable() and not text.isascii():
+            message = f"`{dotted(place)}`: this name travels in a header, so it must be ASCII"
+            self.error(place, "wrong-name", message)
+
     def once(self, names: Iterable[tuple[str, Place]], kind: str) -> None:
         """Names that must differ."""
         first: dict[str, Place] = {}
@@ -162,6 +168,7 @@ def _route(name: str, route: Route, settings: Settings, check: Checker) -> None:
         for at, target in enumerate(targets):
             here: Place = (*place, kind, at)
             check.name(target.name, (*here, "name"))
+            check.travels(target.name, (*here, "name"))
             check.name(target.model, (*here, "model"))
             if target.version is not None:
                 check.name(target.version, (*here, "version"))

@@ -131,6 +131,7 @@ CASES = [
     (ROUTE + "    variants: [{name: '', model: m}]\n", 4, 23, "empty-name", "empty"),
     (ROUTE + "    variants: [{name: a, model: ' '}]\n", 4, 33, "empty-name", "empty"),
     (ROUTE + "    variants: [{name: ' a', model: m}]\n", 4, 23, "wrong-name", "blanks"),
+    (ROUTE + "    variants: [{name: modèle, model: m}]\n", 4, 23, "wrong-name", "ASCII"),  # it travels in a header
     (UP + "routes: {'': {}}\n", 2, 10, "empty-name", "empty"),
     (ROUTE + "    assign_by: user\n", 4, 16, "wrong-value", "assign_by"),
     (ROUTE + "    assign_by: reqeust\n", 4, 16, "wrong-value", "did you mean `request`?"),

@@ -149,7 +149,7 @@ def test_calls_of_one_stream_are_spans_of_their_own(front):
     ("path", "document", "status", "kind", "fault", "last"),
     [
         ("nowhere", None, 404, "NotFound", False, "policy"),
-        ("split", {"inputs": [{**{"name": "NO"}, "datatype": "FP32", "shape": [1], "data": [1]}]}, 400, "BadRequest", False, "transform"),
+        ("split", {"inputs": [{"name": "NO", "datatype": "FP32", "shape": [1], "data": [1]}]}, 400, "BadRequest", False, "transform"),
         ("fails", {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1], "data": ["error:UNAVAILABLE"]}]}, 503, "UpstreamAnswered", True, "forward"),
         ("fails", {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1], "data": ["error:INVALID_ARG"]}]}, 400, "UpstreamAnswered", False, "forward"),
     ],

@@ -51,7 +51,10 @@ REPEAT = {
 WRITE = {"text_input": "The sea", "max_tokens": 3, "seed": 1}
 
 
-def infer_request(model: str, tensors=(("INPUT0", "FP32", np.float32([[0.5, 1, 2, 3]])),), call_id=""):
+ONE = (("INPUT0", "FP32", np.array([[0.5, 1, 2, 3]], np.float32)),)
+
+
+def infer_request(model: str, tensors=ONE, call_id=""):
     """A `ModelInferRequest` with raw contents."""
     request = service_pb2.ModelInferRequest(model_name=model, id=call_id)
     for name, datatype, array in tensors:
