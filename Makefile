@@ -68,6 +68,8 @@ bench: triton
 
 docs: venv
 	$(BIN)/python -m gateway.settings.docs > docs/settings.md
+	$(BIN)/python -m gateway.errors_docs > docs/errors.md
+	$(BIN)/python -m gateway.metrics_docs > docs/metrics.md
 
 # Exact versions with hashes for development and CI, without any registry address. Needs `uv`.
 lock:

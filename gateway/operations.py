@@ -122,25 +122,37 @@ def _page(segments: list[str]) -> tuple[str, str, str, str]:
     if fixed is not None:
         return *fixed, "", ""
     match segments:
-        case ["models", model, "trace", "setting"] if model:
-            return "trace_setting", "GET, POST", model, ""
-        case ["models", model, "versions", version, *page] if model and _VERSION.fullmatch(version):
-            if len(page) <= 1 and (not page or page[0]):
-                found = _MODEL_PAGES.get(page[0] if page else "")
-                if found is not None:
-                    return *found, model, version
-        case ["models", model, *page] if model and len(page) <= 1 and (not page or page[0]):
-            found = _MODEL_PAGES.get(page[0] if page else "")
-            if found is not None:
-                return *found, model, ""
-        case ["repository", name, "index"] if name:  # Triton takes any name here and looks at none
-            return "index", "POST", "", ""
-        case ["repository", "models", model, ("load" | "unload") as verb] if model:
-            return verb, "POST", model, ""
-        case ["repository", name, "models", model, "load" | "unload"] if name and model:
-            raise Unsupported("'repository_name' specification is not supported")
+        case ["models", model, *rest] if model:
+            return _model_page(model, rest)
+        case ["repository", *rest]:
+            return _repository_page(rest)
         case [("systemsharedmemory" | "cudasharedmemory") as family, *rest]:
             return _shared_memory_page(family.removesuffix("sharedmemory"), rest)
+    raise NotFound("Not Found")
+
+
+def _model_page(model: str, rest: list[str]) -> tuple[str, str, str, str]:
+    version = ""
+    match rest:
+        case ["trace", "setting"]:
+            return "trace_setting", "GET, POST", model, ""
+        case ["versions", number, *more] if _VERSION.fullmatch(number):
+            version, rest = number, more
+    # An empty segment (a slash at the end) is no page, though no segment is one.
+    found = _MODEL_PAGES.get(rest[0] if rest else "") if len(rest) <= 1 and rest != [""] else None
+    if found is None:
+        raise NotFound("Not Found")
+    return *found, model, version
+
+
+def _repository_page(rest: list[str]) -> tuple[str, str, str, str]:
+    match rest:
+        case [name, "index"] if name:  # Triton takes any name here and looks at none
+            return "index", "POST", "", ""
+        case ["models", model, ("load" | "unload") as verb] if model:
+            return verb, "POST", model, ""
+        case [name, "models", model, "load" | "unload"] if name and model:
+            raise Unsupported("'repository_name' specification is not supported")
     raise NotFound("Not Found")
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from litestar import Controller, Request, get
+from litestar.params import FromPath
 
 from gateway.control.access import authorised
 from gateway.errors import NotFound
@@ -29,7 +30,7 @@ class RouteController(Controller):
         return {"routes": [name for name in routes if snapshot.may(subject, f"route:{name}", "read")]}
 
     @get("/{name:str}")
-    async def state(self, request: Request[Any, Any, Any], name: str) -> RouteState:
+    async def state(self, request: Request[Any, Any, Any], name: FromPath[str]) -> RouteState:
         """One route: variants with their shares and counts, shadows with their differences."""
         snapshot = authorised(request, f"route:{name}", "read")
         route = snapshot.routes.routes.get(name)

@@ -22,6 +22,8 @@ CONNECTION_KEY = "tidegate.connection"
 SPELLING_KEY = "tidegate.spelling"
 """Scope key of the header names as sent, by lower-case name, where the two differ."""
 
+# As later versions of Triton have it: past it a chunked body costs more to take apart than to serve.
+_MOST_CHUNKS = 65_536
 # A body that was refused (413) is read on for this long, so that a client that sends first and reads later
 # comes to read the answer instead of a reset (nginx's lingering_close does the same).
 _LINGER_S = 10.0
@@ -91,8 +93,15 @@ class FrontDoorProtocol(HttpToolsProtocol):
         """A pipelined request that begins in the middle of a segment has a clock of its own."""
         super().on_message_begin()
         self._spelling: dict[str, str] = {}
+        self._chunks = 0
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
+
+    def on_chunk_header(self) -> None:
+        """Count the chunks of a body; raising makes the parser stop, which is answered with 400."""
+        self._chunks += 1
+        if self._chunks > _MOST_CHUNKS + 1:  # the last one is empty
+            raise ValueError(f"a body of more than {_MOST_CHUNKS} chunks")
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:

@@ -440,6 +440,31 @@ def test_trickle(gate):
     assert reply.startswith(b"HTTP/1.1 408 ")
 
 
+def test_too_many_chunks(gate):
+    """65,536 chunks are read (and refused for what they hold), one more is not."""
+    for count, words in ((65_536, b"JSON"), (65_537, b"Invalid HTTP")):
+        with socket.create_connection(address(gate)) as client:
+            client.sendall(
+                head(gate, "transfer-encoding: chunked", "connection: close") + b"1\r\n{\r\n" * count + b"0\r\n\r\n"
+            )
+            reply = read_all(client)
+        assert reply.startswith(b"HTTP/1.1 400 "), reply
+        assert words in reply
+
+
+def test_shapes_that_would_end_the_server(gate, triton):
+    """Products beyond 64 bits are refused here; Triton 2.51 would not survive them."""
+    for shape in ([2**62, 1], [2**32, 2**32], [2**63 - 1, 2**63 - 1, 0], [2**64, 1]):
+        tensor = {"name": "INPUT0", "datatype": "FP32", "shape": shape, "data": [1]}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        reply = ask(gate.http, "POST", "/v2/models/identity_fp32/infer", body, key())
+        assert reply.status == 400, reply.body
+    message = pb.ModelInferRequest(model_name="identity_fp32")
+    message.inputs.add(name="INPUT0", datatype="FP32", shape=[2**62, 1]).contents.fp32_contents.append(1)
+    judged(errors.BadRequest, error=grpc_infer(gate, message))
+    assert ask(triton.http, "GET", "/v2/health/live").status == 200
+
+
 def test_expect_continue(gate):
     body = slow_body()
     with socket.create_connection(address(gate)) as client:

@@ -311,6 +311,7 @@ BROKEN = [
     Case("unknown-version", "POST", "/v2/models/income/versions/9/infer", infer(FP32)),
     Case("ihcl-negative", "POST", IDENTITY, infer(FP32), {"inference-header-content-length": "-1"}),
     Case("ihcl-large", "POST", IDENTITY, infer(FP32), {"inference-header-content-length": "9999"}),
+    Case("ihcl-beyond-int32", "POST", IDENTITY, infer(FP32), {"inference-header-content-length": str(2**31)}),
     Case("ihcl-word", "POST", IDENTITY, infer(FP32), {"inference-header-content-length": "x"}),
     Case("binary-short", "POST", IDENTITY, BINARY_BODY[:-1], BINARY_HEADERS),
     Case("binary-long", "POST", IDENTITY, BINARY_BODY + b"x", BINARY_HEADERS),

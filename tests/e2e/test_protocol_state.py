@@ -6,12 +6,14 @@ import json
 import uuid
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.utils.shared_memory as shm
 from gateway_fixture import start_gateway
 from sides import ask, tensors
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from gateway.keys import new_key
@@ -253,6 +255,30 @@ def test_system_shared_memory_over_http(shared_gateway, region):
         ask(shared_gateway.http, "GET", f"{base}/status").status == 404
         or name not in ask(shared_gateway.http, "GET", "/v2/systemsharedmemory/status").body.decode()
     )
+
+
+def test_raw_contents_beside_shared_memory(triton, shared_gateway, region):
+    """Raw entries are for the inputs that are in no region, in their order; as Triton answers."""
+    name, _ = region
+    message = service_pb2.ModelInferRequest(model_name="identity_all", raw_input_contents=[b"\x01"])
+    item = message.inputs.add(name="INPUT_FP32", datatype="FP32", shape=[4])
+    item.parameters["shared_memory_region"].string_param = name
+    item.parameters["shared_memory_byte_size"].int64_param = 16
+    message.inputs.add(name="INPUT_BOOL", datatype="BOOL", shape=[1])
+    message.outputs.add(name="OUTPUT_FP32")
+    message.outputs.add(name="OUTPUT_BOOL")
+    base = f"/v2/systemsharedmemory/region/{name}"
+    post(shared_gateway, f"{base}/register", {"key": f"/{name}", "offset": 0, "byte_size": 64})
+    try:
+        answers = []
+        for address in (triton.grpc, shared_gateway.grpc):
+            with grpc.insecure_channel(address) as channel:
+                method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+                answers.append(service_pb2.ModelInferResponse.FromString(method(message.SerializeToString())))
+        assert answers[0] == answers[1]
+        assert answers[0].raw_output_contents[1] == b"\x01"
+    finally:
+        post(shared_gateway, f"{base}/unregister")
 
 
 def test_system_shared_memory_over_grpc(shared_gateway, region):

@@ -469,6 +469,7 @@ GENERATE = [
     ("plain", {**WRITE, "stream": False}, {}),
     ("parameters", {**WRITE, "stream": False, "parameters": {"more": "x", "n": 3}}, {}),
     ("id", {**WRITE, "stream": False, "id": "g"}, {}),
+    ("pieces", WRITE, {}),  # of `generate` more than one answer is an error
     ("not-json", b"{", {}),
     ("no-text", {"max_tokens": 3}, {}),
     ("unknown-input", {**WRITE, "stream": False, "nothing": [1]}, {}),

@@ -173,9 +173,8 @@ def senders(received) -> dict[str, dict]:
     return {resource["service.instance.id"]: resource for resource in resources}
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_three_workers_push_what_the_page_shows(gateway, protocol):
-    with (http_receiver if protocol == "http/protobuf" else grpc_receiver)() as received:
+def test_three_workers_push_what_the_page_shows(gateway):
+    with grpc_receiver() as received:
         front = gateway(
             f"""{UPSTREAM}
 workers: 3

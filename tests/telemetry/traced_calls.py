@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 from otlp_receiver import Received, attributes
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 from triton_fixture import MODEL_REPOSITORY, TEST_MODELS, RunningTriton, running_triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 SOON = ("--trace-config=opentelemetry,bsp_schedule_delay=100",)
 """Triton exports every 100 ms and not every 5 s."""

@@ -1,18 +1,12 @@
-"""Servers that are no Triton: what they lack is bridged, from every kind of client (`others/json_only.py`)."""
-
-import sys
-from pathlib import Path
+"""Servers that are no Triton: what they lack is bridged, from every kind of client (`json_only.py`)."""
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from gateway_fixture import start_gateway
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "others"))
-
-from asking import SAMPLES, ask_everything, raw_binary
 from json_only import json_only
+from oip_clients import SAMPLES, ask_everything, raw_binary
 from tritonclient.utils import InferenceServerException
 
 ONE = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
