@@ -9,7 +9,7 @@ refused as an edit, with the remedy.
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     settings: Settings
     hash: str
     """SHA-256, in hex, of the settings as they were understood and the policy's bytes."""
-    since: datetime.datetime
+    since: dt.datetime
     identifier: Identifier
     policy: PolicySnapshot
     routes: RouteTable
@@ -161,7 +161,7 @@ def _compiled(settings: Settings, policy: PolicySnapshot, parts: Parts, previous
     return Snapshot(
         settings=settings,
         hash=hashlib.sha256(understood + policy.hash.encode()).hexdigest(),
-        since=datetime.datetime.now(datetime.UTC),
+        since=dt.datetime.now(dt.UTC),
         identifier=Identifier(identity),
         policy=policy,
         routes=RouteTable.compile(settings, pins=parts.pins),
@@ -243,7 +243,7 @@ class Keeper:
                 self._seen = now
                 try:
                     await self.reload()
-                except Exception:  # whatever it is, the next edit must be looked at
+                except Exception:  # noqa: BLE001 - whatever it is, the next edit must be looked at
                     _log.exception("not reloaded: a defect", extra={"fields": {"snapshot": self.current.hash}})
                 last = self._signature()
 

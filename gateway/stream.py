@@ -1,10 +1,12 @@
 """A stream is a door of many calls: each message is decided, assigned, counted and traced alone.
 
 Contract: one session per client stream. `submit` takes the calls in order; answers come to the door's
-`deliver`, one at a time, under the name that the client asked for. Calls of one session share one upstream
-stream per model server. The session ends by `finish` (the client sends no more; open calls are answered) or
-by `leave` (the client is gone; what the model servers still send is read and dropped where closing would be
-dangerous). The sequence of steps is the pipeline's.
+`deliver`, one at a time, under the name that the client asked for. Calls of one session share an upstream
+stream per model server, and a second one for its decoupled models: Triton 2.51 ends with signal 6 ("ASSERTION
+FAILED: !byte_buffer->Valid()") within some fifty calls when decoupled and ordinary models answer on one. The
+session ends by `finish` (the client sends no more; open calls are answered) or by `leave` (the client is gone;
+what the model servers still send is read and dropped where closing would be dangerous). The sequence of steps
+is the pipeline's.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.routing import Assignment
     from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped
+    from gateway.tracing import Step
     from gateway.upstream import ModelStream
 
 _log = logs.get("stream")
@@ -46,7 +49,7 @@ class StreamSession:
     def __init__(self, pipeline: Pipeline, deliver: Deliver) -> None:
         self.pipeline = pipeline
         self.deliver = deliver
-        self._upstreams: dict[str, ModelStream] = {}
+        self._upstreams: dict[tuple[str, bool], ModelStream] = {}
         self._draws: dict[str, int] = {}
         self._open: set[_OpenCall] = set()
         self._idle = asyncio.Event()
@@ -108,17 +111,18 @@ class StreamSession:
         call.began = time.perf_counter()
         if not call.copies and to.shadows and not signature.decoupled:
             call.copies = self.pipeline.mirror(x, x.call, to)
-        stream = self._stream_to(x, to.variant.upstream)
+        stream = self._stream_to(x, to.variant.upstream, decoupled=signature.decoupled)
+        call.forwarding(to)
         await stream.send(
             x.call, model=to.variant.model, version=to.version, timeout=x.route.timeout, deliver=call.answered
         )
 
-    def _stream_to(self, x: Exchange, name: str) -> ModelStream:
-        stream = self._upstreams.get(name)
+    def _stream_to(self, x: Exchange, name: str, *, decoupled: bool) -> ModelStream:
+        stream = self._upstreams.get((name, decoupled))
         if stream is None or stream.closed:
             upstream = x.snapshot.upstreams[name]
             headers = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
-            stream = self._upstreams[name] = upstream.open_stream(metadata=metadata_of(headers))
+            stream = self._upstreams[name, decoupled] = upstream.open_stream(metadata=metadata_of(headers))
         return stream
 
     async def retry(self, call: _OpenCall, error: TidegateError) -> bool:
@@ -148,7 +152,7 @@ class StreamSession:
 class _OpenCall:
     """One call that has not had its last answer."""
 
-    __slots__ = ("alternatives", "began", "copies", "ended", "session", "started", "x")
+    __slots__ = ("alternatives", "began", "copies", "ended", "session", "started", "step", "x")
 
     def __init__(self, session: StreamSession, x: Exchange) -> None:
         self.session = session
@@ -156,9 +160,25 @@ class _OpenCall:
         self.alternatives: list[Assignment] = []
         self.copies: Sequence[Copy | Dropped] = ()
         self.began = 0.0
+        self.step: Step | None = None
+        """The span from the sending to the last answer; of each variant that was tried its own."""
         self.started = False
         """An answer has reached the client: from now on it cannot be taken back."""
         self.ended = False
+
+    def forwarding(self, to: Assignment) -> None:
+        """The call goes to a model server now."""
+        step = self.step = self.x.trace.span(telemetry.SPAN_FORWARD)
+        step.__enter__()
+        step.set(telemetry.UPSTREAM, to.variant.upstream)
+        step.set(telemetry.TRITON_MODEL, to.variant.model)
+        step.set(telemetry.TRITON_VERSION, to.version)
+
+    def forwarded(self, error: TidegateError | None) -> None:
+        """It has had its last answer from there."""
+        step, self.step = self.step, None
+        if step is not None:
+            step.__exit__(None if error is None else type(error), error, None)
 
     async def answered(self, answer: InferAnswer | TidegateError, final: bool) -> None:
         """One answer of the model server, or the error that ends the call."""
@@ -166,6 +186,8 @@ class _OpenCall:
             return
         x = self.x
         if isinstance(answer, TidegateError):
+            if final:
+                self.forwarded(answer)
             final_error = final and not self.started and not_the_clients_fault(answer)
             if final_error and await self.session.retry(self, answer):
                 return
@@ -199,6 +221,7 @@ class _OpenCall:
             return
         self.ended = True
         self._settle(None)
+        self.forwarded(error)
         self.x.error = error
         if self.began:
             self.x.upstream_seconds = time.perf_counter() - self.began

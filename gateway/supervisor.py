@@ -1,10 +1,10 @@
 """Keeps N workers alive: one small parent, no request ever passes through it.
 
 Contract: reserves the ports, owns `state_dir` (a lock file says so) and the run directory with the shared
-counters, starts workers, replaces those that die (with back-off when they die young), passes SIGHUP on,
-and on SIGTERM or SIGINT lets them drain; a second one cuts what is still in flight. A worker whose supervisor vanishes drains and leaves by itself: it
-holds the other end of a socket pair. Shared-memory cells of a dead worker are cleared before its slot is
-given to the next one.
+counters, starts workers, replaces those that die (with back-off when they die young), and passes SIGHUP on. On
+SIGTERM or SIGINT it lets them drain; a second one cuts what is still in flight. A worker whose supervisor
+vanishes drains and leaves by itself: it holds the other end of a socket pair. Shared-memory cells of a dead
+worker are cleared before its slot is given to the next one.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def environment(name: str) -> Path:
     lock = CHECKOUT / "requirements" / f"{name}.lock"
     stamp = folder / ".lock"
     wanted = f"# {sys.version}\n{lock.read_text()}"
-    with (CHECKOUT / f".venv-{name}.busy").open("w") as busy:
-        fcntl.flock(busy, fcntl.LOCK_EX)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         if not stamp.is_file() or stamp.read_text() != wanted:
             began = time.monotonic()
             print(f"==> installing {folder.name} (minutes, once)", file=sys.stderr, flush=True)

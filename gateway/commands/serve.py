@@ -167,7 +167,8 @@ async def _up(args: argparse.Namespace) -> int:
 
         def announce(addresses: dict[str, str]) -> None:
             print(
-                f"==> Tidegate serves HTTP on {addresses['http']} and gRPC on {addresses.get('grpc', '-')}; Ctrl-C stops both\n"
+                f"==> Tidegate serves HTTP on {addresses['http']} and gRPC on {addresses.get('grpc', '-')}; "
+                "Ctrl-C stops both\n"
                 f"    try: curl http://{addresses['http']}/v2/models/income",
                 file=sys.stderr,
             )

@@ -60,8 +60,10 @@ def _litestar(application: Application, handlers: list[Any]) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Tidegate control API",
             version=VERSION,
-            path="/gateway/v1",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            # The page is the whole of Litestar's documentation site: a site at /gateway/v1 would answer unknown
+            # control pages itself, in HTML.
+            path="/gateway/v1/openapi.json",
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
         ),
         logging_config=None,
         debug=False,

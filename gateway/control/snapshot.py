@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ class SnapshotState(msgspec.Struct):
     hash: str
     policy: str
     """Hash of the policy."""
-    since: datetime.datetime
+    since: dt.datetime
     routes: list[str]
     upstreams: list[str]
 

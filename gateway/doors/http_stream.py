@@ -30,6 +30,7 @@ from gateway.wire.types import InferAnswer, InferCall
 if TYPE_CHECKING:
     from gateway.app import Application
     from gateway.doors.http import HttpExchange
+    from gateway.tracing import Step
     from gateway.upstream import Stream, Upstream
 
 
@@ -125,6 +126,7 @@ class _Generate:
         self._page = page
         self._upstream: Upstream | None = None
         self._began = 0.0
+        self._forward: Step | None = None
         self.stream: Stream
 
     async def __aenter__(self) -> Self:
@@ -157,19 +159,26 @@ class _Generate:
         upstream = x.snapshot.upstreams[to.variant.upstream]
         headers = [*pipeline.travelling(x, upstream.name), *x.trace.propagation()]
         self._began = time.perf_counter()
-        with x.trace.span(telemetry.SPAN_FORWARD):
-            self.stream = await upstream.stream_generate(
-                body,
-                model=to.variant.model,
-                version=to.version,
-                headers=headers,
-                timeout=x.time_left(),
-                page=self._page,
-            )
+        # Until the last event, not just until the answer's head.
+        self._forward = x.trace.span(telemetry.SPAN_FORWARD)
+        self._forward.set(telemetry.UPSTREAM, upstream.name)
+        self._forward.set(telemetry.TRITON_MODEL, to.variant.model)
+        self._forward.set(telemetry.TRITON_VERSION, to.version)
+        self._forward.__enter__()
+        self.stream = await upstream.stream_generate(
+            body,
+            model=to.variant.model,
+            version=to.version,
+            headers=headers,
+            timeout=x.time_left(),
+            page=self._page,
+        )
         self._upstream = upstream
 
     def _end(self, error: BaseException | None) -> None:
         x = self._x
+        if self._forward is not None:
+            self._forward.__exit__(None if error is None else type(error), error, None)
         if self._began:
             x.upstream_seconds = time.perf_counter() - self._began
         if isinstance(error, TidegateError):

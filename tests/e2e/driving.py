@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from gateway_fixture import Gateway
@@ -51,9 +50,9 @@ def word(text: str, **parameters: Any) -> dict[str, Any]:
     return made | ({"parameters": parameters} if parameters else {})
 
 
-def message(model: str, document: dict[str, Any], id: str = "", version: str = "") -> Any:
+def message(model: str, document: dict[str, Any], call_id: str = "", version: str = "") -> Any:
     """A JSON request as the gRPC message."""
-    made = pb.ModelInferRequest(model_name=model, id=id, model_version=version)
+    made = pb.ModelInferRequest(model_name=model, id=call_id, model_version=version)
     for key, value in document.get("parameters", {}).items():
         field_name = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
         setattr(made.parameters[key], field_name, value)
@@ -103,20 +102,37 @@ def channel(address: str) -> Iterator[grpc.Channel]:
         yield made
 
 
-def call(made: grpc.Channel, request: Any, metadata: dict[str, str] | None = None, timeout: float = 30) -> GrpcAnswer:
+def call(
+    made: grpc.Channel,
+    request: Any,
+    metadata: dict[str, str] | None = None,
+    timeout: float = 30,
+    *,
+    wait_for_ready: bool = False,
+) -> GrpcAnswer:
     """One ModelInfer."""
     stub = made.unary_unary(
-        UNARY, request_serializer=lambda m: m.SerializeToString(), response_deserializer=pb.ModelInferResponse.FromString
+        UNARY,
+        request_serializer=lambda m: m.SerializeToString(),
+        response_deserializer=pb.ModelInferResponse.FromString,
     )
-    running = stub.with_call(request, metadata=tuple((metadata or {}).items()), timeout=timeout)
-    response, done = running
+    response, done = stub.with_call(
+        request, metadata=tuple((metadata or {}).items()), timeout=timeout, wait_for_ready=wait_for_ready
+    )
     return GrpcAnswer("OK", "", _pairs(done.initial_metadata()), _pairs(done.trailing_metadata()), response)
 
 
-def ask(made: grpc.Channel, request: Any, metadata: dict[str, str] | None = None, timeout: float = 30) -> GrpcAnswer:
+def ask(
+    made: grpc.Channel,
+    request: Any,
+    metadata: dict[str, str] | None = None,
+    timeout: float = 30,
+    *,
+    wait_for_ready: bool = False,
+) -> GrpcAnswer:
     """One ModelInfer; an error is an answer too."""
     try:
-        return call(made, request, metadata, timeout)
+        return call(made, request, metadata, timeout, wait_for_ready=wait_for_ready)
     except grpc.RpcError as error:
         head = _pairs(error.initial_metadata())
         return GrpcAnswer(error.code().name, error.details() or "", head, _pairs(error.trailing_metadata()))
@@ -139,7 +155,18 @@ class Outcome:
 class Load:
     """Steady load on kept-alive connections until the block ends: `http` threads and `grpc` threads."""
 
-    def __init__(self, gateway: Gateway, model: str, document: dict[str, Any], *, http: int = 2, grpc: int = 1) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        model: str,
+        document: dict[str, Any],
+        *,
+        http: int = 2,
+        grpc: int = 1,
+        patient: bool = False,
+    ) -> None:
+        """`patient` gRPC calls wait for a connection; others fail at once while grpcio pauses before the next try."""
+        self._patient = patient
         self.outcome = Outcome()
         self._gateway = gateway
         self._path = f"/v2/models/{model}/infer"
@@ -149,7 +176,7 @@ class Load:
         self._threads = [threading.Thread(target=self._http) for _ in range(http)]
         self._threads += [threading.Thread(target=self._grpc) for _ in range(grpc)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -184,7 +211,7 @@ class Load:
     def _grpc(self) -> None:
         with channel(self._gateway.grpc) as made:
             while not self._stop.is_set():
-                answer = ask(made, self._message)
+                answer = ask(made, self._message, wait_for_ready=self._patient)
                 self.outcome.statuses[answer.code] += 1
                 self.outcome.variants[answer.variant] += 1
                 if answer.code != "OK":
@@ -227,7 +254,7 @@ class RawUpstream:
     def __init__(self, answer: Callable[[bytes, socket.socket], None], port: int = 0) -> None:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", port))
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -241,7 +268,7 @@ class RawUpstream:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-    def __enter__(self) -> RawUpstream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -312,7 +339,9 @@ def pages(infer: Callable[[socket.socket], None]) -> Callable[[bytes, socket.soc
 
 def children(pid: int) -> list[int]:
     """Process ids of a process' children."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
 
 
 def alive(pid: int) -> bool:
@@ -325,7 +354,7 @@ def alive(pid: int) -> bool:
 
 def descriptors(pid: int) -> int:
     """Open file descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def replace(path: Path, text: str) -> None:

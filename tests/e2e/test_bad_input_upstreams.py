@@ -73,7 +73,11 @@ CASES = {
         {502},
         {"INTERNAL"},
     ),
-    "error_page": (sends(http_answer(b"<html>no</html>", "500 Oops", "content-type: text/html\r\n")), {502}, {"INTERNAL"}),
+    "error_page": (
+        sends(http_answer(b"<html>no</html>", "500 Oops", "content-type: text/html\r\n")),
+        {502},
+        {"INTERNAL"},
+    ),
     "unavailable": (sends(http_answer(b'{"error":"not now"}', "503 Service Unavailable")), {503}, {"UNAVAILABLE"}),
     "good": (sends(answered()), {200}, {"OK"}),
 }

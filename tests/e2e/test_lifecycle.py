@@ -6,9 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
+import socket
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -55,14 +59,10 @@ class Relay:
         self._listener = None
 
     def open(self) -> None:
-        import socket
-
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def shut(self) -> None:
-        import socket
-
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -72,8 +72,6 @@ class Relay:
             one.close()
 
     def _accept(self, listener) -> None:
-        import socket
-
         host, _, port = self._target.rpartition(":")
         while True:
             try:
@@ -181,7 +179,7 @@ def message_json(milliseconds):
     return json.dumps({"inputs": inputs}).encode()
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_is_in_flight_finishes_within_drain(gateway, sig):
     one = gateway(TRITON + "drain: 10s\n")
     idle = http.client.HTTPConnection(one.http, timeout=10)
@@ -295,8 +293,7 @@ def test_every_worker_gets_traffic_and_every_worker_tells_of_all(three):
 
 
 def cpu_ticks(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
@@ -307,21 +304,15 @@ def connections_served(one, pid: int) -> tuple[int, int]:
     counts = {"http": 0, "grpc": 0}
     workers = sorted(one.folder.glob("state/run/worker-*.metrics"))
     slot = worker_slot(pid)
-    import shutil
-    import tempfile
-
     with tempfile.TemporaryDirectory() as alone:
         shutil.copy(workers[slot], alone)
-        from pathlib import Path
-
         for labels, value in Reader(Path(alone)).collect()["tidegate_requests_total"].items():
             counts[labels[2]] += round(value)
     return counts["http"], counts["grpc"]
 
 
 def worker_slot(pid: int) -> int:
-    with open(f"/proc/{pid}/cmdline") as file:
-        argv = file.read().split("\0")
+    argv = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     return int(argv[argv.index("--slot") + 1])
 
 
@@ -401,7 +392,7 @@ def call_ok(one) -> bool:
 
 def test_steady_load_while_workers_come_and_go(three):
     """A killed worker may cost the requests that it held; the others never."""
-    with Load(three, "identity_fp32", fp32(), http=3, grpc=2) as load:
+    with Load(three, "identity_fp32", fp32(), http=3, grpc=2, patient=True) as load:
         until(lambda: load.answered() > 50)
         os.kill(children(three.process.pid)[0], signal.SIGKILL)
         count = load.answered()

@@ -47,7 +47,7 @@ POLICY = "".join(f"p, user:{name}, {name}, model:*, *, allow\n" for name in TENA
 )
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["1 worker", "3 workers"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 3])
 def site(request, tmp_path_factory, triton):
     gateway = start_gateway(
         tmp_path_factory.mktemp("limits"), settings(triton, request.param), files={"policy.csv": POLICY}
@@ -146,7 +146,7 @@ def test_a_reload_keeps_what_was_used(site):
     assert 5 <= served <= 7
     text = site.config.read_text()
     hashes = {site.get("/gateway/v1/snapshot").json()["hash"]}
-    held = [Background(lambda: infer(site, "narrow", "slow", sleeping(2500)).status) for _ in range(3)]
+    held = [Background(lambda: infer(site, "narrow", "slow", sleeping(1800)).status) for _ in range(3)]
     time.sleep(0.4)
     site.config.write_text(text.replace("concurrent: 3", "concurrent: 4"))
     site.process.send_signal(signal.SIGHUP)

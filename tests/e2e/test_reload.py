@@ -124,16 +124,14 @@ def test_an_edit_takes_effect_on_every_worker(site):
     assert all(len(line["policy"]) == 64 for line in logged)
 
 
-def test_a_file_renamed_over_and_back(site):
+def test_a_file_renamed_over(site):
     before = site.hash()
     replace(site.gateway.config, site.text(variant="two"))
     site.swapped(before)
     assert variant(site.gateway) == "two"
-    replace(site.gateway.config, site.text())
-    until(lambda: site.hashes() == {before}, WITHIN)
-    assert variant(site.gateway) == "one"
 
 
+@pytest.mark.slow
 def test_a_link_that_turns_to_another_folder(site):
     """As Kubernetes changes a ConfigMap."""
     folder = site.gateway.folder
@@ -217,7 +215,13 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
+# The others are told apart in tests/settings; here it is the way of one finding that counts.
+_SLOW = {"impossible value", "unknown variant", "unset variable", "state_dir"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in _SLOW else case for case in BROKEN]
+)
 def test_a_broken_edit_is_refused_with_its_place(site, case):
     old, new, word = BROKEN[case]
     before = site.hash()
@@ -269,6 +273,7 @@ def test_a_broken_policy_is_refused_with_its_place(site, file, text, line):
     assert variant(site.gateway) == "one"
 
 
+@pytest.mark.slow
 def test_the_remedy_may_be_in_a_file_that_only_the_refused_settings_name(site):
     before = site.hash()
     other = site.gateway.folder / "other.csv"

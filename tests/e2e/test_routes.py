@@ -164,13 +164,13 @@ def predicted(salt: str, unit: str) -> str:
     raise AssertionError(u)
 
 
-def both(site, model: str, document: dict, headers: dict[str, str] | None = None, id: str = "") -> tuple[str, str]:
+def both(site, model: str, document: dict, headers: dict[str, str] | None = None, call_id: str = "") -> tuple[str, str]:
     """The variant over HTTP and over gRPC."""
-    if id:
-        document = {**document, "id": id}
+    if call_id:
+        document = {**document, "id": call_id}
     answer = site.gateway.post(f"/v2/models/{model}/infer", document, headers)
     assert answer.status == 200, answer
-    over_grpc = ask(site.wire, message(model, document, id), headers)
+    over_grpc = ask(site.wire, message(model, document, call_id), headers)
     assert over_grpc.code == "OK", over_grpc
     assert answer.json()["model_name"] == over_grpc.response.model_name == model
     return answer.headers["x-tidegate-variant"], over_grpc.variant
@@ -202,10 +202,16 @@ def test_the_pinned_formula(wired, by):
                 expected[unit] = predicted("pepper", unit)
     elif by == "id":
         for unit in UNITS:
-            got[unit] = both(wired, "by_id", fp32(), id=unit)
+            got[unit] = both(wired, "by_id", fp32(), call_id=unit)
             expected[unit] = predicted("by_id", unit)
     else:
-        for value, unit in [*((unit, unit) for unit in UNITS), (7, "7"), (-12, "-12"), (True, "true"), (False, "false")]:
+        for value, unit in [
+            *((unit, unit) for unit in UNITS),
+            (7, "7"),
+            (-12, "-12"),
+            (True, "true"),
+            (False, "false"),
+        ]:
             got[unit] = both(wired, "by_parameter", word("w", unit=value))
             expected[unit] = predicted("by_parameter", unit)
     assert got == {unit: (variant, variant) for unit, variant in expected.items()}
@@ -255,7 +261,11 @@ def test_the_fallback_answers_for_a_variant_that_fails(wired):
     before = wired.variant("saved")
     assert both(wired, "saved", fp32()) == ("good", "good")
     after = wired.variant("saved")
-    assert {name: after[name]["fallbacks"] - before[name]["fallbacks"] for name in after} == {"bad": 0, "gone": 2, "good": 2}
+    assert {name: after[name]["fallbacks"] - before[name]["fallbacks"] for name in after} == {
+        "bad": 0,
+        "gone": 2,
+        "good": 2,
+    }
     assert after["good"]["codes"]["200"] - before["good"]["codes"].get("200", 0) == 1
     assert after["good"]["codes"]["OK"] - before["good"]["codes"].get("OK", 0) == 1
     metric = wired.gateway.metric("tidegate_fallbacks_total", route="saved", variant="good")
@@ -333,7 +343,7 @@ def test_a_real_candidate_differs_as_often_as_asking_both_says(wired, triton):
         lambda: (s := wired.shadow("candidate"))["outputs"] and min(o["compared"] for o in s["outputs"]) == 40 and s, 10
     )
     assert {output["name"]: output["differences"] for output in state["outputs"]} == dict(differing)
-    assert 0 < sum(differing.values())
+    assert sum(differing.values()) > 0
     assert state["latency_difference_seconds"] is not None
 
 
@@ -431,7 +441,9 @@ def test_sequences_stay_on_their_variant_over_workers_and_through_a_changed_spli
         assert {s: step(s, number) for s in sequences} == {s: (first[s], number * (number + 1) // 2) for s in sequences}
     edit(four, ("accumulate, weight: 1}", "accumulate, weight: 0}"))
     assert {s: step(s, 4) for s in sequences} == {s: (first[s], 10) for s in sequences}
-    assert {step(s, 1, start=True, end=True)[0] for s in range(9100, 9110)} == {"right"}, "new ones follow the new split"
+    assert {step(s, 1, start=True, end=True)[0] for s in range(9100, 9110)} == {"right"}, (
+        "new ones follow the new split"
+    )
     assert {s: step(s, 5, end=True) for s in sequences} == {s: (first[s], 15) for s in sequences}
     assert {step(s, 1, start=True, end=True)[0] for s in sequences} == {"right"}, "their pins are gone"
 

@@ -117,11 +117,13 @@ def run(demo, count: int) -> None:
 
 def same_counts(demo) -> bool:
     outputs = demo.get("/gateway/v1/routes/income").json()["shadows"][0]["outputs"]
-    return all(output["differences"] in (0, output["compared"]) for output in outputs if output["name"] == "probability")
+    return all(
+        output["differences"] in (0, output["compared"]) for output in outputs if output["name"] == "probability"
+    )
 
 
 def test_the_split_follows_its_weights(demo):
-    run(demo, 2000)
+    run(demo, 960)
 
 
 @pytest.mark.slow

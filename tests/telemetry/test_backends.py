@@ -2,7 +2,7 @@
 
 MLflow (OTLP/HTTP, takes Triton's JSON), Arize Phoenix (OTLP over gRPC and HTTP; it refuses JSON, so Triton's
 spans come through the collector rotel) from their own environments (`tests/venv_fixture.py`); Prometheus from
-Debian. First run: installs (6 minutes). Afterwards: MLflow 45 s, Phoenix 70 s, Prometheus 25 s on two cores.
+Debian. First run: installs (6 minutes). Afterwards: MLflow 40 s, Phoenix 35 s, Prometheus 20 s on two cores.
 """
 
 import importlib.util
@@ -74,7 +74,7 @@ def whole_trace(gateway, send, spans_of):
 
 
 def test_mlflow_shows_gateway_and_triton_in_one_trace(tmp_path, monkeypatch):
-    """45 s."""
+    """40 s."""
     began = time.monotonic()
     (port,) = free_ports(1)
     mlflow = f"http://127.0.0.1:{port}"
@@ -114,7 +114,7 @@ def hexed(text):
 
 @pytest.mark.skipif(importlib.util.find_spec("rotel") is None, reason="the package rotel is not installed")
 def test_phoenix_shows_gateway_and_triton_in_one_trace(tmp_path):
-    """70 s."""
+    """35 s."""
     from rotel_collector import running_rotel
 
     began = time.monotonic()
@@ -153,7 +153,7 @@ def test_phoenix_shows_gateway_and_triton_in_one_trace(tmp_path):
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus (Debian: prometheus) is not there")
 def test_prometheus_scrapes_and_answers_promql(tmp_path, gateway):
-    """25 s: a real server scrapes three workers' page; quantiles, rates and exemplars come out of PromQL."""
+    """20 s: a real server scrapes three workers' page; quantiles, rates and exemplars come out of PromQL."""
     began = time.monotonic()
     front = gateway(
         "upstreams: {triton: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}\n"

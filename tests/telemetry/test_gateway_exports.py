@@ -179,8 +179,8 @@ def test_three_workers_push_what_the_page_shows(gateway):
             f"""{UPSTREAM}
 workers: 3
 telemetry:
-  traces: {{endpoint: '{received.endpoint}', protocol: {protocol}, sample_ratio: 1}}
-  metrics: {{endpoint: '{received.endpoint}', protocol: {protocol}, interval: 300ms}}
+  traces: {{endpoint: '{received.endpoint}', protocol: grpc, sample_ratio: 1}}
+  metrics: {{endpoint: '{received.endpoint}', protocol: grpc, interval: 300ms}}
 """,
             env=QUICK,
         )

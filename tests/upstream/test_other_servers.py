@@ -1,7 +1,7 @@
 """Slow tier: a real MLServer and a real KServe model server behind a real gateway.
 
 From environments of their own (`tests/venv_fixture.py`); the first run installs them (5 minutes). Afterwards:
-MLServer 20 s, KServe 20 s on two cores.
+10 s for both on two idle cores, 20 s on busy ones.
 """
 
 import http.client
