@@ -40,7 +40,9 @@ serve: triton
 test: triton
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+# Real backends and other model servers, each in an environment of its own (some GB the first time).
 test-slow: triton
+	$(BIN)/python tests/venv_fixture.py
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: venv
@@ -71,10 +73,13 @@ docs: venv
 	$(BIN)/python -m gateway.errors_docs > docs/errors.md
 	$(BIN)/python -m gateway.metrics_docs > docs/metrics.md
 
-# Exact versions with hashes for development and CI, without any registry address. Needs `uv`.
+# Exact versions with hashes, without any registry address. Needs `uv`.
+COMPILE := uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --quiet
+LOCKS := kserve mlflow mlserver models phoenix
 lock:
-	uv pip compile pyproject.toml requirements/dev.in --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file $(LOCK)
+	$(COMPILE) --universal pyproject.toml requirements/dev.in --output-file $(LOCK)
+	for name in $(LOCKS); do $(COMPILE) requirements/$$name.in --output-file requirements/$$name.lock; done
+	$(COMPILE) requirements/triton.in --output-file gateway/triton/triton.lock
 
 clean:
 	rm -rf build .venv* .triton state deploy/local/state

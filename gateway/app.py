@@ -64,6 +64,7 @@ class Application:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        self.version = VERSION
         good = lastgood.load(place.run_dir)
         logs.configure(good.settings.log, worker=place.slot)
         self.registry = Registry(place.run_dir, place.slot)
@@ -84,7 +85,6 @@ class Application:
         self.shadows = ShadowRunner(lambda route, shadow: ShadowMeters(self.registry, route, shadow))
         self.pipeline = Pipeline(self.admission, self.observer, self.shadows)
         self.page = Page(place.run_dir)
-        self.http_door = HttpDoor(self)
         self._servers: list[HttpServer] = []
         self._grpc: GrpcDoor | None = None
         self._serving: list[asyncio.Task[None]] = []
@@ -114,7 +114,7 @@ class Application:
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         self._background(self.keeper.watch())
         header_timeout = snapshot.settings.limits.header_timeout
-        self._servers.append(HttpServer(build_litestar(self), header_timeout=header_timeout))
+        self._servers.append(HttpServer(build_litestar(self, HttpDoor(self)), header_timeout=header_timeout))
         if metrics is not None:
             self._servers.append(HttpServer(build_metrics_app(self), header_timeout=header_timeout))
         for server, sock in zip(self._servers, (http, metrics), strict=False):

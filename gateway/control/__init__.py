@@ -26,29 +26,27 @@ from gateway.doors.reply import error_reply
 from gateway.errors import TidegateError
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
 
 _log = logs.get("control")
 
 
-def build_litestar(application: Application) -> Litestar:
-    """The ASGI application of `listen.http`."""
+def build_litestar(application: Core, http_door: Any) -> Litestar:
+    """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
     handlers: list[Any] = [RouteController, SnapshotController, UpstreamController, healthz, readyz]
     settings = application.snapshot.settings.metrics
     if settings.enabled and settings.listen is None:
         handlers.append(metrics)
-    handlers.append(asgi("/v2", is_mount=True, copy_scope=False)(application.http_door))
+    handlers.append(asgi("/v2", is_mount=True, copy_scope=False)(http_door))
     return _litestar(application, handlers)
 
 
-def build_metrics_app(application: Application) -> Litestar:
+def build_metrics_app(application: Core) -> Litestar:
     """The ASGI application of `metrics.listen`."""
     return _litestar(application, [metrics] if application.snapshot.settings.metrics.enabled else [])
 
 
-def _litestar(application: Application, handlers: list[Any]) -> Litestar:
-    from gateway.app import VERSION  # noqa: PLC0415  app.py builds this module's application
-
+def _litestar(application: Core, handlers: list[Any]) -> Litestar:
     return Litestar(
         route_handlers=handlers,
         state=State({"application": application}),
@@ -59,7 +57,7 @@ def _litestar(application: Application, handlers: list[Any]) -> Litestar:
         },
         openapi_config=OpenAPIConfig(
             title="Tidegate control API",
-            version=VERSION,
+            version=application.version,
             # The page is the whole of Litestar's documentation site: a site at /gateway/v1 would answer unknown
             # control pages itself, in HTML.
             path="/gateway/v1/openapi.json",

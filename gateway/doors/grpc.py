@@ -22,7 +22,7 @@ from gateway.operations import OPERATIONS
 from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
 
 _log = logs.get("grpc")
 
@@ -34,7 +34,7 @@ _MESSAGE_SLACK: Final = 1024 * 1024
 class GrpcDoor:
     """The gRPC server of one worker."""
 
-    def __init__(self, app: Application, body_limit: int) -> None:
+    def __init__(self, app: Core, body_limit: int) -> None:
         self._app = app
         limit = body_limit + _MESSAGE_SLACK
         self._server = grpc.aio.server(

@@ -13,14 +13,14 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
 
 _KNOWN: Final = frozenset({"", "inference.GRPCInferenceService"})
 # How often a watcher's answer is looked at again.
 _WATCH_S: Final = 0.5
 
 
-def health_handlers(app: Application) -> Any:
+def health_handlers(app: Core) -> Any:
     """The generic handler for the service."""
 
     def status() -> Any:

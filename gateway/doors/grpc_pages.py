@@ -20,7 +20,7 @@ from gateway.operations import OPERATIONS, Operation, check_load_parameters, che
 from gateway.pipeline import find_route
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
     from gateway.snapshot import Snapshot
     from gateway.upstream import Upstream
     from governance.types import Subject
@@ -32,7 +32,7 @@ _PAGE_TIMEOUT_S: Final = 10.0
 class GrpcPage(msgspec.Struct):
     """One call of a page; the last three are set once the caller has been identified and allowed."""
 
-    app: Application
+    app: Core
     snapshot: Snapshot
     operation: Operation
     message: Any
@@ -41,7 +41,7 @@ class GrpcPage(msgspec.Struct):
     request_id: str = ""
 
     @classmethod
-    def parse(cls, app: Application, snapshot: Snapshot, operation: Operation, request: bytes) -> GrpcPage:
+    def parse(cls, app: Core, snapshot: Snapshot, operation: Operation, request: bytes) -> GrpcPage:
         """Read the message. Raises BadRequest."""
         try:
             message = getattr(service_pb2, operation.grpc + "Request").FromString(request)

@@ -21,14 +21,14 @@ from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
     from gateway.exchange import Exchange
 
 
 class StreamDoor:
     """One client's `ModelStreamInfer` call."""
 
-    def __init__(self, app: Application, context: Any) -> None:
+    def __init__(self, app: Core, context: Any) -> None:
         self._app = app
         self._context = context
         self._headers = from_metadata(context.invocation_metadata() or ())

@@ -25,7 +25,7 @@ from gateway.wire import compression
 from gateway.wire import http as codec
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
     from gateway.wire.types import InferAnswer, InferCall
 
 
@@ -81,7 +81,7 @@ class EventExchange(HttpExchange):
 class HttpDoor:
     """ASGI application for `/v2`."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Core) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

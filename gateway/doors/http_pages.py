@@ -17,13 +17,15 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.doors.reply import JSON_TYPE, Reply
-from gateway.errors import BadGateway, BadRequest, TidegateError, Unreachable, UpstreamAnswered
+from gateway.errors import BadRequest, TidegateError, Unreachable, UpstreamAnswered
 from gateway.headers import upstream_headers
 from gateway.operations import Address, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
+from gateway.upstream.answers import error_of
+from gateway.upstream.targets import model_target
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
     from gateway.snapshot import Snapshot
     from gateway.upstream import Upstream
     from governance.types import Subject
@@ -36,7 +38,7 @@ _PAGE_TIMEOUT_S: Final = 10.0
 class PageRequest(msgspec.Struct):
     """One request for a page, after identification and policy."""
 
-    app: Application
+    app: Core
     snapshot: Snapshot
     subject: Subject | None
     address: Address
@@ -60,25 +62,8 @@ class PageRequest(msgspec.Struct):
         headers = upstream_headers(self.headers, self.snapshot.forwarded(upstream.name), self.request_id)
         response = await upstream.control(method, target, headers, body, timeout)
         if response.status != 200:
-            raise upstream_error(response.status, bytes(response.body))
+            raise error_of(response)
         return Reply(200, [JSON_TYPE], bytes(response.body))
-
-
-def upstream_error(status: int, body: bytes) -> TidegateError:
-    """The error that a model server answered with, in its own words."""
-    try:
-        message = msgspec.json.decode(body)["error"]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return BadGateway("the model server answered with an error that cannot be read")
-    return UpstreamAnswered(str(message), status=status)
-
-
-def model_target(model: str, version: str, page: str = "") -> str:
-    """Path of a model's page on a model server."""
-    target = f"/v2/models/{quote(model, safe='')}"
-    if version:
-        target += f"/versions/{version}"
-    return f"{target}/{page}" if page else target
 
 
 async def server_live(_: PageRequest) -> Reply:

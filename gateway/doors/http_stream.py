@@ -28,7 +28,7 @@ from gateway.wire import http as oip
 from gateway.wire.types import InferAnswer, InferCall
 
 if TYPE_CHECKING:
-    from gateway.app import Application
+    from gateway.core import Core
     from gateway.doors.http import HttpExchange
     from gateway.tracing import Step
     from gateway.upstream import Stream, Upstream
@@ -61,7 +61,7 @@ class EventWriter:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-async def infer_stream(app: Application, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
+async def infer_stream(app: Core, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
     """OIP answers as events. Raises what goes wrong before the first one."""
     writer = EventWriter(send, served)
     refused: TidegateError | None = None
@@ -96,7 +96,7 @@ async def infer_stream(app: Application, x: HttpExchange, send: Any, served: dic
     await writer.close()
 
 
-async def generate(app: Application, x: HttpExchange) -> Reply:
+async def generate(app: Core, x: HttpExchange) -> Reply:
     """Triton's `generate`: one JSON document in, one out."""
     async with _Generate(app, x, "generate") as call:
         body = await call.stream.read(x.snapshot.settings.limits.body)
@@ -105,7 +105,7 @@ async def generate(app: Application, x: HttpExchange) -> Reply:
         return Reply(200, [JSON_TYPE], answer)
 
 
-async def generate_stream(app: Application, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
+async def generate_stream(app: Core, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
     """Triton's `generate_stream`: its events, under the name that was asked for."""
     async with _Generate(app, x, "generate_stream") as call:
         served["x-tidegate-variant"] = x.variant_name
@@ -120,7 +120,7 @@ async def generate_stream(app: Application, x: HttpExchange, send: Any, served: 
 class _Generate:
     """One generate call: steps 2 to 8 on entry, counting on exit, however it ends."""
 
-    def __init__(self, app: Application, x: HttpExchange, page: str) -> None:
+    def __init__(self, app: Core, x: HttpExchange, page: str) -> None:
         self._app = app
         self._x = x
         self._page = page

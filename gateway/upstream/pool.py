@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias, cast
 
-from gateway.errors import DeadlineExceeded, TidegateError, Unreachable
+from gateway.errors import DeadlineExceeded, Overloaded, TidegateError, Unreachable
 from gateway.upstream.events import Counters, Silent
 from gateway.upstream.http_client import Connection, NotSent
 from gateway.upstream.http_head import header_block, host_header, request_line
@@ -29,6 +29,9 @@ from gateway.wire.types import Buffer
 
 IDLE_SECONDS = 60.0
 """An idle connection is closed after this long (nginx's `keepalive_timeout` for upstreams is 60 s too)."""
+WAITING_PER_CONNECTION = 8
+"""Callers that may wait, for each connection of the pool: with 256 of them 2,048, some seconds' work for a model
+that answers in milliseconds. Beyond it waiting only holds memory and ends in a timeout, so the answer is 503."""
 CONNECT_SECONDS = 5.0
 """Longest time to connect, within the caller's timeout: a machine that is gone drops packets silently."""
 TICK = 0.1
@@ -102,6 +105,7 @@ class Pool:
             Unreachable: no connection, or it broke before the whole response.
             BadGateway: what came is no HTTP response.
             DeadlineExceeded: `timeout` is over.
+            Overloaded: too many wait for a connection already.
         """
         loop = self._loop or self._bind()
         head, size = self._head(method, target, headers, parts)
@@ -217,6 +221,8 @@ class Pool:
             if self._places < self._limit:
                 self._places += 1
                 return await self._connect(loop, deadline)
+            if len(self._waiters) >= self._limit * WAITING_PER_CONNECTION:
+                raise Overloaded("the model server is busy", retry_after=1.0, detail=f"{self._peer}: queue is full")
             waiter: asyncio.Future[Connection | None] = loop.create_future()
             self._waiters.append(waiter)
             try:

@@ -1,4 +1,4 @@
-"""KServe's own clients against an OIP server: `kserve_calls.py HTTP GRPC`. Runs in `.venv-peers`; prints `ok NAME`."""
+"""KServe's own clients against an OIP server: `kserve_calls.py HTTP GRPC`. Runs in `.venv-kserve`; prints `ok NAME`."""
 
 from __future__ import annotations
 

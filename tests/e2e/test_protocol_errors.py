@@ -10,6 +10,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ upstreams:
   triton: {{http: '{triton.http}', grpc: '{triton.grpc}'}}
   dead: {{http: '{dead}', grpc: '{dead_grpc}'}}
   garbled: {{http: '{garbled}'}}
+  narrow: {{http: '{triton.http}', connections: 1}}
 passthrough: true
 routes:
   hasty: {{variants: [{{name: only, model: slow}}], timeout: 300ms}}
+  narrow: {{variants: [{{name: only, model: slow, upstream: narrow}}], timeout: 1500ms}}
   hidden: {{variants: [{{name: only, model: slow}}]}}
   dead: {{variants: [{{name: only, model: slow, upstream: dead}}]}}
   garbled: {{variants: [{{name: only, model: slow, upstream: garbled}}]}}
@@ -279,8 +282,13 @@ def cause_defect(gate):
 
 
 def cause_overloaded(gate):
-    reply = error_reply(errors.Overloaded("no room", retry_after=0.2))
-    assert (reply.status, (b"retry-after", b"1") in reply.headers) == (503, True)
+    """One connection to the model server, one call on it, and as many waiting as may wait for it."""
+    assert http_infer(gate, "narrow").status == 200
+    with ThreadPoolExecutor(9) as others:
+        waiting = [others.submit(http_infer, gate, "narrow", 1000) for _ in range(9)]
+        time.sleep(0.5)
+        judged(errors.Overloaded, http_infer(gate, "narrow"), grpc_infer(gate, slow_message("narrow")))
+        assert {future.result().status for future in waiting} <= {200, 504}
 
 
 CAUSES = {

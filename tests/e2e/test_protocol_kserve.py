@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from peers_fixture import run_peer
+from venv_fixture import environment
 
 CALLS = Path(__file__).with_name("kserve_calls.py")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_kserve(shared_gateway):
-    out = run_peer(CALLS, shared_gateway.http, shared_gateway.grpc, seconds=120)
-    assert out.splitlines() == [
+    command = [environment("kserve") / "python", CALLS, shared_gateway.http, shared_gateway.grpc]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stdout.splitlines() == [
         "ok rest health",
         "ok rest infer binary=False",
         "ok rest infer binary=True",
