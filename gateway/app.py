@@ -89,7 +89,8 @@ class Application:
         self._grpc: GrpcDoor | None = None
         self._serving: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._serving_now = False
+        """Every door is open and none drains."""
         self._hurried = asyncio.Event()
 
     @property
@@ -99,8 +100,8 @@ class Application:
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be answered: not draining, and some upstream is ready."""
-        return not self._draining and any(upstream.ready() for upstream in self.snapshot.upstreams.values())
+        """Whether requests can be answered: every door is open, none drains, and some upstream is ready."""
+        return self._serving_now and any(upstream.ready() for upstream in self.snapshot.upstreams.values())
 
     def reload_soon(self) -> None:
         """Read settings and policy again now."""
@@ -127,10 +128,11 @@ class Application:
             await asyncio.sleep(0.005)
         if self.place.grpc is not None:
             self._grpc = await self._open_grpc(snapshot, self.place.grpc)
+        self._serving_now = True
 
     async def stop(self) -> None:
         """Drain and close, in the reverse order of the start."""
-        self._draining = True
+        self._serving_now = False
         drain = self.snapshot.settings.drain
         over = asyncio.get_running_loop().time() + drain
         for server in self._servers:
