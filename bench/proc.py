@@ -54,7 +54,9 @@ def memory(root: int) -> list[Memory]:
             for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
                 name, value, *_ = line.split()
                 fields[name.rstrip(":")] = int(value) * 1024
-            command = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            words = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+            # Results are published: which folder it ran in is nobody's business.
+            command = " ".join(word.rpartition("/")[2] if word.startswith("/") else word for word in words)
         except OSError:
             continue
         found.append(Memory(pid, fields["Rss"], fields["Pss"], command))
