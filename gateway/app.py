@@ -212,6 +212,12 @@ class Application:
         know("variant", {variant.name for route in routes.values() for variant in route.variants} | {"default"})
         know("tenant", tenants_of(snapshot.settings))
         self.registry.info(telemetry.SNAPSHOT_INFO, snapshot.hash)
+        # Rare events start at 0, so that a rate sees the first one.
+        for name in snapshot.upstreams:
+            self.registry.counter(telemetry.RETRIES).labels(name)
+        for route in routes.values():
+            for variant in route.variants:
+                self.registry.counter(telemetry.FALLBACKS).labels(route.name, variant.name)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
 
 

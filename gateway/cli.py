@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.metadata import version
+from typing import NoReturn
 
 from gateway.commands import check, keys, policy, serve
 from gateway.triton import cli as triton
@@ -30,9 +31,17 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 _COMMANDS = (serve, check, keys, policy, triton)
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, and where to read more. Subcommands take it over."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="tidegate",
         description="A governed front door for NVIDIA Triton.",
         epilog=_EPILOG,

@@ -23,6 +23,8 @@ from gateway.errors import (
     Defect,
     NotFound,
     TidegateError,
+    Unsupported,
+    UpstreamAnswered,
     not_the_clients_fault,
 )
 from gateway.headers import upstream_headers
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
 
 _log = logs.get("pipeline")
 _now = time.perf_counter
+# Triton's own words; a stream is what such a model needs.
+_DECOUPLED = {
+    "http": "HTTP end point doesn't support models with decoupled transaction policy",
+    "grpc": "ModelInfer RPC doesn't support models with decoupled transaction policy",
+}
 
 
 class Pipeline:
@@ -145,7 +152,9 @@ class Pipeline:
     async def _forward(self, x: Exchange, call: InferCall, to: Assignment) -> InferAnswer:
         upstream = x.snapshot.upstreams[to.variant.upstream]
         with x.trace.span(telemetry.SPAN_TRANSFORM):
-            await self.fit(x, call, to)
+            signature = await self.fit(x, call, to)
+        if signature.decoupled:
+            raise Unsupported(_DECOUPLED[x.protocol])
         left = x.time_left()
         if left <= 0:
             raise DeadlineExceeded("the request's time was over before it could be forwarded")
@@ -167,6 +176,12 @@ class Pipeline:
                     timeout=left,
                 )
             x.answered_by = answer.model_version
+        except UpstreamAnswered as error:
+            if error.status == 404:
+                upstream.forget_model(to.variant.model)
+                raise _missing(x, to, error) from None
+            raise
+        else:
             return answer
         finally:
             x.upstream_seconds += _now() - began
@@ -193,23 +208,46 @@ class Pipeline:
         return upstream_headers(x.headers, x.snapshot.forwarded(upstream), x.request_id)
 
     @staticmethod
+    async def signature(x: Exchange, to: Assignment) -> ModelSignature:
+        """What the model takes and gives. Raises what it means that the server does not have it."""
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        known = upstream.known_signature(to.variant.model, to.version)
+        if known is not None:
+            return known
+        try:
+            return await _in_time(x, upstream.signature(to.variant.model, to.version))
+        except NotFound as error:
+            raise _missing(x, to, error) from None
+
+    @staticmethod
     async def fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature:
         """Step 7: hold the tensors against the model's metadata and bring them into raw form.
 
         A refusal is checked once against fresh metadata, since the model may just have been reloaded.
         """
-        upstream = x.snapshot.upstreams[to.variant.upstream]
-        model, version = to.variant.model, to.version
-        signature = upstream.known_signature(model, version) or await _in_time(x, upstream.signature(model, version))
+        signature = await Pipeline.signature(x, to)
         try:
             validate.check(call, signature)
         except BadRequest:
-            fresh = await _in_time(x, upstream.fresh_signature(model, version))
+            upstream = x.snapshot.upstreams[to.variant.upstream]
+            fresh = await _in_time(x, upstream.fresh_signature(to.variant.model, to.version))
             if fresh is signature:
                 raise
             validate.check(call, fresh)
             return fresh
         return signature
+
+
+def _missing(x: Exchange, to: Assignment, error: TidegateError) -> TidegateError:
+    """What it means that a model server does not have the model or version of a variant.
+
+    The client's fault only where the client chose the name or the version; else whoever wrote the route did, and a
+    fallback may serve.
+    """
+    assert x.route is not None
+    if x.route.implicit or (x.version and not to.variant.version):
+        return error
+    return UpstreamAnswered("the model server does not have what serves this route", status=503, detail=error.message)
 
 
 async def _in_time(x: Exchange, asking: Coroutine[Any, Any, ModelSignature]) -> ModelSignature:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar import Litestar, Request, asgi
+from litestar import Litestar, Request, Router, asgi
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response import Response
@@ -24,6 +26,7 @@ from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
 from gateway.doors.reply import error_reply
 from gateway.errors import TidegateError
+from gateway.headers import from_asgi
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -62,10 +65,18 @@ def _litestar(application: Core, handlers: list[Any]) -> Litestar:
             # control pages itself, in HTML.
             path="/gateway/v1/openapi.json",
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+            openapi_router=Router(
+                "/gateway/v1/openapi.json", route_handlers=[], guards=[_known_caller], include_in_schema=False
+            ),
         ),
         logging_config=None,
         debug=False,
     )
+
+
+def _known_caller(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """What pages there are is told to whoever is accepted at all."""
+    connection.app.state.application.snapshot.identifier.identify(from_asgi(connection.scope["headers"]))
 
 
 def _respond(error: TidegateError) -> Response[bytes]:

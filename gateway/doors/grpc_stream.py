@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from gateway.doors.grpc_exchange import GrpcExchange, check_size, retry_metadata, served
+from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, retry_metadata, served
 from gateway.errors import TidegateError
 from gateway.headers import from_metadata, request_id
 from gateway.stream import StreamSession
@@ -43,6 +43,11 @@ class StreamDoor:
 
     async def run(self, requests: Any) -> None:
         """Serve the stream to its end; raises through `context.abort` when it ends with an error."""
+        try:
+            # The metadata is that of every call: a credential that is not accepted ends the stream at once.
+            self._app.snapshot.identifier.identify(self._headers)
+        except TidegateError as error:
+            await fail(self._context, error, self._rid, "")
         work = asyncio.ensure_future(self._serve(requests))
         failed = asyncio.ensure_future(self._failed.wait())
         try:

@@ -28,6 +28,9 @@ _MOST_CHUNKS = 65_536
 # comes to read the answer instead of a reset (nginx's lingering_close does the same).
 _LINGER_S = 10.0
 
+# Names and values of one request's headers: Triton's HTTP server closes the connection somewhat beyond (and 16 KiB
+# is what Node.js allows). What comes while they are too many is not kept.
+_MOST_HEADER_BYTES = 15 * 1024
 # Bytes from which copying a body behind its head costs more than a second system call.
 _LARGE = 64 * 1024
 
@@ -77,7 +80,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
         self.tasks.add(self.task)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the spelling that uvicorn throws away."""
+        """Keep the spelling that uvicorn throws away, and count."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            return  # refused at their end
         if not name.islower():
             self._spelling[name.lower().decode("latin-1")] = name.decode("latin-1")
         super().on_header(name, value)
@@ -85,6 +91,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock and let the door find the connection in the scope."""
         self._stop_header_timer()
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large", f"the headers exceed {_MOST_HEADER_BYTES} bytes")
+        if self.transport.is_closing():
+            return  # refused: what follows in the same segment is not served
         self.scope[SPELLING_KEY] = self._spelling  # type: ignore[literal-required]  # our own key
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()
@@ -93,6 +103,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
         """A pipelined request that begins in the middle of a segment has a clock of its own."""
         super().on_message_begin()
         self._spelling: dict[str, str] = {}
+        self._header_bytes = 0
         self._chunks = 0
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
@@ -113,8 +124,15 @@ class FrontDoorProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(b"408 Request Timeout", "the request headers did not arrive in time")
 
+    def on_body(self, body: bytes) -> None:
+        """Of a refused request nothing is kept."""
+        if not self.transport.is_closing():
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The rest of a refused body has been read: close, where the client asked for it."""
+        if self.transport.is_closing():
+            return
         super().on_message_complete()
         if self._close_after is not None and self._close_after is self.cycle:
             self.transport.close()

@@ -157,6 +157,7 @@ class _Generate:
         if call.parameters.get("sequence_id") != asked.parameters.get("sequence_id"):
             body = _with_sequence_id(body, call.parameters["sequence_id"])
         upstream = x.snapshot.upstreams[to.variant.upstream]
+        codec.check(asked, await pipeline.signature(x, to), x.model)
         headers = [*pipeline.travelling(x, upstream.name), *x.trace.propagation()]
         self._began = time.perf_counter()
         # Until the last event, not just until the answer's head.

@@ -95,6 +95,8 @@ def _histogram(metric: Metric, labels: list[str], value: HistogramValue, openmet
         bucket = _braces([*labels, f'le="{_number(bound)}"'])
         line = f"{metric.name}_bucket{bucket} {_number(count)}"
         yield line + (_exemplar(exemplar) if openmetrics and exemplar is not None else "")
+    if openmetrics and metric.bounds[0] < 0:
+        return  # a sum that can fall is no counter: OpenMetrics has neither _sum nor _count then
     # From the same counts as the buckets, so that +Inf and _count agree in every page.
     yield f"{metric.name}_count{_braces(labels)} {_number(count)}"
     yield f"{metric.name}_sum{_braces(labels)} {_number(value.sum)}"

@@ -95,7 +95,7 @@ class Upstream:
         await asyncio.gather(self._pool.close(drain), self._probe_pool.close(), self._grpc.close(drain))
 
     def ready(self) -> bool:
-        """Whether it said ready when it was last asked (at most a second or so ago)."""
+        """Whether it answered as ready, or at least as live, when it was last asked (a second or so ago)."""
         return self._ready
 
     @property
@@ -290,6 +290,9 @@ class Upstream:
     async def _probe(self) -> None:
         try:
             response = await self._probe_pool.request("GET", "/v2/health/ready", b"", timeout=PROBE_TIMEOUT)
+            if response.status != 200:
+                # Triton is "not ready" while any one model is loaded or unloaded, and serves all the others.
+                response = await self._probe_pool.request("GET", "/v2/health/live", b"", timeout=PROBE_TIMEOUT)
             ready = response.status == 200
             if ready and not self._ready:
                 # First contact, or back again: it may be another version now.

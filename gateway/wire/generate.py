@@ -19,6 +19,7 @@ from gateway.errors import BadGateway, BadRequest
 from gateway.wire import complaints
 from gateway.wire.json_text import MAX_DEPTH
 from gateway.wire.types import Buffer, Param
+from gateway.wire.validate import ModelSignature
 from kernels.tensors import scan_json
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
@@ -36,6 +37,8 @@ class GenerateCall(msgspec.Struct):
     parameters: dict[str, Param] = {}
     """Members of `parameters`, and members of the root that are neither tensors' arrays nor objects: Triton
     makes parameters of those that name no input."""
+    members: dict[str, Any] = {}
+    """Everything that may name an input: the root's members and those of `parameters`."""
 
 
 def decode_request(body: Buffer) -> GenerateCall:
@@ -73,7 +76,41 @@ def decode_request(body: Buffer) -> GenerateCall:
         # A list is tensor data under a tensor's name; Triton allows it here, too.
         if isinstance(value, (str, int, float, bool)):
             parameters[key] = value
-    return GenerateCall(id=request_id, parameters=parameters)
+    tensors = {**nested, **{key: value for key, value in root.items() if key not in {"id", "parameters"}}}
+    return GenerateCall(id=request_id, parameters=parameters, members=tensors)
+
+
+def check(call: GenerateCall, signature: ModelSignature, model: str) -> None:
+    """Judge the members that name the model's inputs: one value or a flat list of them, each of the input's datatype.
+
+    Triton 2.51 answers what does not fit with 500, and wraps integers beyond their range.
+
+    Raises:
+        BadRequest: it names the input.
+    """
+    for name, expected in signature.inputs.items():
+        if name not in call.members:
+            if name in signature.required:
+                raise BadRequest(f"expected input '{name}' for model '{model}'")
+            continue
+        value = call.members[name]
+        for item in value if isinstance(value, list) else [value]:
+            if not _fits(item, expected.datatype):
+                raise BadRequest(f"the value of input '{name}' for model '{model}' is no {expected.datatype}")
+
+
+def _fits(value: object, datatype: str) -> bool:
+    if datatype == "BYTES":
+        return isinstance(value, str)
+    if datatype == "BOOL":
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if datatype.startswith(("INT", "UINT")):
+        bits = int(datatype.lstrip("UINT"))
+        low, high = (0, 2**bits) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+        return isinstance(value, int) and low <= value < high
+    return True
 
 
 def _loads(body: Buffer) -> Any:

@@ -101,7 +101,8 @@ def test_wrong_usage_teaches(tmp_path):
     for args in ([], ["--config"], ["--config", "x", "--workers", "none"], ["--config", "x", "--workers", "0"]):
         done = serve(*args)
         assert done.returncode == 2
-        assert "usage: tidegate serve" in done.stderr
+        assert "`tidegate serve --help`" in done.stderr
+        assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
 
 

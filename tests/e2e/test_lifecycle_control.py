@@ -90,7 +90,8 @@ def test_a_route_that_is_not_there_and_wrong_methods(site):
 
 
 def test_the_description_lists_the_pages(site):
-    answer = site.get("/gateway/v1/openapi.json")
+    assert site.get("/gateway/v1/openapi.json").status == 401, "only for callers who are accepted"
+    answer = site.get("/gateway/v1/openapi.json", READER)
     assert answer.status == 200
     document = answer.json()
     assert re.fullmatch(r"3\.\d+\.\d+", document["openapi"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import BadGateway, BadRequest
 from gateway.wire import generate
 from gateway.wire.generate import EventReader, GenerateCall
+from gateway.wire.validate import ModelSignature
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,9 @@ from gateway.wire.generate import EventReader, GenerateCall
     ],
 )
 def test_generate_requests_are_read(text, call):
-    assert generate.decode_request(text) == call
-    assert generate.decode_request(memoryview(text)) == call
+    read = generate.decode_request(text)
+    assert (read.id, read.parameters) == (call.id, call.parameters)
+    assert generate.decode_request(memoryview(text)) == read
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,52 @@ def test_renaming_changes_two_values_and_nothing_else(root):
     renamed = json.loads(generate.rename(json.dumps(root).encode(), "new", "9"))
     names = {"model_name": "new", "model_version": "9"}
     assert renamed == {k: names.get(k, v) if isinstance(v, str) else v for k, v in root.items()}
+
+
+WRITER = ModelSignature.from_triton(
+    {
+        "name": "writer",
+        "inputs": [
+            {"name": "text_input", "datatype": "BYTES", "shape": [1]},
+            {"name": "max_tokens", "datatype": "INT32", "shape": [1]},
+            {"name": "temperature", "datatype": "FP32", "shape": [1]},
+            {"name": "stream", "datatype": "BOOL", "shape": [1]},
+        ],
+        "outputs": [],
+    },
+    {"input": [{"name": name, "optional": True} for name in ("max_tokens", "temperature", "stream")]},
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"text_input":"a"}',
+        b'{"text_input":["a"],"max_tokens":2147483647,"temperature":0,"stream":true}',
+        b'{"text_input":"a","parameters":{"max_tokens":[5]},"other":{"x":1}}',
+    ],
+)
+def test_members_that_fit_the_model(text):
+    generate.check(generate.decode_request(text), WRITER, "writer")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"{}", "text_input"),
+        (b'{"text_input":5}', "text_input"),
+        (b'{"text_input":null}', "text_input"),
+        (b'{"text_input":{}}', "text_input"),
+        (b'{"text_input":"a","max_tokens":"x"}', "max_tokens"),
+        (b'{"text_input":"a","max_tokens":1.5}', "max_tokens"),
+        (b'{"text_input":"a","max_tokens":true}', "max_tokens"),
+        (b'{"text_input":"a","max_tokens":2147483648}', "max_tokens"),
+        (b'{"text_input":"a","max_tokens":-2147483649}', "max_tokens"),
+        (b'{"text_input":"a","temperature":"hot"}', "temperature"),
+        (b'{"text_input":"a","stream":"yes"}', "stream"),
+        (b'{"text_input":"a","parameters":{"stream":[1]}}', "stream"),
+    ],
+)
+def test_members_that_do_not_fit_are_refused_by_name(text, name):
+    with pytest.raises(BadRequest, match=f"'{name}'"):
+        generate.check(generate.decode_request(text), WRITER, "writer")
