@@ -20,7 +20,8 @@ _INTRO = """\
 This page is made from the classes in `gateway/errors.py` (`python -m gateway.errors_docs`).
 
 Every error over HTTP is `{"error": "..."}` with `Content-Type: application/json`; over gRPC it is the status
-with the same words as details. On a stream (`ModelStreamInfer`) it rides in `error_message` of one message and
+with the same words as details. On a stream (`ModelStreamInfer`) a credential that is not
+accepted ends the stream with that status; any other error rides in `error_message` of one message and
 the stream goes on, unless the client sent `triton_grpc_error: true`: then it is the status of the stream. In
 server-sent events that have begun it is one more event. Answers to errors carry `x-request-id` like all others.
 
