@@ -25,12 +25,26 @@ ByteQuota: TypeAlias = Annotated[int, msgspec.Meta(extra_json_schema={"x-form": 
 """Bytes a day; written `10GiB/day`."""
 Address: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-form": "address"})]
 """`HOST:PORT`."""
+TargetAddress: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-form": "target"})]
+"""`HOST:PORT`, or `dns://HOST:PORT`: every address that the name has, looked up again and again."""
 FilePath: TypeAlias = Annotated[Path, msgspec.Meta(extra_json_schema={"x-form": "path"})]
 """A path; relative ones are relative to the settings file."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections."""
+
+
+class Tls(Section, frozen=True):
+    """TLS of the gateway's own ports; files are read again when they change."""
+
+    cert: FilePath
+    """The certificate and its chain (PEM)."""
+    key: FilePath
+    """Its private key (PEM, without a passphrase); refused when other users may read it."""
+    client_ca: FilePath | None = None
+    """CAs of client certificates (PEM); turns mTLS on. With `identity.mtls` a certificate is a credential, which
+    callers with another one may leave out; without it every client must show one."""
 
 
 class Listen(Section, frozen=True):
@@ -40,15 +54,139 @@ class Listen(Section, frozen=True):
     """HTTP: OIP at `/v2`, control API, health and metrics. Port 0 takes a free one."""
     grpc: Address | None = "127.0.0.1:8081"
     """gRPC: OIP's `GRPCInferenceService` and `grpc.health.v1`. `null` turns it off."""
+    tls: Tls | None = None
+    """TLS on both; absent: plain text."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) whose `x-forwarded-for` and `forwarded` headers say who the client is. From everybody else
+    they are dropped."""
+
+
+class ReplicaAddress(Section, frozen=True):
+    """One of several servers behind one name."""
+
+    http: TargetAddress
+    """Its HTTP address."""
+    grpc: TargetAddress | None = None
+    """Its gRPC address."""
+
+
+class UpstreamTls(Section, frozen=True):
+    """TLS to a model server; files are read again when they change."""
+
+    ca: FilePath | None = None
+    """CAs that its certificate must come from (PEM); absent: the system's."""
+    cert: FilePath | None = None
+    """The gateway's own certificate, for servers that ask for one."""
+    key: FilePath | None = None
+    """Its private key; refused when other users may read it."""
+    server_name: str | None = None
+    """Name that its certificate must have; absent: the host of the address."""
+
+
+class Health(Section, frozen=True):
+    """Active health checks."""
+
+    interval: Duration = 1.0
+    """Between two looks at a replica."""
+    timeout: Duration = 2.0
+    """A look that takes longer has failed."""
+    unhealthy_after: Annotated[int, msgspec.Meta(ge=1)] = 2
+    """Failed looks in a row after which a replica gets no more traffic; a refused connection counts at once."""
+    healthy_after: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Good looks in a row after which it gets traffic again."""
+    warmup: Duration = 10.0
+    """A replica that comes (back) beside others gets its full share after this long, less before."""
+
+
+class Ejection(Section, frozen=True):
+    """Passive health: replicas that fail real requests are left out for a while (Envoy's outlier detection)."""
+
+    consecutive_failures: Annotated[int, msgspec.Meta(ge=1)] = 5
+    """Failures in a row (no connection, broken, 502, 503, 504) that eject a replica."""
+    success_rate_stdev: Annotated[float, msgspec.Meta(ge=0)] = 1.9
+    """A replica whose success rate is this many standard deviations below the mean of all is ejected; 0: never."""
+    success_rate_requests: Annotated[int, msgspec.Meta(ge=1)] = 100
+    """Requests within `interval` without which a replica's success rate is not judged."""
+    interval: Duration = 10.0
+    """Between two judgements of success rates."""
+    time: Duration = 5.0
+    """How long the first time; each further time as much longer, up to ten times."""
+    max_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    """Largest share of the replicas that may be ejected at once; the last one never is."""
+
+
+class Breaker(Section, frozen=True):
+    """Circuit breaker of each replica and model."""
+
+    failures: Annotated[int, msgspec.Meta(ge=1)] = 5
+    """Failures in a row (no connection, broken, 502, 503, 504) that open it."""
+    open: Duration = 1.0
+    """How long nothing is sent then; doubles each time the probe fails, up to 30 s."""
+    probes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Requests let through at a time while it is half open."""
+
+
+class Retries(Section, frozen=True):
+    """Sending a request again, where that is safe."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    """Most further tries of one request; 0: none."""
+    budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.2
+    """Retries and hedges, as a share of the requests of the last 10 s."""
+    min_per_second: Annotated[float, msgspec.Meta(ge=0)] = 3
+    """Retries a second that the budget always has, for upstreams with little traffic."""
+
+
+class Hedge(Section, frozen=True):
+    """A second try of an idempotent unary call while the first has not answered, on another replica."""
+
+    quantile: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.95
+    """It starts after this quantile of the model's latency."""
+    at_least: Duration = 0.005
+    """And never earlier."""
+
+
+class AdaptiveConcurrency(Section, frozen=True):
+    """How many requests of a model may be in flight is found from latency, by each worker."""
+
+    enabled: bool = True
+    """`false`: only `connections` bounds them."""
+    max: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """Largest limit of one worker for one model."""
+    min: Annotated[int, msgspec.Meta(ge=1)] = 4
+    """Smallest limit."""
+    tolerance: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    """Latency over the unloaded latency that is still no overload."""
+    queue: Duration = 0.5
+    """Longest wait for a place; then 503 with `Retry-After`."""
 
 
 class Upstream(Section, frozen=True):
-    """One model server (Triton, or any server that speaks OIP)."""
+    """One model server (Triton, or any server that speaks OIP), or several replicas of it."""
 
-    http: Address
-    """Its HTTP address; inference is sent there."""
-    grpc: Address | None = None
+    http: TargetAddress | None = None
+    """Its HTTP address; inference is sent there. `dns://HOST:PORT`: each address of the name is a replica."""
+    grpc: TargetAddress | None = None
     """Its gRPC address; needed for streams (`ModelStreamInfer`, decoupled models) and gRPC control calls."""
+    replicas: tuple[ReplicaAddress, ...] = ()
+    """Several servers with the same models, in place of `http` and `grpc`."""
+    tls: UpstreamTls | None = None
+    """TLS to it; absent: plain text."""
+    unary: Literal["auto", "http", "grpc"] = "auto"
+    """How unary calls travel. `auto`: over HTTP, which costs less; over gRPC, where a client that leaves cancels
+    the server's work, for models that are slow or not known yet."""
+    health: Health = Health()
+    """Active health checks."""
+    ejection: Ejection = Ejection()
+    """Passive health."""
+    breaker: Breaker = Breaker()
+    """Circuit breakers."""
+    retries: Retries = Retries()
+    """Retries, and the budget that hedges share."""
+    hedge: Hedge | None = None
+    """Hedging; absent: off. `{}` turns it on."""
+    concurrency: AdaptiveConcurrency = AdaptiveConcurrency()
+    """Adaptive concurrency limit of each model."""
     binary: Literal["auto", "always", "never"] = "auto"
     """Whether it takes tensors in OIP's binary extension. `auto`: as its server metadata says
     (`binary_tensor_data`); `never` sends JSON, as MLServer needs."""
@@ -137,7 +275,7 @@ class Route(Section, frozen=True):
     timeout: Duration = 60.0
     """Longest time for one request; then 504 / DEADLINE_EXCEEDED. For streams: between two responses."""
     idempotent: bool = True
-    """Unary calls outside of sequences may be sent again (fallback); `false`: each is sent once."""
+    """Unary calls outside of sequences may be sent again (retries, hedges, fallback); `false`: each is sent once."""
 
 
 class ApiKey(Section, frozen=True):
@@ -160,11 +298,44 @@ class Anonymous(Section, frozen=True):
     """Its tenant."""
 
 
+class Jwt(Section, frozen=True):
+    """JSON Web Tokens of one issuer (OpenID Connect): RS256, ES256 or EdDSA."""
+
+    issuer: str
+    """`iss` must be this."""
+    audience: str
+    """`aud` must be or hold this."""
+    jwks: str
+    """The issuer's keys (JWK Set): a file, or an http(s) URL that is read again when a key id is unknown."""
+    user_claim: str = "sub"
+    """Claim with the user's name; dots reach into objects, such as `realm.user`."""
+    tenant_claim: str = "tenant"
+    """Claim with the tenant."""
+    roles_claim: str = "roles"
+    """Claim with the roles, a list or one text; absent in a token: none. Role R acts as `role:R`."""
+    leeway: Duration = 30.0
+    """Clocks may differ by this much (`exp`, `nbf`)."""
+
+
+class Mtls(Section, frozen=True):
+    """Client certificates as credentials; needs `listen.tls.client_ca`."""
+
+    tenant: str
+    """The tenant of all who come with one."""
+    user_from: Literal["san_uri", "san_dns", "cn"] = "san_uri"
+    """Which name of the certificate is the user: the first URI (such as `spiffe://...`) or DNS name of the
+    subject alternative names, or the subject's common name."""
+
+
 class Identity(Section, frozen=True):
     """Who callers can be. Absent: everyone is anonymous, and only loopback addresses may be listened on."""
 
     api_keys: tuple[ApiKey, ...] = ()
     """`X-API-Key: KEY` or `Authorization: Bearer KEY`."""
+    jwt: tuple[Jwt, ...] = ()
+    """`Authorization: Bearer TOKEN`."""
+    mtls: Mtls | None = None
+    """Client certificates."""
     anonymous: Anonymous | None = None
     """Absent: callers without a credential are refused (401)."""
 
@@ -192,6 +363,9 @@ class TenantLimit(Section, frozen=True):
     """Requests in flight over all workers."""
     bytes: ByteQuota | None = None
     """Bytes of request and response bodies a day (UTC)."""
+    priority: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    """Class of its requests when there is not room for all, 1 the highest (as Triton's `priority`, which takes
+    part within the class); absent: 10."""
 
 
 class Limits(Section, frozen=True):
@@ -203,6 +377,14 @@ class Limits(Section, frozen=True):
     """From the first byte of a request to the end of its headers; then the connection is closed."""
     body_timeout: Duration = 10.0
     """Within it each further KiB of the body, or its end, must arrive; then 408."""
+    tensors: Annotated[int, msgspec.Meta(ge=1)] = 4096
+    """Most inputs and outputs of one request; beyond: 400 / INVALID_ARGUMENT."""
+    backend: str = "local"
+    """Where tenants' quotas are counted: `local` (this machine, exact over its workers), or
+    `redis://[USER:PASSWORD@]HOST:PORT[/DB]` (`rediss://` for TLS), exact over all gateways on it."""
+    away: Literal["local", "open", "closed"] = "local"
+    """When `backend` cannot be asked: each machine counts alone (`local`), no limits hold (`open`), or requests
+    of limited tenants are refused with 503 (`closed`)."""
     tenants: dict[str, TenantLimit] = {}
     """By tenant; `"*"` holds for each tenant not named, separately."""
 

@@ -8,82 +8,19 @@ files are judged by `gateway/settings/policy.py`.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from gateway.ports import split_address
-from gateway.settings import Route, Settings, Shadow, Upstream, Variant
+from gateway.settings import Route, Settings, Shadow, Variant
+from gateway.settings.check_upstreams import own_ports, upstreams
+from gateway.settings.checker import Checker
 from gateway.settings.units import is_loopback
 from governance.documents.convert import Place, Places, dotted
 from governance.documents.words import suggest
 from governance.types import Finding
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A header's name (RFC 9110, `token`)."""
 _ASSIGN_BY = ["request", "header:NAME", "parameter:NAME", "subject", "tenant", "id"]
-_NEVER_UPSTREAM = frozenset({
-    "authorization", "x-api-key", "proxy-authorization", "proxy-authenticate", "connection", "keep-alive",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length",
-    "content-encoding", "expect",
-})  # fmt: skip
-"""Hop-by-hop headers (RFC 9110, 7.6.1), credentials, and what frames the upstream's own request."""
-
-
-class Checker:
-    """Collects findings at places of one settings file."""
-
-    def __init__(self, file: str, places: Places) -> None:
-        self.file = file
-        self.places = places
-        self.findings: list[Finding] = []
-
-    def error(self, place: Place, code: str, message: str, *, key: bool = False) -> None:
-        """Adds an error where a value (`key`: its key) stands."""
-        self._add("error", place, code, message, key)
-
-    def warn(self, place: Place, code: str, message: str, *, key: bool = False) -> None:
-        """Adds a warning where a value (`key`: its key) stands."""
-        self._add("warning", place, code, message, key)
-
-    def _add(self, severity: str, place: Place, code: str, message: str, key: bool) -> None:
-        line, column = self.places.of_key(place) if key else self.places.of(place)
-        self.findings.append(Finding(self.file, line, column, severity, code, message))
-
-    def name(self, text: str, place: Place, *, key: bool = False) -> None:
-        """A name that people and records have to tell apart."""
-        if not text.strip():
-            self.error(place, "empty-name", f"`{dotted(place)}`: a name must not be empty", key=key)
-        elif text != text.strip() or not text.isprintable():
-            message = f"`{dotted(place)}`: a name has no blanks around it and no control characters"
-            self.error(place, "wrong-name", message, key=key)
-
-    def travels(self, text: str, place: Place) -> None:
-        """A name that is sent as a header's value (`x-tidegate-variant`, `x-tidegate-shadow`)."""
-        if text.isprintable() and not text.isascii():
-            message = f"`{dotted(place)}`: this name travels in a header, so it must be ASCII"
-            self.error(place, "wrong-name", message)
-
-    def once(self, names: Iterable[tuple[str, Place]], kind: str) -> None:
-        """Names that must differ."""
-        first: dict[str, Place] = {}
-        for name, place in names:
-            if name in first:
-                line, _ = self.places.of(first[name])
-                self.error(place, "duplicate-name", f"{kind} `{name}` is on line {line} already")
-            first.setdefault(name, place)
-
-    def known(self, name: str, valid: list[str], place: Place, kind: str) -> None:
-        """A name that must be one of those defined elsewhere."""
-        if name not in valid:
-            plural = kind + "s"
-            message = f"unknown {kind} `{name}` in `{dotted(place)}`: {suggest(name, valid, plural)}"
-            self.error(place, "unknown-name", message)
-
-    def header(self, name: str, place: Place) -> None:
-        """A header's name."""
-        if not _TOKEN.fullmatch(name):
-            self.error(place, "wrong-header", f"`{name}` cannot be a header's name (letters, digits and dashes)")
 
 
 def _listen(settings: Settings, check: Checker) -> None:
@@ -108,14 +45,7 @@ def _listen(settings: Settings, check: Checker) -> None:
                 message = f"`{dotted(place)}` and `{dotted(other)}` are both on port {port}: give one another port"
                 check.error(place, "same-port", message)
         ports.append((host, port, place))
-    for name, upstream in settings.upstreams.items():
-        for kind in ("http", "grpc"):
-            address = getattr(upstream, kind)
-            for host, port, other in ports:
-                if address is not None and split_address(address) == (host, port) and port:
-                    place = ("upstreams", name, kind)
-                    message = f"`{dotted(place)}` is the gateway's own `{dotted(other)}`: it would call itself"
-                    check.error(place, "same-port", message)
+    own_ports(settings, ports, check)
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -123,32 +53,10 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one in everywhere or other in everywhere or {one, other} == {"localhost", "127.0.0.1"}
 
 
-def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
-    place: Place = ("upstreams", name)
-    check.name(name, place, key=True)
-    for kind in ("http", "grpc"):
-        address = getattr(upstream, kind)
-        if address is not None and split_address(address)[1] == 0:
-            message = f"`{dotted((*place, kind))}`: port 0 is nowhere; write the server's port"
-            check.error((*place, kind), "wrong-port", message)
-    if upstream.grpc == upstream.http:
-        message = f"`{dotted((*place, 'grpc'))}` is the HTTP address: Triton's gRPC port is another (8001)"
-        check.error((*place, "grpc"), "same-port", message)
-    names: list[tuple[str, Place]] = []
-    for at, header in enumerate(upstream.forward_headers):
-        here: Place = (*place, "forward_headers", at)
-        check.header(header, here)
-        names.append((header.lower(), here))
-        if header.lower() in _NEVER_UPSTREAM:
-            message = f"`{header}` never travels upstream (hop-by-hop, framing or a credential): remove it"
-            check.error(here, "wrong-header", message)
-    check.once(names, "header")
-
-
 def _route(name: str, route: Route, settings: Settings, check: Checker) -> None:
     place: Place = ("routes", name)
     check.name(name, place, key=True)
-    upstreams = list(settings.upstreams)
+    names = list(settings.upstreams)
     variants = [variant.name for variant in route.variants] or ["default"]
     if not route.variants and (*place, "variants") in check.places.values:
         message = f"`{dotted((*place, 'variants'))}` is an empty list: name a variant, or leave the key out"
@@ -173,7 +81,7 @@ def _route(name: str, route: Route, settings: Settings, check: Checker) -> None:
             if target.version is not None:
                 check.name(target.version, (*here, "version"))
             if target.upstream is not None:
-                check.known(target.upstream, upstreams, (*here, "upstream"), "upstream")
+                check.known(target.upstream, names, (*here, "upstream"), "upstream")
     _matches(route, variants, place, check)
     check.once([(one, (*place, "fallback", at)) for at, one in enumerate(route.fallback)], "fallback")
     for at, one in enumerate(route.fallback):
@@ -317,14 +225,6 @@ def _positive(settings: Settings, check: Checker) -> None:
         check.error(("limits", "body"), "wrong-value", "`limits.body` must be at least 1: nobody could send anything")
 
 
-def _upstreams(settings: Settings, check: Checker) -> None:
-    if not settings.upstreams:
-        message = "`upstreams` names no server: add one, such as `triton: {http: 127.0.0.1:8000}`"
-        check.error(("upstreams",), "no-upstreams", message)
-    for name, upstream in settings.upstreams.items():
-        _upstream(name, upstream, check)
-
-
 def _routes(settings: Settings, check: Checker) -> None:
     for name, route in settings.routes.items():
         _route(name, route, settings, check)
@@ -342,7 +242,7 @@ def _state_dir(settings: Settings, check: Checker) -> None:
 
 
 _CHECKS: tuple[Callable[[Settings, Checker], None], ...] = (
-    _upstreams, _listen, _routes, _identity, _limits, _telemetry, _positive, _state_dir,
+    upstreams, _listen, _routes, _identity, _limits, _telemetry, _positive, _state_dir,
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ This page is made from the docstrings in `gateway/settings/__init__.py` (`python
 | rate | `1000/s`, `60/m`, `5/h` | requests |
 | quota | `10GiB/day` | bytes in a day (UTC) |
 | address | `127.0.0.1:8080`, `[::1]:8080` | host and port |
+| target | `127.0.0.1:8000`, `dns://triton:8000` | the same, or every address of a name |
 
 The least that works:
 

@@ -8,13 +8,6 @@ test refuses entries that name a field or value which exists.
 from __future__ import annotations
 
 KEYS: dict[tuple[str, str], str] = {
-    ("Listen", "tls"): "end TLS in front of the gateway (nginx, Envoy, stunnel) and listen on loopback",
-    ("Identity", "jwt"): "use `api_keys`, or check tokens in front of the gateway",
-    ("Identity", "mtls"): "use `api_keys`",
-    (
-        "Upstream",
-        "replicas",
-    ): "name one server here (`http`, `grpc`), such as a load balancer in front of the replicas",
     ("Route", "features"): "send the model's own tensors, and remove the key",
     ("Route", "monitor"): "remove the key",
     ("Policy", "model"): "write the policy for the built-in model, and remove the key",

@@ -153,6 +153,22 @@ def address(text: str) -> str:
     return text
 
 
+def target(text: str) -> str:
+    """`HOST:PORT`, or `dns://NAME:PORT` for every address of a name, as it stands.
+
+    Raises:
+        ValueError: as `address`; or `dns://` before an address that is no name.
+    """
+    if not text.startswith("dns://"):
+        return address(text)
+    host = address(text.removeprefix("dns://")).rpartition(":")[0].strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return text
+    raise ValueError(f"{host} is an address, not a name: write it without dns://")
+
+
 def _check_host(host: str, port: str) -> None:
     version6 = host.startswith("[") and host.endswith("]")
     if version6 or re.fullmatch(r"[0-9.]+", host):
@@ -184,4 +200,5 @@ READERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "rate": (rate, "a rate such as 1000/s"),
     "quota": (quota, "a quota such as 10GiB/day"),
     "address": (address, "HOST:PORT"),
+    "target": (target, "HOST:PORT or dns://NAME:PORT"),
 }

@@ -10,8 +10,9 @@ from gateway.upstream.grpc_stream import Deliver, ModelStream, StreamCall
 from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.pool import Pool
-from gateway.upstream.server import Capabilities, Upstream
+from gateway.upstream.replica import Capabilities, Replica
 from gateway.upstream.targets import model_target
+from gateway.upstream.upstream import Upstream
 
 __all__ = [
     "EVENTS",
@@ -20,6 +21,7 @@ __all__ = [
     "Deliver",
     "ModelStream",
     "Pool",
+    "Replica",
     "Response",
     "Stream",
     "StreamCall",

@@ -2,8 +2,7 @@
 
 Contract: a frozen mapping in the order of the settings; the first is the default. A changed configuration
 makes a new one that takes over the servers whose settings are the same, with their connections and what they
-know; the old one is closed with `keep=` the new. Each name is one server here; several replicas under one
-name will be another class with `Upstream`'s methods.
+know; the old one is closed with `keep=` the new.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from gateway import settings
 from gateway.upstream.events import Counters
-from gateway.upstream.server import Upstream
+from gateway.upstream.upstream import Upstream
 
 
 class Upstreams(Mapping[str, Upstream]):

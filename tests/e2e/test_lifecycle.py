@@ -344,7 +344,7 @@ def test_a_killed_worker_is_replaced_and_costs_only_its_own_requests(three):
 
 def in_flight_of(one, slot: int) -> int:
     """Requests in flight of one worker, by the limits table."""
-    from gateway.limit_table import FILE, IN_FLIGHT, LimitTable
+    from gateway.admission.limit_table import FILE, IN_FLIGHT, LimitTable
 
     table = LimitTable(one.folder / "state" / "run" / FILE, 3)
     try:

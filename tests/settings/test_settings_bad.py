@@ -48,7 +48,8 @@ CASES = [
     (UP + "workers: 1\nworkers: 2\n", 3, 1, "duplicate-key", "line 2"),
     (UP + "routes: {a: {}, 'a': {}}\n", 2, 17, "duplicate-key", "`a`"),
     ("workers: 1\n", 1, 1, "missing-key", "`upstreams`"),
-    ("upstreams: {triton: {grpc: 127.0.0.1:1}}\n", 1, 21, "missing-key", "HOST:PORT"),
+    ("upstreams: {triton: {grpc: 127.0.0.1:1}}\n", 1, 13, "no-address", "HOST:PORT"),
+    ("upstreams: {fleet: {replicas: []}}\n", 1, 13, "no-address", "HOST:PORT"),
     (ROUTE + "    variants:\n      - {name: a}\n", 5, 9, "missing-key", "`model`"),
     (UP + "routes: {1: {}}\n", 2, 10, "wrong-key", 'write "1" in quotes'),
     (UP + "routes: {[a]: {}}\n", 2, 10, "wrong-key", "one word"),
@@ -162,10 +163,10 @@ CASES = [
     (UP + "policy: {file: nowhere.csv}\n", 2, 16, "unreadable-policy", "nowhere.csv cannot be read"),
     (UP + "policy: {file: tidegate.yaml, tests: nowhere.yaml}\n", 2, 38, "unreadable-policy", "nowhere.yaml"),
     # of a later version
-    (UP + "listen: {tls: {cert: a, key: b}}\n", 2, 10, "not-in-this-version", "listen.tls"),
-    (UP + "identity: {jwt: [], anonymous: {}}\n", 2, 12, "not-in-this-version", "identity.jwt"),
-    (UP + "identity: {mtls: {}, anonymous: {}}\n", 2, 12, "not-in-this-version", "identity.mtls"),
-    ("upstreams: {fleet: {replicas: []}}\n", 1, 21, "not-in-this-version", "replicas"),
+    (UP + "identity: {mtls: {}, anonymous: {}}\n", 2, 18, "missing-key", "tenant"),
+    ("upstreams: {fleet: {http: a:1, replicas: [{http: b:1}]}}\n", 1, 32, "two-addresses", "replicas"),
+    ("upstreams: {fleet: {replicas: [{http: b:1}, {http: b:1}]}}\n", 1, 52, "duplicate-name", "b:1"),
+    ("upstreams: {fleet: {http: 'dns://127.0.0.1:8000'}}\n", 1, 27, "wrong-value", "without dns://"),
     (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 5, "not-in-this-version", "monitor"),
     (UP + "policy: {file: a, model: b}\n", 2, 19, "not-in-this-version", "policy.model"),
@@ -201,7 +202,7 @@ def test_every_error_of_a_file_is_reported_at_once(tmp_path):
         tmp_path, "workers: x\nlisten: {http: 1}\nupstreams: {t: {htp: 1}}\nroutes: {a: {timeout: 2}}\n"
     )
     assert [(one.line, one.code) for one in findings] == [
-        (1, "wrong-type"), (2, "wrong-value"), (3, "missing-key"), (3, "unknown-key"), (4, "wrong-value"),
+        (1, "wrong-type"), (2, "wrong-value"), (3, "unknown-key"), (4, "wrong-value"),
     ]  # fmt: skip
 
 

@@ -122,13 +122,13 @@ def test_unknown_models(run_once, config):
 def test_signatures_are_fetched_once_and_keep_their_identity(run_once, config, monkeypatch):
     async def work(up):
         asked = []
-        real = up._pool.request
+        real = up.replicas[0]._pool.request
 
         async def counting(method, target, *args, **more):
             asked.append(target)
             return await real(method, target, *args, **more)
 
-        monkeypatch.setattr(up._pool, "request", counting)
+        monkeypatch.setattr(up.replicas[0]._pool, "request", counting)
         assert up.known_signature("batched") is None
         first, *others = await asyncio.gather(*(up.signature("batched") for _ in range(20)))
         assert all(other is first for other in others)
@@ -142,7 +142,7 @@ def test_signatures_are_fetched_once_and_keep_their_identity(run_once, config, m
         assert await up.fresh_signature("batched") is first, "asked again, found the same"
         assert len(asked) == 4
         # Old: it serves on while news is fetched.
-        up._signatures._entries["batched", ""].stale_at = 0.0
+        up.replicas[0]._signatures._entries["batched", ""].stale_at = 0.0
         assert up.known_signature("batched") is first
         await until(lambda: len(asked) == 6)
         up.forget_model("batched")
@@ -191,7 +191,7 @@ def test_generate_streams(run_once, config, events):
         async with stream:
             await anext(stream)
             await up.leave(stream)
-        await until(lambda: up._pool.idle == up._pool.open == 1)
+        await until(lambda: up.replicas[0]._pool.idle == up.replicas[0]._pool.open == 1)
 
     with_upstream(run_once, config, work, events)
     assert events["detach"] == events["drained"] == 1
@@ -289,7 +289,7 @@ def test_streams_are_drained_by_version(run_once, version, drains):
     pages = READY | {"/v2": (200, json.dumps({"name": "triton", "version": version, "extensions": []}).encode())}
 
     async def work(up, server):
-        assert up.drain_streams is drains
+        assert up.replicas[0].drain_streams is drains
 
     against(run_once, pages, work)
 
@@ -319,22 +319,22 @@ def test_answers_that_nobody_can_read(run_once, status, body):
 
 
 def test_readiness_follows_the_server(run_once, monkeypatch, events):
-    monkeypatch.setattr("gateway.upstream.server.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.upstream.replica.PROBE_SECONDS", 0.05)
     pages = {"/v2": (200, b'{"name":"triton","version":"2.51.0"}'), "/v2/health/ready": (400, b"")}
 
     async def work(up, server):
         assert not up.ready()
         assert up.capabilities is None
-        assert up.drain_streams, "not known is not safe"
+        assert up.replicas[0].drain_streams, "not known is not safe"
         pages["/v2/health/ready"] = (200, b"")
         await until(up.ready)
-        assert up.drain_streams
+        assert up.replicas[0].drain_streams
         pages["/v2/health/ready"] = (400, b"")
         await until(lambda: not up.ready())
         pages["/v2"] = (200, b'{"name":"triton","version":"2.60.0"}')
         pages["/v2/health/ready"] = (200, b"")
         await until(up.ready)
-        assert not up.drain_streams, "another version came up"
+        assert not up.replicas[0].drain_streams, "another version came up"
 
     against(run_once, pages, work)
 

@@ -1,4 +1,4 @@
-"""One model server: what it can, whether it answers, and inference through it.
+"""One model server (a replica of an upstream): what it can, whether it answers, and inference through it.
 
 Contract: `infer` takes a call whose inputs are raw (`wire.validate.check`) and sends it in the form this
 server takes: OIP's binary extension where it has it, else plain JSON. What the server answers with an error
@@ -58,20 +58,32 @@ class Capabilities(msgspec.Struct, frozen=True):
     """A stream whose client left is read to its end; else it is cancelled."""
 
 
-class Upstream:
-    """One model server. `name` is its key in the settings."""
+class Replica:
+    """One model server.
 
-    def __init__(self, name: str, config: settings.Upstream, *, counters: Counters | None = None) -> None:
+    Args:
+        name: of its upstream, a key in the settings.
+        http: its HTTP address, `HOST:PORT`; it is known by it.
+        grpc: its gRPC address; None: it has none.
+        config: of its upstream.
+        counters: where events go.
+    """
+
+    def __init__(
+        self, name: str, http: str, grpc: str | None, config: settings.Upstream, *, counters: Counters | None = None
+    ) -> None:
         self.name = name
+        self.address = http
         self.settings = config
+        self._grpc_address = grpc
         self._counters = counters or Silent()
-        host, port = split_address(config.http)
+        host, port = split_address(http)
         self._pool = Pool(host, port, connections=config.connections, name=name, counters=self._counters)
         # Its own connection: under load the probe must not queue behind the calls whose server it looks
         # after.
         self._probe_pool = Pool(host, port, connections=1, name=name)
         self._signatures = Signatures(self._pool)
-        self._grpc = GrpcChannel(config.grpc, name=name, counters=self._counters)
+        self._grpc = GrpcChannel(grpc, name=name, counters=self._counters)
         self._capabilities: Capabilities | None = None
         self._ready = False
         self._probing: asyncio.Task[None] | None = None
@@ -220,7 +232,7 @@ class Upstream:
     @property
     def has_grpc(self) -> bool:
         """Whether it has a gRPC address."""
-        return self.settings.grpc is not None
+        return self._grpc_address is not None
 
     async def unary(
         self,
@@ -240,7 +252,7 @@ class Upstream:
             Unsupported: the settings give this server no gRPC address, or its streams are not Triton's.
             BadRequest: the metadata cannot be sent.
         """
-        if self.settings.grpc is None:
+        if self._grpc_address is None:
             raise Unsupported("streams need the model server's gRPC address", detail=f"upstreams.{self.name}.grpc")
         if self._capabilities is not None and self._capabilities.name == _OTHER_STREAMS:
             raise Unsupported("this model server's streams differ from Triton's on the wire")

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 
-from gateway import limit_table
+from gateway.admission import limit_table
+from gateway.admission.limit_table import DAY, IN_FLIGHT, TAT, LimitTable
 from gateway.errors import Limited
-from gateway.limit_table import DAY, IN_FLIGHT, TAT, LimitTable
 from gateway.settings import Limits, TenantLimit
 
 EVERYONE = "*"
