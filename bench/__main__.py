@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=("http", "grpc"), help="one protocol")
     parser.add_argument("--requests", type=int, help="requests of each run (default 20000)")
     parser.add_argument("--peers", help="comma-separated parts of names, such as `nginx,governed`")
+    parser.add_argument("--baseline", type=Path, help="checkout of another revision to measure in the same run")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse_args()
     given.requests = given.requests or (3_000 if given.quick else 20_000)
@@ -35,10 +36,10 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def available(wanted: str | None) -> tuple[list[Peer], dict[str, str], list[str]]:
+def available(wanted: str | None, baseline: Path | None) -> tuple[list[Peer], dict[str, str], list[str]]:
     """The peers that this machine has, their versions, and why the others are skipped."""
     chosen, found, skipped = [], {}, []
-    for peer in peers():
+    for peer in peers(baseline):
         if wanted and not any(part.strip().lower() in peer.name.lower() for part in wanted.split(",")):
             continue
         try:
@@ -85,12 +86,18 @@ def _progress(found: Measured) -> None:
         print(f"    {protocol}: {run.requests} requests, {run.requests / run.seconds:,.0f}/s{spent}", flush=True)
 
 
+def _command(given: argparse.Namespace) -> str:
+    """As it was given, without the path of the baseline, which says nothing to others."""
+    words = [word if word != str(given.baseline) else "CHECKOUT" for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", "bench", *words])
+
+
 def main() -> int:
     """Run, write, print. 1: a peer failed; 2: nothing could be measured."""
     given = arguments()
     now = dt.datetime.now(dt.UTC)
     facts = machine()
-    chosen, found, skipped = available(given.peers)
+    chosen, found, skipped = available(given.peers, given.baseline)
     missing = len(skipped)
     try:
         rounds, triton_version = run_all(given, chosen, skipped)
@@ -105,7 +112,7 @@ def main() -> int:
         {
             "date": now.strftime("%Y-%m-%d"),
             "time": now.isoformat(timespec="seconds"),
-            "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+            "command": _command(given),
             "machine": facts,
             "versions": {"Triton": triton_version} | {k: v for k, v in found.items() if k != "direct"} | versions(),
             "load": f"{given.requests:,} requests of FP32[1,32] a run, {clients.CONNECTIONS} connections, "

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import configs
@@ -45,15 +46,23 @@ class Peer:
     """From upstream, a folder of its own, the address of the OTLP sink."""
 
 
-def peers() -> list[Peer]:
-    """In the order in which they run."""
-    return [
-        Peer("direct", ("http", "grpc"), lambda: "no proxy", _direct),
+def peers(baseline: Path | None = None) -> list[Peer]:
+    """In the order in which they run. `baseline`: a checkout of another revision, its kernels built."""
+    both = ("http", "grpc")
+    found = [
+        Peer("direct", both, lambda: "no proxy", _direct),
         Peer("nginx", ("http",), _nginx_version, _nginx),
-        Peer("Envoy", ("http", "grpc"), _envoy_version, _envoy),
-        Peer("Tidegate, plain", ("http", "grpc"), _tidegate_version, _tidegate_plain),
-        Peer("Tidegate, governed", ("http", "grpc"), _tidegate_version, _tidegate_governed),
+        Peer("Envoy", both, _envoy_version, _envoy),
+        Peer("Tidegate, plain", both, _tidegate_version, _tidegate_plain),
+        Peer("Tidegate, governed", both, _tidegate_version, _tidegate_governed),
     ]
+    if baseline is not None:
+        folder = baseline.resolve()
+        for name, start in (("plain", _tidegate_plain), ("governed", _tidegate_governed)):
+            found.append(
+                Peer(f"baseline, {name}", both, partial(_revision, folder), partial(start, checkout=folder)),
+            )
+    return found
 
 
 @contextmanager
@@ -93,35 +102,40 @@ def _envoy(upstream: Server, directory: Path, _otlp: str) -> Iterator[Running]:
 
 
 @contextmanager
-def _tidegate_plain(upstream: Server, directory: Path, _otlp: str) -> Iterator[Running]:
+def _tidegate_plain(upstream: Server, directory: Path, _otlp: str, checkout: Path | None = None) -> Iterator[Running]:
     http, grpc = _addresses(2)
     text = configs.tidegate_plain(upstream, http, grpc, directory)
-    with _tidegate(text, directory, http) as pid:
+    with _tidegate(text, directory, http, checkout) as pid:
         yield Running(pid, http, grpc)
 
 
 @contextmanager
-def _tidegate_governed(upstream: Server, directory: Path, otlp: str) -> Iterator[Running]:
+def _tidegate_governed(upstream: Server, directory: Path, otlp: str, checkout: Path | None = None) -> Iterator[Running]:
     http, grpc = _addresses(2)
     (directory / "policy.csv").write_text(configs.policy())
     text = configs.tidegate_governed(upstream, http, grpc, directory, otlp)
-    with _tidegate(text, directory, http) as pid:
+    with _tidegate(text, directory, http, checkout) as pid:
         yield Running(pid, http, grpc)
 
 
 @contextmanager
-def _tidegate(settings: str, directory: Path, http: str) -> Iterator[int]:
+def _tidegate(settings: str, directory: Path, http: str, checkout: Path | None) -> Iterator[int]:
     # JSON is YAML.
     config = directory / "tidegate.yaml"
     config.write_text(settings)
-    with _process([_tidegate_binary(), "serve", "--config", str(config)], directory / "tidegate.out", http) as pid:
+    argv = [_tidegate_binary(), "serve", "--config", str(config)]
+    # Another revision's modules come before the installed ones, for the supervisor and its workers alike.
+    env = None if checkout is None else os.environ | {"PYTHONPATH": str(checkout)}
+    with _process(argv, directory / "tidegate.out", http, env) as pid:
         yield pid
 
 
 @contextmanager
-def _process(argv: list[str], log: Path, address: str) -> Iterator[int]:
+def _process(argv: list[str], log: Path, address: str, env: dict[str, str] | None = None) -> Iterator[int]:
     with log.open("wb") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=log.parent
+        )
     try:
         try:
             wait_for(address, process, _SECONDS)
@@ -188,3 +202,11 @@ def _tidegate_version() -> str:
     if done.returncode:
         raise Missing(f"`tidegate --version` failed: {(done.stderr or done.stdout).strip()[-200:]}")
     return done.stdout.strip().split()[-1]
+
+
+def _revision(checkout: Path) -> str:
+    argv = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode or not any((checkout / "kernels").rglob("*.so")):
+        raise Missing(f"{checkout} is no checkout with its kernels built (`make venv` there builds them)")
+    return done.stdout.strip()

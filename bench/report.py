@@ -14,6 +14,9 @@ GOALS = {"http": 2.0, "grpc": 8.0}
 IDLE_MIB = 150
 """Of an idle worker, at most."""
 GOVERNED = "Tidegate, governed"
+BASELINE = "baseline, governed"
+MORE = 1.05
+"""CPU of the governed gateway in multiples of the baseline's, at most."""
 
 
 def results(rounds: list[list[Measured]], facts: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +97,11 @@ def _goals(summary: dict[str, Any], by_name: dict[str, list[Measured]]) -> list[
         if ratio is not None:
             name = f"{protocol}: CPU of {GOVERNED} in multiples of Envoy's"
             goals.append({"goal": name, "most": most, "got": ratio, "met": ratio <= most})
+        before = summary[protocol].get(BASELINE, {}).get("cpu_us")
+        ratio = _ratio(summary[protocol].get(GOVERNED, {}).get("cpu_us"), before)
+        if ratio is not None:
+            name = f"{protocol}: CPU of {GOVERNED} in multiples of the baseline's"
+            goals.append({"goal": name, "most": MORE, "got": ratio, "met": ratio <= MORE})
     memory = _memory(by_name[GOVERNED]) if GOVERNED in by_name else None
     if memory is not None:
         got = memory["idle_worker_rss_mib"]
