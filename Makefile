@@ -2,6 +2,7 @@
 #   make serve   a real Triton and Tidegate in front of it, in the foreground (Ctrl-C stops both)
 #   make test    all tests but the slow tier        make test-slow   the slow tier
 #   make check   format, lint, types, layers        make bench       against nginx and Envoy
+#   make soak    an hour of traffic and faults (SOAK_SECONDS=300: five minutes)
 #   make models  train the example models again and compare
 # PYTHON=/path/to/python3.11 picks the interpreter (3.11 or newer).
 
@@ -12,11 +13,11 @@ LOCK := requirements/dev.lock
 SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv triton serve test test-slow check format bench models lock clean docs
+.PHONY: help venv triton serve test test-slow soak check format bench models lock clean docs fuzz
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,7s/^# *//p' Makefile
 
 # The stamp holds what was installed: another lock, another interpreter or a changed extension installs again.
 venv: $(VENV)/.stamp
@@ -45,6 +46,10 @@ test-slow: triton
 	$(BIN)/python tests/venv_fixture.py
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# One hour; SOAK_SECONDS says otherwise. Ends with a table, and with 1 when something does not hold.
+soak: triton
+	PYTHONPATH=tests:tests/e2e $(BIN)/python -m soak
+
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
@@ -67,6 +72,14 @@ models:
 
 bench: triton
 	$(BIN)/python -m bench $(ARGS)
+
+# Coverage-guided fuzzing of every decoder, in an environment of its own: ARGS="--seconds 60 [TARGET...]".
+fuzz: venv
+	@test -x .venv-fuzz/bin/python || { echo "==> creating .venv-fuzz"; $(PYTHON) -m venv .venv-fuzz; }
+	@.venv-fuzz/bin/python -c "import atheris" 2>/dev/null || .venv-fuzz/bin/python -m pip install --quiet "atheris==3.0.0"
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$(.venv-fuzz/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/gateway.pth"
+	.venv-fuzz/bin/python tests/fuzz/fuzz_atheris.py $(ARGS)
 
 docs: venv
 	$(BIN)/python -m gateway.settings.docs > docs/settings.md

@@ -25,12 +25,12 @@ class Server:
 
 
 @contextmanager
-def triton(directory: Path) -> Iterator[Server]:
-    """A Triton over a copy of the test model, for the length of a with block."""
+def triton(directory: Path, model: str = MODEL) -> Iterator[Server]:
+    """A Triton over a copy of a test model, for the length of a with block."""
     repository = directory / "models"
     shutil.copytree(
-        CHECKOUT / "tests" / "models" / MODEL,
-        repository / MODEL,
+        CHECKOUT / "tests" / "models" / model,
+        repository / model,
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     http, grpc, metrics = free_ports(3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import weakref
 from collections.abc import Coroutine
 from importlib.metadata import version
@@ -16,14 +17,20 @@ from typing import Any
 
 import msgspec
 
-from gateway import lastgood, logs, telemetry
+from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
+from gateway.admission.brownout import Brownout
+from gateway.admission.concurrency import Gates, SharedRates
 from gateway.control import build_litestar, build_metrics_app
 from gateway.doors.grpc import GrpcDoor
-from gateway.doors.http import HttpDoor
+from gateway.doors.grpc_tls import NativeTls, RelayedTls, Transport
+from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_server import HttpServer
+from gateway.identity import Sources
+from gateway.identity.reading import urls
+from gateway.inforce import InForce
 from gateway.metrics import Page, Registry
-from gateway.observe import Observer, UpstreamEvents
+from gateway.observe import GateMeters, Observer, UpstreamEvents
 from gateway.otlp import span_sink
 from gateway.otlp_metrics import metrics_push
 from gateway.pipeline import Pipeline
@@ -32,8 +39,11 @@ from gateway.routing.shadows import ShadowRunner
 from gateway.routing.state import ShadowMeters
 from gateway.settings import Anonymous, Settings
 from gateway.snapshot import Keeper, Parts, Snapshot
+from gateway.tls import RollingContext, client_certificates, server_context
 from gateway.tracing import Tracing
 from gateway.upstream import Upstreams
+from gateway.upstream.lives import SharedLives
+from gateway.upstream.restore import Desired
 
 VERSION = version("tidegate")
 
@@ -41,8 +51,10 @@ VERSION = version("tidegate")
 _SHADOWS_S = 2.0
 # For cancelled requests to end and their sockets to close: a few turns of the loop.
 _LAST_TURNS_S = 0.5
-# How often a snapshot that was replaced is looked at.
+# How often a snapshot that was replaced is looked at, and the connections of a worker that was relieved.
 _LOOK_S = 0.25
+# A relieved worker's idle HTTP connections may still ask once for this long (nginx's keepalive_min_timeout).
+_IDLE_S = 5.0
 
 _log = logs.get("app")
 
@@ -53,10 +65,9 @@ class Place(msgspec.Struct, frozen=True):
     config: Path
     slot: int
     run_dir: Path
-    workers: int
-    http: str
+    slots: int
+    """Of the shared tables: more than workers, since a worker and the one that relieves it live side by side."""
     grpc: str | None
-    metrics: str | None
 
 
 class Application:
@@ -68,25 +79,42 @@ class Application:
         good = lastgood.load(place.run_dir)
         logs.configure(good.settings.log, worker=place.slot)
         self.registry = Registry(place.run_dir, place.slot)
-        parts = Parts(pins=SharedPins(place.run_dir / "pins"), counters=UpstreamEvents(self.registry))
+        self.keys = Sources()
+        parts = Parts(
+            pins=SharedPins(place.run_dir / "pins"),
+            counters=UpstreamEvents(self.registry),
+            replica_pins=SharedPins(place.run_dir / "replica-pins"),
+            lives=SharedLives(place.run_dir / "lives"),
+            keys=self.keys,
+        )
+        self.desired = Desired(place.run_dir / "desired", parts.counters)
         self.keeper = Keeper(place.config, place.run_dir, good, parts, self)
+        self._tell()
         settings = self.snapshot.settings
         self.admission = Admission(
             settings.limits,
             place.run_dir,
             place.slot,
-            slots=place.workers,
+            slots=place.slots,
             limited=lambda tenant, limit: self.registry.counter(telemetry.LIMITED).labels(tenant, limit).inc(),
+            away=lambda decision: self.registry.counter(telemetry.LIMITS_AWAY).labels(decision).inc(),
+            backend=lambda here: self.registry.gauge(telemetry.LIMITS_BACKEND_UP).labels().set(float(here)),
         )
         self.sink = span_sink(settings.telemetry, self.registry, version=VERSION)
         self.push = metrics_push(settings.telemetry, self.registry, version=VERSION)
         self.tracing = Tracing(self.sink, settings.telemetry.traces.sample_ratio)
         self.observer = Observer(self.registry, self.tracing, access_log=settings.log.access)
         self.shadows = ShadowRunner(lambda route, shadow: ShadowMeters(self.registry, route, shadow))
-        self.pipeline = Pipeline(self.admission, self.observer, self.shadows)
+        meters = GateMeters(self.registry)
+        self.rates = SharedRates(place.run_dir, place.slot, place.slots)
+        self.gates = Gates(settings.upstreams, meters, self.rates)
+        self.brownout = Brownout(self.gates, self.tracing, meters)
+        self.pipeline = Pipeline(self.admission, self.gates, self.observer, self.shadows)
         self.page = Page(place.run_dir)
         self._servers: list[HttpServer] = []
         self._grpc: GrpcDoor | None = None
+        self._tls: RollingContext | None = None
+        """Of every HTTP port; gRPC has its own."""
         self._serving: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving_now = False
@@ -97,6 +125,11 @@ class Application:
     def snapshot(self) -> Snapshot:
         """The snapshot in force; a request takes it once and keeps it."""
         return self.keeper.current
+
+    @property
+    def run_dir(self) -> Path:
+        """What the workers share."""
+        return self.place.run_dir
 
     @property
     def ready(self) -> bool:
@@ -110,14 +143,23 @@ class Application:
     async def start(self, http: socket.socket, metrics: socket.socket | None) -> None:
         """Open the doors. Raises OSError when one cannot be opened."""
         snapshot = self.snapshot
-        await snapshot.upstreams.start()
+        snapshot.upstreams.restore_with(self.desired.restore)
+        await self.admission.begin()
+        await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
         self.registry.info(telemetry.BUILD_INFO, VERSION)
+        for outcome in ("swapped", "unchanged", "refused"):
+            self.registry.counter(telemetry.RELOADS).labels(outcome)
         self._background(self.keeper.watch())
-        header_timeout = snapshot.settings.limits.header_timeout
-        self._servers.append(HttpServer(build_litestar(self, HttpDoor(self)), header_timeout=header_timeout))
+        self._background(self.brownout.watch())
+        limits = snapshot.settings.limits
+        if snapshot.tls.listen is not None:
+            self._tls = RollingContext(_http_tls(snapshot))
+        door = HttpDoor(self)
+        apps = [front(door, build_litestar(self, door))]
         if metrics is not None:
-            self._servers.append(HttpServer(build_metrics_app(self), header_timeout=header_timeout))
+            apps.append(build_metrics_app(self))
+        self._servers += [HttpServer(app, limits, tls=self._tls) for app in apps]
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
             self._serving.append(asyncio.create_task(server.run_on(sock), name="http-server"))
@@ -129,6 +171,24 @@ class Application:
         if self.place.grpc is not None:
             self._grpc = await self._open_grpc(snapshot, self.place.grpc)
         self._serving_now = True
+
+    async def relieved(self) -> None:
+        """Another worker has the ports: take no more connections and let go of those that there are, losing no call.
+
+        Returns when they have gone, or when only such are left as are idle or hold a stream; `stop` ends those.
+        """
+        for server in self._servers:
+            server.relieve()
+        grpc = None if self._grpc is None else asyncio.create_task(self._grpc.relieved())
+        loop = asyncio.get_running_loop()
+        over = loop.time() + _IDLE_S
+        while loop.time() < over and not all(s.idle for s in self._servers):  # noqa: ASYNC110 - uvicorn sets no event
+            await asyncio.sleep(_LOOK_S)
+        if grpc is not None:
+            try:
+                await grpc
+            finally:
+                grpc.cancel()
 
     async def stop(self) -> None:
         """Drain and close, in the reverse order of the start."""
@@ -165,7 +225,11 @@ class Application:
         for exporter in (self.sink, self.push):
             if exporter is not None:
                 await asyncio.to_thread(exporter.shutdown)
+        self.keys.retain(set())
+        await self.admission.settled()
         self.admission.close()
+        self.rates.close()
+        inforce.withdraw(self.place.run_dir, self.place.slot)
         self.registry.close()
 
     def hurry(self) -> None:
@@ -174,28 +238,63 @@ class Application:
 
     async def prepare(self, new: Snapshot) -> None:
         """Look at the model servers that are new, so that readiness does not blink at the swap."""
-        await new.upstreams.start()
+        new.upstreams.restore_with(self.desired.restore)
+        await asyncio.gather(new.upstreams.start(), self.keys.start(urls(new.settings)))
+
+    def looked(self, outcome: str) -> None:
+        """The files were read again."""
+        self.registry.counter(telemetry.RELOADS).labels(outcome).inc()
+        self._tell()
+
+    def _tell(self) -> None:
+        """What is in force here, to all workers."""
+        now = self.snapshot
+        self.registry.gauge(telemetry.SNAPSHOT_SINCE).labels().set(now.since.timestamp())
+        said = InForce(self.place.slot, now.hash, now.policy.hash, now.since, self.keeper.refusal)
+        try:
+            inforce.tell(self.place.run_dir, said)
+        except OSError as error:
+            _log.warning("state_dir: cannot say which snapshot is in force: %s", error.strerror)
 
     def done(self, old: Snapshot, new: Snapshot) -> None:
         """The new snapshot is in force: limits and names follow; what is gone is closed once unused."""
         self.admission.reload(new.settings.limits)
+        self.gates.reload(new.settings.upstreams)
+        self.keys.retain(urls(new.settings))
+        new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
         limits = new.settings.limits
         for server in self._servers:
-            server.header_timeout(limits.header_timeout)
-        if limits.body != old.settings.limits.body and self._grpc is not None:
-            self._background(self._renew_grpc(self._grpc, new))
+            server.limits(limits)
+        if self._tls is not None:
+            self._tls.current = _http_tls(new)
+        if self._grpc is not None:
+            same = client_certificates(old.settings) == client_certificates(new.settings)
+            if GrpcDoor.must_renew(old.settings.limits, limits) or not same:
+                self._background(self._renew_grpc(self._grpc, new))
+            elif new.tls.listen is not None:
+                self._grpc.transport.renew(new.tls.listen)
         self._background(_retire(weakref.ref(old), old.upstreams, keep=new.upstreams, drain=old.settings.drain))
 
     async def _open_grpc(self, snapshot: Snapshot, address: str) -> GrpcDoor:
-        door = GrpcDoor(self, snapshot.settings.limits.body)
+        limits = snapshot.settings.limits
+        door = GrpcDoor(self, limits, self._grpc_transport(snapshot))
         await door.start(address)
         return door
+
+    def _grpc_transport(self, snapshot: Snapshot) -> Transport | None:
+        files, clients = snapshot.tls.listen, client_certificates(snapshot.settings)
+        if files is None:
+            return None
+        if clients == "optional":
+            return RelayedTls(files, self.place.run_dir, snapshot.settings.limits.header_timeout)
+        return NativeTls(files, required=clients == "required")
 
     async def _renew_grpc(self, old: GrpcDoor, snapshot: Snapshot) -> None:
         """Grpcio's message limit is fixed for a server's life: another one takes over the port."""
         assert self.place.grpc is not None
         self._grpc = await self._open_grpc(snapshot, self.place.grpc)
+        await old.relieved()
         await old.stop(snapshot.settings.drain)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -221,6 +320,11 @@ class Application:
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
 
 
+def _http_tls(snapshot: Snapshot) -> ssl.SSLContext:
+    assert snapshot.tls.listen is not None
+    return server_context(snapshot.tls.listen, client_certificates(snapshot.settings), alpn="http/1.1")
+
+
 async def _retire(snapshot: weakref.ref[Snapshot], upstreams: Upstreams, *, keep: Upstreams, drain: float) -> None:
     """Close upstreams that are gone, once no request holds their snapshot, at the latest after `drain` seconds.
 
@@ -233,10 +337,14 @@ async def _retire(snapshot: weakref.ref[Snapshot], upstreams: Upstreams, *, keep
     await upstreams.close(max(over - loop.time(), _LAST_TURNS_S), keep=keep)
 
 
-def tenants_of(settings: Settings) -> set[str]:
-    """Every tenant that a caller can belong to."""
+def tenants_of(settings: Settings) -> set[str] | None:
+    """Every tenant that a caller can belong to; None: tokens say which, so that any may come."""
     identity = settings.identity
     if identity is None:
         return {Anonymous().tenant}
+    if identity.jwt:
+        return None
     tenants = {key.tenant for key in identity.api_keys}
+    if identity.mtls is not None:
+        tenants.add(identity.mtls.tenant)
     return tenants if identity.anonymous is None else tenants | {identity.anonymous.tenant}

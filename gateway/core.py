@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.metrics import Page
     from gateway.observe import Observer
     from gateway.pipeline import Pipeline
     from gateway.snapshot import Snapshot
+    from gateway.upstream.restore import Desired
 
 
 class Core(Protocol):
@@ -25,10 +28,16 @@ class Core(Protocol):
     """MUST be told of every request that starts; the pipeline tells it of the end."""
     pipeline: Pipeline
     """Steps 2 to 11."""
+    desired: Desired
+    """What was asked of the model servers, for those that come back."""
 
     @property
     def snapshot(self) -> Snapshot:
         """The snapshot in force. A request takes it once and keeps it."""
+
+    @property
+    def run_dir(self) -> Path:
+        """What the workers share."""
 
     @property
     def ready(self) -> bool:

@@ -20,6 +20,8 @@
         ├── UpstreamAnswered  as the upstream said
         ├── Unsupported       501  UNIMPLEMENTED
         ├── Unreachable       503  UNAVAILABLE
+        ├── SequenceLost      503  UNAVAILABLE
+        │   └── CircuitOpen   503  UNAVAILABLE
         ├── BadGateway        502  INTERNAL
         └── DeadlineExceeded  504  DEADLINE_EXCEEDED
 
@@ -248,6 +250,24 @@ class Unreachable(UpstreamError):
     """No connection, or it broke before an answer."""
 
     status, code, retryable = 503, "UNAVAILABLE", True
+
+    def __init__(self, message: str, *, detail: str = "", sent: bool = True) -> None:
+        super().__init__(message, detail=detail)
+        self.sent = sent
+        """False: nothing of the request can have reached the model server."""
+
+
+class CircuitOpen(Unreachable):
+    """The model failed so often on its server that nothing is sent for a while."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("the model server keeps failing and is left alone for a moment", detail=detail, sent=False)
+
+
+class SequenceLost(UpstreamError):
+    """The replica that held a sequence's state is gone, and the state with it; a new start begins afresh."""
+
+    status, code = 503, "UNAVAILABLE"
 
 
 class BadGateway(UpstreamError):

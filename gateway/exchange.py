@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from gateway.errors import TidegateError
     from gateway.routing import Assignment, CallView, CompiledRoute, TargetVariant
     from gateway.snapshot import Snapshot
+    from gateway.tls import PeerCertificate
     from gateway.wire.types import InferAnswer, InferCall
 
+_CLOCKS = 0.005  # seconds by which the event loop's clock may lag behind
 # Until a door has asked the sampler; its methods do nothing.
 _NO_TRACE = Trace(0)
 
@@ -33,6 +35,7 @@ class Exchange(ABC):
         "answered_by",
         "assignment",
         "call",
+        "certificate",
         "deadline",
         "decision_line",
         "error",
@@ -70,6 +73,7 @@ class Exchange(ABC):
         request_id: str,
         peer: str = "",
         deadline: float | None = None,
+        certificate: PeerCertificate | None = None,
     ) -> None:
         self.snapshot = snapshot
         """The snapshot that decides this request, to its end, whatever is reloaded meanwhile."""
@@ -83,7 +87,9 @@ class Exchange(ABC):
         """Body bytes answered."""
         self.peer = peer
         self.deadline = deadline
-        """Event-loop time by which the client wants an answer (gRPC deadline)."""
+        """Event-loop time by which the client wants an answer (gRPC deadline, `timeout` parameter)."""
+        self.certificate = certificate
+        """The client's, verified; None: it showed none."""
         self.started = time.perf_counter()
         self.request_id = request_id
         self.trace: Trace = _NO_TRACE
@@ -118,6 +124,21 @@ class Exchange(ABC):
         if self.deadline is None:
             return left
         return min(left, self.deadline - asyncio.get_running_loop().time())
+
+    def hurry(self, timeout: object) -> None:
+        """The client's own `timeout` parameter (microseconds, from the request's arrival) holds too; 0: none."""
+        if type(timeout) is int and timeout > 0:
+            elapsed = time.perf_counter() - self.started
+            end = asyncio.get_running_loop().time() - elapsed + timeout / 1e6
+            if self.deadline is None or end < self.deadline:
+                self.deadline = end
+
+    def hurried(self, left: float) -> bool:
+        """Whether `left`, of `time_left`, is the client's own haste and not what the route allows."""
+        if self.deadline is None:
+            return False
+        assert self.route is not None
+        return left + _CLOCKS < self.route.timeout - (time.perf_counter() - self.started)
 
     @abstractmethod
     def decode(self) -> InferCall:

@@ -3,7 +3,8 @@
 Contract: one file in the run directory, replaced in one step. A worker that takes a dead one's place while a
 broken edit lies in the files starts from it, so that a bad edit never costs a worker. The supervisor writes
 it first; each worker writes it again when it takes a new snapshot (all write the same). It holds what the
-settings hold, digests of keys and no secrets, and is gone with the run directory.
+settings hold (of API keys their digests), and the certificates and private keys in force: like a key file
+only its owner may read it. It is gone with the run directory.
 """
 
 from __future__ import annotations
@@ -15,19 +16,32 @@ from typing import Any
 
 import msgspec
 
+from gateway.identity.reading import read_key_sets
 from gateway.settings import Settings
+from gateway.tls import Material, read_material
+from governance.documents.convert import Places
 
-_FILE = "last-good"
+FILE = "last-good"
+"""Its name in the run directory."""
 
 
 class LastGood(msgspec.Struct, frozen=True):
-    """Settings as they were understood, and the policy's bytes (None: they name no policy)."""
+    """Settings as they were understood, the policy's bytes (None: they name no policy), certificates and keys."""
 
     settings: Settings
     policy: bytes | None
+    tls: Material = Material()
+    jwks: dict[str, bytes] = {}
+    """The key sets of tokens' issuers, by their files' paths."""
 
 
-def keep(run_dir: Path, settings: Settings, policy_hash: str | None = None) -> None:
+def keep(
+    run_dir: Path,
+    settings: Settings,
+    policy_hash: str | None = None,
+    tls: Material | None = None,
+    jwks: dict[str, bytes] | None = None,
+) -> None:
     """Remember what is in force. Raises OSError.
 
     Args:
@@ -35,19 +49,40 @@ def keep(run_dir: Path, settings: Settings, policy_hash: str | None = None) -> N
         settings: in force.
         policy_hash: SHA-256 of the policy's bytes in force. When the file no longer holds that policy, what was
             kept before stays: the edit is judged on its own.
+        tls: in force; None: what the files hold now.
+        jwks: in force; None: what the files hold now.
     """
     policy = None if settings.policy is None else settings.policy.file.read_bytes()
     if policy is not None and policy_hash not in (None, hashlib.sha256(policy).hexdigest()):
         return
+    good = LastGood(
+        settings,
+        policy,
+        read_material(settings)[0] if tls is None else tls,
+        read_key_sets(settings, "", Places())[0] if jwks is None else jwks,
+    )
+    restore(run_dir, msgspec.msgpack.encode(good, enc_hook=str))
+
+
+def restore(run_dir: Path, content: bytes) -> None:
+    """Put back what the file held. Raises OSError."""
     # One name a process: workers that swap at the same time do not write into each other's file.
-    aside = run_dir / f"{_FILE}.{os.getpid()}"
-    aside.write_bytes(msgspec.msgpack.encode(LastGood(settings, policy), enc_hook=str))
-    aside.replace(run_dir / _FILE)
+    aside = run_dir / f"{FILE}.{os.getpid()}"
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+        stream.write(content)
+    aside.replace(run_dir / FILE)
 
 
 def load(run_dir: Path) -> LastGood:
     """What was last in force. Raises OSError."""
-    return msgspec.msgpack.decode((run_dir / _FILE).read_bytes(), type=LastGood, dec_hook=_path)
+    return msgspec.msgpack.decode((run_dir / FILE).read_bytes(), type=LastGood, dec_hook=_path)
+
+
+def canonical(settings: Settings) -> bytes:
+    """One text for settings that mean the same, as they are in the files or as they were kept."""
+    # A default may be the integer 3 where 3.0 comes back.
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(settings, enc_hook=str), type=Settings, dec_hook=_path)
+    return msgspec.json.encode(kept, order="deterministic", enc_hook=str)
 
 
 def _path(kind: type[Any], value: object) -> Any:

@@ -10,9 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway import logs, telemetry
+from gateway.clients import client_address
 from gateway.tracing import http_server, rpc_server
 
 if TYPE_CHECKING:
+    from gateway.admission.concurrency import Gate
     from gateway.errors import TidegateError
     from gateway.exchange import Exchange
     from gateway.metrics import Registry
@@ -105,6 +107,10 @@ def _described(x: Exchange, code: str) -> tuple[str, dict[str, Any]]:
         name, attributes = rpc_server(_RPC_METHODS[x.operation], code)
     attributes[telemetry.ROUTE] = x.route_name
     attributes[telemetry.REQUEST_ID] = x.request_id
+    if x.peer:
+        attributes[telemetry.CLIENT_ADDRESS] = client_address(
+            x.peer, x.headers, x.snapshot.settings.listen.trusted_proxies
+        )
     attributes[telemetry.SNAPSHOT] = x.snapshot.hash
     attributes[telemetry.REQUEST_BYTES] = x.nbytes
     attributes[telemetry.RESPONSE_BYTES] = x.nbytes_out
@@ -133,11 +139,31 @@ def _fields(x: Exchange, code: str, seconds: float) -> dict[str, Any]:
         "code": code,
         "subject": "" if x.subject is None else x.subject.id,
         "tenant": "" if x.subject is None else x.subject.tenant,
-        "peer": x.peer,
+        "peer": client_address(x.peer, x.headers, x.snapshot.settings.listen.trusted_proxies),
         "duration_ms": round(seconds * 1000, 3),
         "bytes_in": x.nbytes,
         "bytes_out": x.nbytes_out,
     }
+
+
+class GateMeters:
+    """What the gates of models report (`admission.concurrency`)."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._shed = registry.counter(telemetry.SHED)
+        self._limit = registry.gauge(telemetry.CONCURRENCY_LIMIT)
+        self._in_flight = registry.gauge(telemetry.CONCURRENCY_IN_FLIGHT)
+        self._queued = registry.gauge(telemetry.CONCURRENCY_QUEUED)
+
+    def shed(self, upstream: str, model: str, tenant_class: int, reason: str) -> None:
+        """One request was turned away."""
+        self._shed.labels(upstream, model, str(tenant_class), reason).inc()
+
+    def state(self, upstream: str, model: str, gate: Gate) -> None:
+        """What a gate looks like now."""
+        self._limit.labels(upstream, model).set(gate.limiter.limit)
+        self._in_flight.labels(upstream, model).set(gate.limiter.in_flight)
+        self._queued.labels(upstream, model).set(gate.room.waiting)
 
 
 class UpstreamEvents:
@@ -145,6 +171,7 @@ class UpstreamEvents:
 
     def __init__(self, registry: Registry) -> None:
         self._ready = registry.gauge(telemetry.UPSTREAM_READY)
+        self._replica_ready = registry.gauge(telemetry.REPLICA_READY)
         self._events = registry.counter(telemetry.UPSTREAM_EVENTS)
         self._retries = registry.counter(telemetry.RETRIES)
 
@@ -152,8 +179,10 @@ class UpstreamEvents:
         """See `gateway.upstream.events` for the names."""
         upstream = labels["upstream"]
         self._events.labels(upstream, name).inc()
-        if name == "resend":
+        if name in ("resend", "retry"):
             self._retries.labels(upstream).inc()
+        if name in ("replica_up", "replica_down", "replica_removed"):
+            self._replica_ready.labels(upstream, labels["replica"]).set(1.0 if name == "replica_up" else 0.0)
         if name in ("up", "down"):
             self._ready.labels(upstream).set(1.0 if name == "up" else 0.0)
             report = _log.info if name == "up" else _log.warning

@@ -16,6 +16,8 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from gateway import logs, telemetry
+from gateway.admission import Ticket
+from gateway.admission.priority import DEFAULT_CLASS, priority_of
 from gateway.errors import (
     BadRequest,
     Cancelled,
@@ -28,17 +30,21 @@ from gateway.errors import (
     not_the_clients_fault,
 )
 from gateway.headers import upstream_headers
+from gateway.identity import KeysNeeded
 from gateway.routing import CallView, sequence_id, upstream_sequence_id
+from gateway.upstream.attempts import CallPlan
 from gateway.wire import validate
 
 if TYPE_CHECKING:
     from gateway.admission import Admission
+    from gateway.admission.concurrency import Gate, Gates
     from gateway.exchange import Exchange
     from gateway.observe import Observer
     from gateway.routing import Assignment, CompiledRoute
     from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped, ShadowRunner
     from gateway.snapshot import Snapshot
+    from gateway.tracing import Step
     from gateway.wire.types import InferAnswer, InferCall
     from gateway.wire.validate import ModelSignature
 
@@ -54,8 +60,9 @@ _DECOUPLED = {
 class Pipeline:
     """Steps 2 to 11 of every inference request of this worker."""
 
-    def __init__(self, admission: Admission, observer: Observer, shadows: ShadowRunner) -> None:
+    def __init__(self, admission: Admission, gates: Gates, observer: Observer, shadows: ShadowRunner) -> None:
         self._admission = admission
+        self.gates = gates
         self._observer = observer
         self._shadows = shadows
 
@@ -68,6 +75,8 @@ class Pipeline:
         try:
             await self.enter(x)  # 3 identify, 4 decide, 5 admit
             call = x.call = x.decode()  # 2 decode, now that it is worth it
+            if "timeout" in call.parameters:
+                x.hurry(call.parameters["timeout"])
             assignment = self.assign(x, call)  # 6 route
             answer = await self._forward_or_fall_back(x, call, assignment)  # 7 transform, 8 forward
             answer.model_name = x.model
@@ -91,11 +100,15 @@ class Pipeline:
         Whoever calls it MUST call `leave`, however the request ends.
         """
         snapshot = x.snapshot
-        x.subject = snapshot.identifier.identify(x.headers)
+        try:
+            x.subject = snapshot.identifier.identify(x.headers, x.certificate)
+        except KeysNeeded:
+            x.subject = await snapshot.identifier.identified(x.headers, x.certificate)
         with x.trace.span(telemetry.SPAN_POLICY):
             x.decision_line = snapshot.authorise(x.subject, "model:" + x.model, "infer")
         x.route = await find_route(snapshot, x.model, x.version)
-        x.ticket = self._admission.enter(x.subject.tenant, x.nbytes)
+        ticket = self._admission.enter(x.subject.tenant, x.nbytes)
+        x.ticket = ticket if isinstance(ticket, Ticket) else await ticket
 
     def leave(self, x: Exchange) -> None:
         """Give the room back and count the request."""
@@ -158,35 +171,64 @@ class Pipeline:
         left = x.time_left()
         if left <= 0:
             raise DeadlineExceeded("the request's time was over before it could be forwarded")
+        assert x.route is not None
+        plan = CallPlan(
+            idempotent=x.route.idempotent,
+            sequence=sequence_id(call.parameters),
+            hurried=x.hurried(left),
+            heeds_timeout=signature.heeds_timeout,
+        )
         headers = self.travelling(x, upstream.name)
         copies = self.mirror(x, call, to) if to.shadows else ()
-        began = _now()
         answer: InferAnswer | None = None
+        began = _now()
+        gate = self.gates.of(upstream.name, to.variant.model)
+        place = 1 if gate is None else gate.try_enter(began)
         try:
+            if gate is not None and not place:
+                place = await self.wait(x, call, gate, began)
+                began = _now()
+                left = x.time_left()
             context = x.trace.propagation()
             with x.trace.span(telemetry.SPAN_FORWARD) as span:
                 span.set(telemetry.UPSTREAM, upstream.name)
                 span.set(telemetry.TRITON_MODEL, to.variant.model)
                 span.set(telemetry.TRITON_VERSION, to.version)
-                answer = await upstream.infer(
-                    call,
-                    model=to.variant.model,
-                    version=to.version,
-                    headers=[*headers, *context],
-                    timeout=left,
-                )
+                try:
+                    answer = await upstream.infer(
+                        call,
+                        model=to.variant.model,
+                        version=to.version,
+                        headers=[*headers, *context],
+                        timeout=left,
+                        plan=plan,
+                    )
+                finally:
+                    if x.trace.sampled:
+                        _tell(span, plan)
             x.answered_by = answer.model_version
         except UpstreamAnswered as error:
             if error.status == 404:
-                upstream.forget_model(to.variant.model)
                 raise _missing(x, to, error) from None
             raise
         else:
             return answer
         finally:
-            x.upstream_seconds += _now() - began
+            ended = _now()
+            if gate is not None and place:
+                gate.leave(place, began, ended, answer is not None)
+            x.upstream_seconds += ended - began
             for copy in copies:
                 copy.primary_done(answer)
+
+    async def wait(self, x: Exchange, call: InferCall, gate: Gate, now: float) -> int:
+        """A place at a model that has none free, by priority. Raises Overloaded."""
+        assert x.subject is not None
+        tenants = x.snapshot.settings.limits.tenants
+        limit = tenants.get(x.subject.tenant) or tenants.get("*")
+        tenant_class = DEFAULT_CLASS if limit is None or limit.priority is None else limit.priority
+        priority = priority_of(tenant_class, call.parameters.get("priority"))
+        return await gate.wait(priority, x.time_left(), x.nbytes, now)
 
     def fell_back(self, x: Exchange, to: Assignment, error: TidegateError) -> None:
         """Another variant serves from here on."""
@@ -197,7 +239,12 @@ class Pipeline:
         """Copies for the shadows of a call whose tensors are raw; they are sent when nobody waits."""
         return [
             self._shadows.offer(
-                shadow, call, x.snapshot.upstreams[shadow.upstream], self.travelling(x, shadow.upstream)
+                shadow,
+                call,
+                x.snapshot.upstreams[shadow.upstream],
+                self.travelling(x, shadow.upstream),
+                room=self.gates.room(to.variant.upstream, to.variant.model)
+                and self.gates.room(shadow.upstream, shadow.model),
             )
             for shadow in to.shadows
         ]
@@ -236,6 +283,19 @@ class Pipeline:
             validate.check(call, fresh)
             return fresh
         return signature
+
+
+def _tell(span: Step, plan: CallPlan) -> None:
+    """What became of a call upstream, on its span."""
+    if plan.replica is not None:
+        host, _, port = plan.replica.address.rpartition(":")
+        span.set(telemetry.SERVER_ADDRESS, host)
+        span.set(telemetry.SERVER_PORT, int(port))
+        span.set(telemetry.TRANSPORT, plan.transport)
+    if plan.retries:
+        span.set(telemetry.RETRIED, plan.retries)
+    if plan.hedge:
+        span.set(telemetry.HEDGED, plan.hedge)
 
 
 def _missing(x: Exchange, to: Assignment, error: TidegateError) -> TidegateError:

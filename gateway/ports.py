@@ -1,4 +1,10 @@
-"""Listening sockets: reserved once by the supervisor, opened by each worker with SO_REUSEPORT."""
+"""Listening sockets. The supervisor reserves ports and holds one socket for each worker's HTTP port.
+
+Contract: HTTP sockets are bound by the supervisor, listened on by the worker that gets the descriptor, and stay
+open with the supervisor: what waits in the queue of a worker that dies or leaves is served by the next one of
+its seat. All of a port are one SO_REUSEPORT group, in which the kernel spreads connections (socket(7)). gRPC's
+library opens its port by itself, beside a reservation that is bound and never listens.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +67,16 @@ def reserve(address: str, key: str) -> tuple[socket.socket, str]:
         raise PortInUseError(f"{key}: cannot listen on {address}: {error.strerror}; {remedy}") from error
     host, port, *_ = sock.getsockname()
     return sock, join_address(host, port)
+
+
+def another(address: str) -> socket.socket:
+    """One more bound socket of a reserved address, for another seat."""
+    host, port = split_address(address)
+    sock = socket.socket(_family(host), socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((host, port))
+    return sock
 
 
 def listen(address: str) -> socket.socket:

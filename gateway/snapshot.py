@@ -21,13 +21,20 @@ import msgspec
 from gateway import lastgood, logs
 from gateway import settings as settings_
 from gateway.errors import Forbidden
-from gateway.identity import Identifier
+from gateway.identity import Identifier, KeysNeeded, Sources
+from gateway.identity import reading as key_files
+from gateway.identity.jwks import parse as parse_keys
+from gateway.identity.jwt import Tokens
+from gateway.identity.sources import KeySource
+from gateway.inforce import Refusal, refusal
 from gateway.lastgood import LastGood
 from gateway.operations import Operation
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
+from gateway.tls import Material, PeerCertificate, Problem, read_material, watched
 from gateway.upstream import Counters, Upstreams
+from gateway.upstream.lives import Lives
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.policy import PolicySnapshot, request_of
@@ -58,13 +65,17 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
 
     settings: Settings
     hash: str
-    """SHA-256, in hex, of the settings as they were understood and the policy's bytes."""
+    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, and certificates and keys."""
     since: dt.datetime
     identifier: Identifier
     policy: PolicySnapshot
     routes: RouteTable
     upstreams: Upstreams
     allowed_headers: Mapping[str, frozenset[str] | None]
+    tls: Material
+    """Certificates and keys, as they were read with the settings."""
+    jwks: Mapping[str, bytes] = {}
+    """Key set files of tokens' issuers, as they were read with the settings."""
 
     def authorise(self, subject: Subject, object_: str, action: str) -> int | None:
         """Line of the rule that allows it. Raises Forbidden."""
@@ -83,7 +94,13 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
         """Names of the headers that may travel to an upstream; None: all that are no credentials."""
         return self.allowed_headers[upstream]
 
-    def admit_page(self, operation: Operation, model: str, headers: Mapping[str, str]) -> Subject | None:
+    def admit_page(
+        self,
+        operation: Operation,
+        model: str,
+        headers: Mapping[str, str],
+        certificate: PeerCertificate | None = None,
+    ) -> Subject | None:
         """Steps 3 and 4 for what is not inference: who asks, and may they. None: the page is open.
 
         Raises:
@@ -91,12 +108,27 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
         """
         if operation.needs == "nothing":
             return None
-        subject = self.identifier.identify(headers)
+        subject = self.identifier.identify(headers, certificate)
         if operation.needs == "server":
             self.authorise(subject, "server", operation.action)
         elif operation.needs in ("model", "upstream_model"):
             self.authorise(subject, "model:" + model, operation.action)
         return subject
+
+
+async def admitted_page(
+    snapshot: Snapshot,
+    operation: Operation,
+    model: str,
+    headers: Mapping[str, str],
+    certificate: PeerCertificate | None = None,
+) -> Subject | None:
+    """As `Snapshot.admit_page`, and waits while an issuer is asked for a token's key."""
+    try:
+        return snapshot.admit_page(operation, model, headers, certificate)
+    except KeysNeeded as needed:
+        await needed.ready()
+    return snapshot.admit_page(operation, model, headers, certificate)
 
 
 class Swap(Protocol):
@@ -108,12 +140,21 @@ class Swap(Protocol):
     def done(self, old: Snapshot, new: Snapshot) -> None:
         """It is in force: let go of what is gone."""
 
+    def looked(self, outcome: str) -> None:
+        """The files were read: `swapped`, `unchanged` or `refused`."""
+
 
 class Parts(msgspec.Struct, frozen=True):
     """What outlives a snapshot and is handed to each."""
 
     pins: Pins
     counters: Counters
+    replica_pins: Pins | None = None
+    """Where sequences are on replicas; None: pinned by this process alone."""
+    lives: Lives | None = None
+    """Of replicas, likewise."""
+    keys: Sources = msgspec.field(default_factory=Sources)
+    """Key sets of tokens' issuers that come from URLs."""
 
 
 def compile_snapshot(
@@ -142,7 +183,14 @@ def compile_snapshot(
         policy = policy_of(settings)
     except PolicyError as error:
         raise SnapshotError(error.findings) from None
-    return _compiled(settings, policy, parts, previous)
+    # Judged again, since the files may have changed since `read`: what is judged here is what is used.
+    tls, problems = read_material(settings)
+    if wrong := [problem for problem in problems if problem.severity == "error"]:
+        raise SnapshotError([_tls_finding(config, reading.places, problem) for problem in wrong])
+    jwks, findings = key_files.read_key_sets(settings, str(config), reading.places)
+    if findings:
+        raise SnapshotError(findings)
+    return _compiled(settings, policy, parts, previous, tls, jwks)
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -152,35 +200,62 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         policy = policy_of(settings)
     else:
         policy = PolicySnapshot.compile(good.policy, str(settings.policy.file))
-    return _compiled(settings, policy, parts, None)
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks)
 
 
-def _compiled(settings: Settings, policy: PolicySnapshot, parts: Parts, previous: Snapshot | None) -> Snapshot:
+def _compiled(
+    settings: Settings,
+    policy: PolicySnapshot,
+    parts: Parts,
+    previous: Snapshot | None,
+    tls: Material,
+    jwks: Mapping[str, bytes],
+) -> Snapshot:
     identity = settings.identity
-    understood = msgspec.json.encode(settings, order="deterministic", enc_hook=str)
+    understood = lastgood.canonical(settings)
     return Snapshot(
         settings=settings,
-        hash=hashlib.sha256(understood + policy.hash.encode()).hexdigest(),
+        hash=hashlib.sha256(
+            understood + policy.hash.encode() + tls.digest.encode() + b"".join(jwks[path] for path in sorted(jwks))
+        ).hexdigest(),
         since=dt.datetime.now(dt.UTC),
-        identifier=Identifier(identity),
+        identifier=Identifier(identity, _tokens(settings, parts.keys, jwks)),
         policy=policy,
         routes=RouteTable.compile(settings, pins=parts.pins),
         upstreams=Upstreams(
             settings.upstreams,
             counters=parts.counters,
             previous=None if previous is None else previous.upstreams,
+            tls=tls.upstreams,
+            pins=parts.replica_pins,
+            lives=parts.lives,
         ),
         allowed_headers={
             name: None if identity is None else frozenset(header.lower() for header in upstream.forward_headers)
             for name, upstream in settings.upstreams.items()
         },
+        tls=tls,
+        jwks=jwks,
     )
+
+
+def _tokens(settings: Settings, sources: Sources, jwks: Mapping[str, bytes]) -> tuple[Tokens, ...]:
+    """What judges the tokens of all issuers; none without issuers."""
+    if settings.identity is None or not settings.identity.jwt:
+        return ()
+    issuers: list[tuple[settings_.Jwt, KeySource]] = [
+        (one, sources.of(one.jwks) if key_files.is_url(one.jwks) else KeySource(parse_keys(jwks[one.jwks])))
+        for one in settings.identity.jwt
+    ]
+    return (Tokens(issuers),)
 
 
 def _fixed_changes(old: msgspec.Struct, new: msgspec.Struct, place: Place) -> Iterator[Place]:
     """The keys that differ and cannot: within `_FIXED`, down to the single key."""
     for name in new.__struct_fields__ if place else _FIXED:
         before, after = getattr(old, name), getattr(new, name)
+        if place == ("listen",) and name == "tls" and before is not None and after is not None:
+            continue  # other files take effect; only TLS itself comes and goes with a restart
         if isinstance(before, msgspec.Struct) and isinstance(after, msgspec.Struct):
             yield from _fixed_changes(before, after, (*place, name))
         elif before != after:
@@ -191,6 +266,12 @@ def _fixed_finding(config: Path, places: Places, place: Place) -> Finding:
     line, column = places.of_key(place)
     message = f"`{dotted(place)}` cannot change while the gateway runs: restart it, or undo the edit"
     return Finding(str(config), line, column, "error", "fixed-setting", message)
+
+
+def _tls_finding(config: Path, places: Places, problem: Problem) -> Finding:
+    line, column = places.of(problem.place)
+    message = f"`{dotted(problem.place)}`: {problem.message}"
+    return Finding(str(config), line, column, problem.severity, problem.code, message)
 
 
 def policy_of(settings: Settings) -> PolicySnapshot:
@@ -217,7 +298,10 @@ class Keeper:
         self._swap = swap
         self._wanted = asyncio.Event()
         self._refused_policy: settings_.Policy | None = None
+        self._refused_tls: tuple[Path, ...] = ()
         self._fixed = good.settings
+        self.refusal: Refusal | None = None
+        """The last edit that did not hold."""
         began = time.time_ns()
         try:
             self.current = compile_snapshot(config, parts, fixed=self._fixed)
@@ -255,15 +339,20 @@ class Keeper:
             new = await asyncio.to_thread(compile_snapshot, self._config, self._parts, old, self._fixed)
         except SnapshotError as error:
             self._refused(error, "not reloaded")
+            self._swap.looked("refused")
             self._seen = self._settled(began)
             return
-        self._refused_policy = None
+        if self.refusal is not None:
+            self.refusal = msgspec.structs.replace(self.refusal, standing=False)
+        self._refused_policy, self._refused_tls = None, ()
         if new.hash == old.hash:
             _log.info("reloaded: nothing has changed", extra={"fields": {"snapshot": old.hash}})
+            self._swap.looked("unchanged")
         else:
             await self._swap.prepare(new)
             self.current = new
             self._swap.done(old, new)
+            self._swap.looked("swapped")
             _log.info(
                 "reloaded",
                 extra={
@@ -280,7 +369,7 @@ class Keeper:
 
     def _keep(self, snapshot: Snapshot) -> None:
         try:
-            lastgood.keep(self._run_dir, snapshot.settings, snapshot.policy.hash)
+            lastgood.keep(self._run_dir, snapshot.settings, snapshot.policy.hash, snapshot.tls, dict(snapshot.jwks))
         except OSError as error:
             _log.warning("state_dir: cannot keep the settings in force for workers to come: %s", error.strerror)
 
@@ -289,13 +378,16 @@ class Keeper:
         for finding in error.findings:
             if finding.severity == "error":
                 _log.error("%s: %s", what, finding, extra={"fields": fields})
+        self.refusal = refusal(self._config.parent, error.findings)
         # The remedy may be an edit of a file that only the refused settings name.
         refused = read(self._config).settings
         self._refused_policy = None if refused is None else refused.policy
+        self._refused_tls = () if refused is None else (*watched(refused), *key_files.watched(refused))
 
     async def _asked_within(self, seconds: float) -> bool:
         try:
-            await asyncio.wait_for(self._wanted.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
         except TimeoutError:
             return False
         self._wanted.clear()
@@ -307,6 +399,8 @@ class Keeper:
         for policy in (self.current.settings.policy, self._refused_policy):
             if policy is not None:
                 files += [file for file in (policy.file, policy.tests) if file is not None]
+        now = self.current.settings
+        files += dict.fromkeys((*watched(now), *key_files.watched(now), *self._refused_tls))
         return tuple(_stat(file) for file in files)
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:

@@ -1,8 +1,9 @@
 """A stream is a door of many calls: each message is decided, assigned, counted and traced alone.
 
 Contract: one session per client stream. `submit` takes the calls in order; answers come to the door's
-`deliver`, one at a time, under the name that the client asked for. Calls of one session share an upstream
-stream per model server, and a second one for its decoupled models: Triton 2.51 ends with signal 6 ("ASSERTION
+`deliver`, one at a time, under the name that the client asked for. Each call goes to a replica of its own
+choice, a sequence to the one that has its state. Calls of one session share an upstream
+stream per replica, and a second one for its decoupled models: Triton 2.51 ends with signal 6 ("ASSERTION
 FAILED: !byte_buffer->Valid()") within some fifty calls when decoupled and ordinary models answer on one. The
 session ends by `finish` (the client sends no more; open calls are answered) or by `leave` (the client is gone;
 what the model servers still send is read and dropped where closing would be dangerous). The sequence of steps
@@ -17,18 +18,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import logs, telemetry
-from gateway.errors import Cancelled, Defect, TidegateError, not_the_clients_fault
+from gateway.errors import Cancelled, Defect, TidegateError, Unreachable, not_the_clients_fault
 from gateway.headers import metadata_of
+from gateway.routing import sequence_id
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
+    from gateway.admission.concurrency import Gate
     from gateway.exchange import Exchange
     from gateway.pipeline import Pipeline
     from gateway.routing import Assignment
     from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped
     from gateway.tracing import Step
-    from gateway.upstream import ModelStream
+    from gateway.upstream import ModelStream, Replica
 
 _log = logs.get("stream")
 
@@ -49,7 +52,7 @@ class StreamSession:
     def __init__(self, pipeline: Pipeline, deliver: Deliver) -> None:
         self.pipeline = pipeline
         self.deliver = deliver
-        self._upstreams: dict[tuple[str, bool], ModelStream] = {}
+        self._upstreams: dict[tuple[Replica, bool], ModelStream] = {}
         self._draws: dict[str, int] = {}
         self._open: set[_OpenCall] = set()
         self._idle = asyncio.Event()
@@ -73,6 +76,8 @@ class StreamSession:
         try:
             await self.pipeline.enter(x)
             x.call = x.decode()
+            if "timeout" in x.call.parameters:
+                x.hurry(x.call.parameters["timeout"])
             assignment = self.pipeline.assign(x, x.call, self._draws)
             assert x.route is not None
             assert x.view is not None
@@ -108,27 +113,80 @@ class StreamSession:
         assert x.route is not None
         with x.trace.span(telemetry.SPAN_TRANSFORM):
             signature = await self.pipeline.fit(x, x.call, to)
+        if not signature.decoupled:
+            await self._enter(call, to)
         call.began = time.perf_counter()
         if not call.copies and to.shadows and not signature.decoupled:
             call.copies = self.pipeline.mirror(x, x.call, to)
-        stream = self._stream_to(x, to.variant.upstream, decoupled=signature.decoupled)
-        call.forwarding(to)
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        if call.tried:
+            replica = upstream.pick(to.variant.model, to.version, call.tried)
+        else:
+            upstream.resilience.budget.deposit(time.monotonic())
+            replica = upstream.pick_for(x.call, to.variant.model, to.version)
+        stream = self._stream_to(x, upstream.name, replica, decoupled=signature.decoupled)
+        call.forwarding(to, replica)
         await stream.send(
-            x.call, model=to.variant.model, version=to.version, timeout=x.route.timeout, deliver=call.answered
+            x.call,
+            model=to.variant.model,
+            version=to.version,
+            timeout=x.route.timeout,
+            deliver=call.answered,
+            deadline=x.deadline,
         )
 
-    def _stream_to(self, x: Exchange, name: str, *, decoupled: bool) -> ModelStream:
-        stream = self._upstreams.get((name, decoupled))
+    async def _enter(self, call: _OpenCall, to: Assignment) -> None:
+        """A place at the model. Decoupled models have none: how long they answer is the client's wish."""
+        call.give_back(answered=False)  # of the variant that failed
+        gate = self.pipeline.gates.of(to.variant.upstream, to.variant.model)
+        if gate is None:
+            return
+        now = time.perf_counter()
+        place = gate.try_enter(now)
+        if not place:
+            assert call.x.call is not None
+            place = await self.pipeline.wait(call.x, call.x.call, gate, now)
+        call.gate, call.place, call.entered = gate, place, time.perf_counter()
+        if call.ended:
+            call.give_back(answered=False)
+            raise Cancelled("the client left the stream")
+
+    def _stream_to(self, x: Exchange, name: str, replica: Replica, *, decoupled: bool) -> ModelStream:
+        stream = self._upstreams.get((replica, decoupled))
         if stream is None or stream.closed:
-            upstream = x.snapshot.upstreams[name]
             headers = [*self.pipeline.travelling(x, name), *x.trace.propagation()]
-            stream = self._upstreams[name, decoupled] = upstream.open_stream(metadata=metadata_of(headers))
+            stream = self._upstreams[replica, decoupled] = replica.open_stream(metadata=metadata_of(headers))
         return stream
+
+    async def resend(self, call: _OpenCall, error: TidegateError) -> bool:
+        """Send a call whose replica broke before its first answer to another one; False when that is not safe."""
+        x, to, replica = call.x, call.to, call.replica
+        if to is None or replica is None or self._gone or not isinstance(error, Unreachable):
+            return False
+        upstream = x.snapshot.upstreams[to.variant.upstream]
+        assert x.call is not None
+        assert x.route is not None
+        safe = sequence_id(x.call.parameters) is None and (x.route.idempotent or not error.sent)
+        call.tried.append(replica)
+        # A call that ends its server must not be handed on through all replicas.
+        most = min(1 if error.sent else upstream.resilience.attempts, len(upstream.replicas) - 1)
+        if not safe or len(call.tried) > most:
+            return False
+        if not upstream.resilience.may_try(time.monotonic()):
+            return False
+        upstream.resilience.event("retry")
+        call.forwarded(error)
+        try:
+            await self._send(call, to)
+        except TidegateError:
+            return False
+        return True
 
     async def retry(self, call: _OpenCall, error: TidegateError) -> bool:
         """Send a call that failed before its first answer to the next fallback; False when there is none."""
         while call.alternatives and not self._gone:
             to = call.alternatives.pop(0)
+            call.tried.clear()
             self.pipeline.fell_back(call.x, to, error)
             try:
                 await self._send(call, to)
@@ -152,22 +210,42 @@ class StreamSession:
 class _OpenCall:
     """One call that has not had its last answer."""
 
-    __slots__ = ("alternatives", "began", "copies", "ended", "session", "started", "step", "x")
+    __slots__ = (
+        "alternatives", "began", "copies", "ended", "entered", "gate", "place", "replica", "session", "started",
+        "step", "to", "tried", "x",
+    )  # fmt: skip
 
     def __init__(self, session: StreamSession, x: Exchange) -> None:
         self.session = session
         self.x = x
         self.alternatives: list[Assignment] = []
+        self.to: Assignment | None = None
+        self.replica: Replica | None = None
+        """Where it is under way."""
+        self.tried: list[Replica] = []
+        """Replicas of this variant that broke before they answered."""
         self.copies: Sequence[Copy | Dropped] = ()
         self.began = 0.0
+        self.gate: Gate | None = None
+        """Where it holds a place, to its last answer."""
+        self.place = 0
+        self.entered = 0.0
         self.step: Step | None = None
         """The span from the sending to the last answer; of each variant that was tried its own."""
         self.started = False
         """An answer has reached the client: from now on it cannot be taken back."""
         self.ended = False
 
-    def forwarding(self, to: Assignment) -> None:
-        """The call goes to a model server now."""
+    def give_back(self, *, answered: bool) -> None:
+        """The call's place at the model is free."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.leave(self.place, self.entered, time.perf_counter(), answered)
+
+    def forwarding(self, to: Assignment, replica: Replica) -> None:
+        """The call goes to a replica now."""
+        self.to, self.replica = to, replica
+        replica.in_flight += 1
         step = self.step = self.x.trace.span(telemetry.SPAN_FORWARD)
         step.__enter__()
         step.set(telemetry.UPSTREAM, to.variant.upstream)
@@ -176,6 +254,9 @@ class _OpenCall:
 
     def forwarded(self, error: TidegateError | None) -> None:
         """It has had its last answer from there."""
+        replica, self.replica = self.replica, None
+        if replica is not None:
+            replica.in_flight -= 1
         step, self.step = self.step, None
         if step is not None:
             step.__exit__(None if error is None else type(error), error, None)
@@ -187,10 +268,9 @@ class _OpenCall:
         x = self.x
         if isinstance(answer, TidegateError):
             if final:
-                self.forwarded(answer)
-            final_error = final and not self.started and not_the_clients_fault(answer)
-            if final_error and await self.session.retry(self, answer):
-                return
+                answer = self._judged(answer)
+                if not self.started and await self._sent_again(answer):
+                    return
             if final:
                 self._settle(None)
                 self.end(answer, close=False)
@@ -210,6 +290,21 @@ class _OpenCall:
         if final:
             self.session.closed(self)
 
+    async def _sent_again(self, error: TidegateError) -> bool:
+        """A call without an answer yet failed: to another replica, else to the next fallback; False: to none."""
+        if await self.session.resend(self, error):
+            return True
+        self.forwarded(error)
+        return not_the_clients_fault(error) and await self.session.retry(self, error)
+
+    def _judged(self, error: TidegateError) -> TidegateError:
+        """What the failure says of the replica, and what it means for a sequence."""
+        x, to, replica = self.x, self.to, self.replica
+        if to is None or replica is None or x.call is None:
+            return error
+        replica.heard(error, to.variant.model)
+        return x.snapshot.upstreams[to.variant.upstream].broke(x.call, to.variant.model, to.version, error)
+
     def _settle(self, answer: InferAnswer | None) -> None:
         for copy in self.copies:
             copy.primary_done(answer)
@@ -221,6 +316,7 @@ class _OpenCall:
             return
         self.ended = True
         self._settle(None)
+        self.give_back(answered=error is None)
         self.forwarded(error)
         self.x.error = error
         if self.began:

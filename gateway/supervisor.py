@@ -1,28 +1,33 @@
 """Keeps N workers alive: one small parent, no request ever passes through it.
 
-Contract: reserves the ports, owns `state_dir` (a lock file says so) and the run directory with the shared
-counters, starts workers, replaces those that die (with back-off when they die young), and passes SIGHUP on. On
-SIGTERM or SIGINT it lets them drain; a second one cuts what is still in flight. A worker whose supervisor
-vanishes drains and leaves by itself: it holds the other end of a socket pair. Shared-memory cells of a dead
-worker are cleared before its slot is given to the next one.
+Contract: holds the ports and `state_dir` (a lock file says so) and the run directory with the shared tables,
+starts a worker on each of N seats (a seat is one bound HTTP socket), and replaces those that die, with back-off
+when they die young. SIGHUP is passed on. SIGUSR2 replaces the workers one after another without losing a request:
+the new one is ready before the old one is relieved. Another `tidegate serve --takeover` may take all of it over
+(`takeover`). On SIGTERM or SIGINT workers drain; a second one cuts what is still in flight.
+
+A worker also has a slot, its rows and files in the shared tables. There are twice as many as seats, since an old
+worker and the one that relieves it live side by side. A worker's cells are cleared when it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-from gateway import lastgood, logs
+from gateway import lastgood, logs, takeover
 from gateway.admission import forget_worker
-from gateway.ports import reserve
+from gateway.life import Life
+from gateway.ports import another, reserve
 from gateway.settings import Settings
 from gateway.triton.supervise import describe_exit
 from kernels.counters import SHARED
@@ -35,6 +40,8 @@ _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
 # After the drain time a worker has this long to leave by itself before SIGKILL.
 _GRACE_S = 5.0
+# Beyond its gRPC connections' age, for what a relieved worker waits before it drains.
+_RELIEF_S = 10.0
 
 
 class StateDirError(OSError):
@@ -49,37 +56,78 @@ class Supervisor:
         self.settings = settings
         self._workers = workers
         self._stopping = asyncio.Event()
-        self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._ready: set[int] = set()
-        self._owed_hangup: set[int] = set()
-        """Workers that were starting, and so deaf, when SIGHUP came."""
+        self._parting = signal.SIGTERM
+        """What workers are told when it stops: SIGUSR2 when another gateway has the ports."""
+        self._lives: dict[int, Life] = {}
+        """The worker in charge of each seat."""
+        self._leaving: dict[Life, asyncio.Task[None]] = {}
+        """Workers that were relieved."""
+        self._turned: dict[int, asyncio.Event] = {seat: asyncio.Event() for seat in range(workers)}
+        """Set when a seat has another worker."""
+        self._busy: set[int] = set()
+        """Slots of workers that live, another gateway's included while this one takes over from it."""
+        self._seats: dict[str, list[socket.socket]] = {}
+        self._reserved: list[socket.socket] = []
         self._lock_file: int | None = None
+        self._taken: takeover.Taken | None = None
+        self._door: socket.socket | None = None
+        self._changing = False
+        """A rolling restart or a takeover is under way."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self.addresses: dict[str, str] = {}
         self.failed = False
         self._served = False
         """Whether all workers have been ready at once: what follows is no start-up failure."""
+        self._on_ready: Callable[[dict[str, str]], None] | None = None
 
     @property
     def run_dir(self) -> Path:
         """Shared counters of this run; nothing in it outlives the run."""
         return self.settings.state_dir / "run"
 
-    def prepare(self) -> None:
-        """Take the state directory and the ports, or raise what is wrong with them."""
+    @property
+    def slots(self) -> int:
+        """Rows of the shared tables."""
+        return 2 * self._workers
+
+    def _wanted(self) -> dict[str, str | None]:
+        listen = self.settings.listen
+        return {"http": listen.http, "grpc": listen.grpc, "metrics": self.settings.metrics.listen}
+
+    def prepare(self, *, take: bool = False) -> None:
+        """Take the state directory and the ports, or raise what is wrong with them.
+
+        Args:
+            take: from the gateway that has them now, if there is one.
+        """
         if self._workers > 1 and not SHARED:
             raise StateDirError(
                 "workers: several workers share their counters through the compiled extension, which is not there "
                 "(TIDEGATE_NO_EXTENSIONS is set, or it was not built); run one worker"
             )
+        if take and self.settings.state_dir.is_dir():
+            self._taken = takeover.take(self.settings.state_dir, self._workers, self._wanted())
+        if self._taken is not None:
+            self._adopt(self._taken)
+            return
         self._take_state_dir()
-        self._reserved = []
-        listen = self.settings.listen
-        wanted = {"http": listen.http, "grpc": listen.grpc, "metrics": self.settings.metrics.listen}
-        for name, address in wanted.items():
-            if address is not None:
-                key = "metrics.listen" if name == "metrics" else f"listen.{name}"
-                sock, self.addresses[name] = reserve(address, key)
+        for name, address in self._wanted().items():
+            if address is None:
+                continue
+            sock, self.addresses[name] = reserve(address, "metrics.listen" if name == "metrics" else f"listen.{name}")
+            if name == "grpc":
                 self._reserved.append(sock)
+            else:
+                self._seats[name] = [sock, *(another(self.addresses[name]) for _ in range(1, self._workers))]
+
+    def _adopt(self, taken: takeover.Taken) -> None:
+        """All that another gateway has."""
+        self._lock_file = taken.lock
+        self._seats, self._reserved = taken.seats, taken.reserved
+        self.addresses = dict(taken.said.addresses)
+        self._busy = set(taken.said.busy)
+        self._changing = True
+        lastgood.keep(self.run_dir, self.settings)
 
     def _take_state_dir(self) -> None:
         directory = self.settings.state_dir
@@ -89,7 +137,8 @@ class Supervisor:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StateDirError(
-                f"state_dir: {directory} is in use by another gateway; stop it or give this one a state_dir of its own"
+                f"state_dir: {directory} is in use by another gateway; stop it, give this one a state_dir of its own, "
+                "or take over from it with --takeover"
             ) from None
         except OSError as error:
             raise self._unwritable(error) from error
@@ -112,103 +161,265 @@ class Supervisor:
 
         `on_ready` is called once with the addresses when every worker accepts requests.
         """
+        self._on_ready = on_ready
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on_hangup)
+        loop.add_signal_handler(signal.SIGUSR2, self._roll_soon)
+        if self._taken is not None:
+            self._spawn(self._watch_incumbent(self._taken))
         async with asyncio.TaskGroup() as group:
-            for slot in range(self._workers):
-                group.create_task(self._keep_alive(slot, on_ready))
+            for seat in range(self._workers):
+                group.create_task(self._keep_alive(seat))
+        while self._leaving:
+            await asyncio.wait(list(self._leaving.values()))
+        for task in self._tasks:
+            task.cancel()
         return 2 if self.failed else 0
 
     def stop(self) -> None:
         """Let every worker drain and leave; the second time, at once."""
         if not self._stopping.is_set():
             _log.info("stopping: requests in flight have %g s to finish", self.settings.drain)
-            self._stopping.set()
+            self._part(signal.SIGTERM)
             return
         _log.warning("told to stop again: cutting what is still in flight")
-        for slot, process in self._processes.items():
-            if process.returncode is None and slot in self._ready:
-                process.send_signal(signal.SIGTERM)
+        for life in (*self._lives.values(), *self._leaving):
+            if life.ready.is_set():
+                # One that was relieved and not yet told to stop has to hear both.
+                life.signal(signal.SIGTERM)
+
+    def _part(self, parting: signal.Signals) -> None:
+        self._parting = parting
+        self._stopping.set()
+        self._close_door()
+        for sock in (*self._reserved, *(sock for seat in self._seats.values() for sock in seat)):
+            sock.close()
+        if parting == signal.SIGTERM:
+            for life in self._leaving:
+                life.signal(signal.SIGTERM)
 
     def _pass_on_hangup(self) -> None:
-        for slot, process in self._processes.items():
-            if process.returncode is None and slot in self._ready:
-                process.send_signal(signal.SIGHUP)
-            else:
-                # Until a worker is ready the signal would end it.
-                self._owed_hangup.add(slot)
+        for life in self._lives.values():
+            life.signal(signal.SIGHUP)
 
-    async def _keep_alive(self, slot: int, on_ready: Callable[[dict[str, str]], None] | None) -> None:
-        """One slot: a worker, and the next one when it dies."""
+    async def _keep_alive(self, seat: int) -> None:
+        """One seat: a worker, and the next one when it dies."""
         backoff = _FIRST_BACKOFF_S
         while not self._stopping.is_set():
             born = time.monotonic()
             try:
-                status = describe_exit(await self._one_life(slot, on_ready))
+                life = self._lives[seat] = await self._begin(seat)
+                ready = await self._until_ready(life)
+                if ready:
+                    self._all_ready()
+                life, status = await self._until_ended(seat)
             except OSError as error:
-                status = f"could not be started ({error.strerror})"
+                ready, status = False, f"could not be started ({error.strerror})"
             if self._stopping.is_set():
                 return
-            was_ready = slot in self._ready
-            self._ready.discard(slot)
-            forget_worker(self.run_dir, slot)
-            if not was_ready and not self._served:
+            if not ready and not self._served:
                 # It cannot start at all and has said why on standard error; trying again would say it again.
-                _log.error("worker %d %s before it was ready; giving up", slot, status)
+                _log.error("worker %d %s before it was ready; giving up", seat, status)
                 self.failed = True
                 self.stop()
                 return
             if time.monotonic() - born > _GROWN_UP_S:
                 backoff = _FIRST_BACKOFF_S
-            _log.error("worker %d %s; starting another in %.2f s", slot, status, backoff)
+            _log.error("worker %d %s; starting another in %.2f s", life.slot, status, backoff)
             try:
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             except TimeoutError:
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
 
-    async def _one_life(self, slot: int, on_ready: Callable[[dict[str, str]], None] | None) -> int:
-        ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-m", "gateway.worker", "--config", str(self._config), "--slot", str(slot)]
-        argv += ["--run-dir", str(self.run_dir), "--status-fd", str(theirs.fileno())]
-        argv += ["--workers", str(self._workers)]
-        for name, address in self.addresses.items():
-            argv += [f"--{name}", address]
-        # A session of its own: Ctrl-C reaches the supervisor alone, which then lets the workers drain.
-        process = await asyncio.create_subprocess_exec(
-            *argv, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-        )
-        theirs.close()
-        self._processes[slot] = process
-        ready = asyncio.create_task(self._await_ready(slot, ours, on_ready))
-        stopping = asyncio.create_task(self._stopping.wait())
-        ended = asyncio.create_task(process.wait())
+    async def _begin(self, seat: int) -> Life:
+        """A new worker on the seat, in a slot of its own. Raises OSError."""
+        slot = await self._free_slot()
+        arguments = ["--config", str(self._config), "--run-dir", str(self.run_dir), "--slots", str(self.slots)]
+        descriptors = []
+        for name, sockets in self._seats.items():
+            descriptors.append(sockets[seat].fileno())
+            arguments += [f"--{name}-fd", str(descriptors[-1])]
+        if "grpc" in self.addresses:
+            arguments += ["--grpc", self.addresses["grpc"]]
         try:
-            await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                process.send_signal(signal.SIGTERM)
-                await asyncio.wait({ended}, timeout=self.settings.drain + _GRACE_S)
-                if not ended.done():
-                    _log.error("worker %d did not leave in time; killing it", slot)
-                    process.kill()
-            return await ended
-        finally:
-            for task in (ready, stopping):
-                task.cancel()
-            ours.close()
+            life = await Life.begin(slot, arguments, descriptors)
+        except OSError:
+            self._busy.discard(slot)
+            raise
+        life.ended.add_done_callback(lambda _: self._free(slot))
+        return life
 
-    async def _await_ready(
-        self, slot: int, pipe: socket.socket, on_ready: Callable[[dict[str, str]], None] | None
-    ) -> None:
-        pipe.setblocking(False)
-        if await asyncio.get_running_loop().sock_recv(pipe, 16) != b"ready\n":
+    async def _free_slot(self) -> int:
+        while True:
+            for slot in range(self.slots):
+                if slot not in self._busy:
+                    self._busy.add(slot)
+                    return slot
+            await asyncio.sleep(0.05)  # a relieved worker is still draining
+
+    def _free(self, slot: int) -> None:
+        forget_worker(self.run_dir, slot)
+        self._busy.discard(slot)
+
+    async def _until_ready(self, life: Life) -> bool:
+        """Whether it is before it ends, or before this supervisor stops."""
+        waiting = {asyncio.create_task(event.wait()) for event in (life.ready, self._stopping)}
+        await asyncio.wait({*waiting, life.ended}, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return life.ready.is_set()
+
+    async def _until_ended(self, seat: int) -> tuple[Life, str]:
+        """Of the worker that has the seat, whichever it is by then; how it ended."""
+        while True:
+            life, turned = self._lives[seat], self._turned[seat]
+            waiting = {asyncio.create_task(event.wait()) for event in (turned, self._stopping)}
+            await asyncio.wait({*waiting, life.ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            if self._stopping.is_set():
+                parting = self._parting if life.ready.is_set() else signal.SIGTERM
+                return life, describe_exit(await self._leave(life, parting))
+            if turned.is_set():
+                turned.clear()
+                continue
+            return life, describe_exit(life.ended.result())
+
+    async def _leave(self, life: Life, sig: signal.Signals) -> int:
+        patience = self.settings.drain + _GRACE_S
+        if sig == signal.SIGUSR2:
+            patience += 1.1 * self.settings.listen.grpc_connection_age + _RELIEF_S
+        status = await life.leave(sig, patience)
+        if status < 0:
+            _log.error("worker %d did not leave in time, or died: %s", life.slot, describe_exit(status))
+        return status
+
+    def _all_ready(self) -> None:
+        if self._served or len(self._lives) < self._workers:
             return
-        self._ready.add(slot)
-        if slot in self._owed_hangup:
-            self._owed_hangup.discard(slot)
-            self._processes[slot].send_signal(signal.SIGHUP)
-        if len(self._ready) == self._workers and not self._served:
-            self._served = True
-            if on_ready is not None:
-                on_ready(self.addresses)
+        if not all(life.ready.is_set() for life in self._lives.values()):
+            return
+        self._served = True
+        if self._taken is not None:
+            with contextlib.suppress(OSError):  # it has ended: its place is free all the same
+                self._taken.link.send(takeover.COMMIT)
+        else:
+            self._open_door()
+        if self._on_ready is not None:
+            self._on_ready(self.addresses)
+
+    # --- replacing workers, one seat after another ---
+
+    def _roll_soon(self) -> None:
+        if self._changing or not self._served or self._stopping.is_set():
+            _log.warning("workers are not replaced: the gateway starts, stops, or is being replaced already")
+            return
+        self._changing = True
+        self._spawn(self._roll())
+
+    async def _roll(self) -> None:
+        try:
+            for seat in range(self._workers):
+                if not await self._replace(seat):
+                    return
+            _log.info("every worker has been replaced; those before serve their connections to the end")
+        finally:
+            self._changing = False
+
+    async def _replace(self, seat: int) -> bool:
+        try:
+            new = await self._begin(seat)
+        except OSError as error:
+            _log.error("worker of seat %d is not replaced: the new one could not be started (%s)", seat, error.strerror)
+            return False
+        if not await self._until_ready(new) or self._stopping.is_set():
+            await self._leave(new, signal.SIGTERM)
+            if not self._stopping.is_set():
+                _log.error("worker of seat %d is not replaced: the new one ended before it was ready", seat)
+            return False
+        old = self._lives[seat]
+        self._lives[seat] = new
+        self._turned[seat].set()
+        leaving = asyncio.create_task(self._relieve(old))
+        self._leaving[old] = leaving
+        leaving.add_done_callback(lambda _: self._leaving.pop(old, None))
+        _log.info("worker %d is relieved by worker %d", old.slot, new.slot)
+        return True
+
+    async def _relieve(self, life: Life) -> None:
+        await self._leave(life, signal.SIGUSR2)
+
+    # --- another gateway takes over, or is taken over from ---
+
+    def _open_door(self) -> None:
+        try:
+            self._door = takeover.listen(self.settings.state_dir)
+        except OSError as error:
+            _log.warning("nobody can take over from this gateway: %s", error.strerror)
+            return
+        asyncio.get_running_loop().add_reader(self._door, self._newcomer)
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door)
+            self._door.close()
+            self._door = None
+
+    def _newcomer(self) -> None:
+        assert self._door is not None
+        try:
+            link, _ = self._door.accept()
+        except OSError:
+            return
+        link.setblocking(False)
+        self._spawn(self._hand_over(link))
+
+    async def _hand_over(self, link: socket.socket) -> None:
+        with link:
+            if self._changing or not takeover.same_user(link):
+                with contextlib.suppress(OSError):
+                    takeover.give(link, takeover.Handover(refused="it is being changed, or is another user's"), [])
+                return
+            self._changing = True
+            good = (self.run_dir / lastgood.FILE).read_bytes()
+            said = takeover.Handover(
+                workers=self._workers, wanted=self._wanted(), addresses=self.addresses, busy=sorted(self._busy)
+            )
+            assert self._lock_file is not None
+            sockets = [sock for seat in self._seats.values() for sock in seat] + self._reserved
+            _log.info("another gateway takes over: it starts its workers")
+            answer = b""
+            with contextlib.suppress(OSError):
+                takeover.give(link, said, [self._lock_file, *(sock.fileno() for sock in sockets)])
+                answer = await asyncio.get_running_loop().sock_recv(link, 1)
+            if self._stopping.is_set():
+                return
+            if answer != takeover.COMMIT:
+                _log.error("the gateway that would take over has ended: this one goes on")
+                lastgood.restore(self.run_dir, good)
+                self._changing = False
+                return
+            _log.info("another gateway has taken over: requests in flight finish, then this one leaves")
+            self._part(signal.SIGUSR2)
+            # The link ends with this process, which tells the other that all slots are its own.
+            await asyncio.Event().wait()
+
+    async def _watch_incumbent(self, taken: takeover.Taken) -> None:
+        """Until the gateway that this one relieves has ended: then its slots are free."""
+        taken.link.setblocking(False)
+        with taken.link, contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(taken.link, 1)
+        mine = {life.slot for life in (*self._lives.values(), *self._leaving)}
+        for slot in set(taken.said.busy) - mine:
+            self._free(slot)
+        self._taken = None
+        self._changing = False
+        if not self._stopping.is_set():
+            self._open_door()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -49,6 +49,8 @@ SERVER_ADDRESS = "server.address"
 """On `forward`: the model server's host."""
 SERVER_PORT = "server.port"
 """On `forward`: the model server's port."""
+CLIENT_ADDRESS = "client.address"
+"""The client's address: the peer, or what `listen.trusted_proxies` say of it."""
 ERROR_TYPE = "error.type"
 """The error's class; the span's status is ERROR when the fault was not the caller's."""
 
@@ -63,6 +65,12 @@ VARIANT = "tidegate.variant"
 """The variant that answered."""
 UPSTREAM = "tidegate.upstream"
 """The model server's name in the settings."""
+RETRIED = "tidegate.retries"
+"""On `forward`: further tries; absent: none."""
+HEDGED = "tidegate.hedge"
+"""On `forward`: `won` or `lost`, when a second try was started; absent: none was."""
+TRANSPORT = "network.protocol.name"
+"""On `forward`: `http` or `grpc`, as the call travelled."""
 TENANT = "tidegate.tenant"
 """The caller's tenant."""
 SUBJECT = "tidegate.subject"
@@ -240,6 +248,36 @@ FALLBACKS = Metric(
     "tidegate_fallbacks_total", "counter", "Requests sent on to a fallback variant.", ("route", "variant")
 )
 RETRIES = Metric("tidegate_retries_total", "counter", "Requests sent again to the same upstream.", ("upstream",))
+LIMITS_BACKEND_UP = Metric(
+    "tidegate_limits_backend_up",
+    "min",
+    "Whether `limits.backend` can be asked: 1, or 0 when a worker cannot; absent with `local`.",
+)
+LIMITS_AWAY = Metric(
+    "tidegate_limits_away_total",
+    "counter",
+    "Requests decided without `limits.backend`, by what `limits.away` says: local, open or closed.",
+    ("decision",),
+)
+SHED = Metric(
+    "tidegate_shed_total",
+    "counter",
+    "Requests turned away for want of room at a model, by the tenant's class: `queue` (waited too long), `full` (too "
+    "many wait) or `deadline` (could not have been in time).",
+    ("upstream", "model", "priority", "reason"),
+)
+CONCURRENCY_LIMIT = Metric(
+    "tidegate_concurrency_limit",
+    "gauge",
+    "Requests that may be in flight to a model, all workers together.",
+    ("upstream", "model"),
+)
+CONCURRENCY_IN_FLIGHT = Metric(
+    "tidegate_concurrency_in_flight", "gauge", "Requests that have a place at a model.", ("upstream", "model")
+)
+CONCURRENCY_QUEUED = Metric(
+    "tidegate_concurrency_queued", "gauge", "Requests that wait for a place at a model.", ("upstream", "model")
+)
 LIMITED = Metric(
     "tidegate_limited_total",
     "counter",
@@ -247,11 +285,28 @@ LIMITED = Metric(
     ("tenant", "limit"),
 )
 UPSTREAM_READY = Metric("tidegate_upstream_ready", "min", "1 when every worker sees the upstream ready.", ("upstream",))
+REPLICA_READY = Metric(
+    "tidegate_replica_ready",
+    "min",
+    "1 when every worker sees the replica ready; 0 also once it has left.",
+    ("upstream", "replica"),
+)
 UPSTREAM_EVENTS = Metric(
     "tidegate_upstream_events_total",
     "counter",
     "What happened on the way to an upstream; `docs/metrics.md` lists the events.",
     ("upstream", "event"),
+)
+SNAPSHOT_SINCE = Metric(
+    "tidegate_snapshot_since_seconds",
+    "min",
+    "Unix time at which the snapshot took force, on the worker that has its own longest.",
+)
+RELOADS = Metric(
+    "tidegate_reloads_total",
+    "counter",
+    "Times that a worker read its files again: `swapped`, `unchanged` or `refused`.",
+    ("outcome",),
 )
 SNAPSHOT_INFO = Metric("tidegate_snapshot_info", "info", "The snapshot in force.", ("hash",))
 BUILD_INFO = Metric("tidegate_build_info", "info", "The running version.", ("version",))
@@ -300,9 +355,18 @@ METRICS: tuple[Metric, ...] = (
     FALLBACKS,
     RETRIES,
     LIMITED,
+    SHED,
+    CONCURRENCY_LIMIT,
+    CONCURRENCY_IN_FLIGHT,
+    CONCURRENCY_QUEUED,
+    LIMITS_BACKEND_UP,
+    LIMITS_AWAY,
     UPSTREAM_READY,
+    REPLICA_READY,
     UPSTREAM_EVENTS,
     SNAPSHOT_INFO,
+    SNAPSHOT_SINCE,
+    RELOADS,
     BUILD_INFO,
     SPANS_EXPORTED,
     SPANS_DROPPED,

@@ -217,7 +217,11 @@ class Tracing:
         self._sink = sink
         # As the specification's TraceIdRatioBased: the lower 64 bits against a bound, so that every service
         # with the same ratio picks the same traces.
-        self._bound = 0 if sink is None else round(ratio * (1 << 64))
+        self._own_bound = self._bound = 0 if sink is None else round(ratio * (1 << 64))
+
+    def pause(self, paused: bool) -> None:
+        """Begin no trace that the caller did not ask for, until told otherwise: in overload."""
+        self._bound = 0 if paused else self._own_bound
 
     def start(self, headers: Mapping[str, str]) -> Trace:
         """The trace of a request that begins now; `headers` have lower-case names."""

@@ -1,4 +1,6 @@
-"""One serving process. Started by the supervisor; runs the application until SIGTERM.
+"""One serving process. Started by the supervisor; runs the application until SIGTERM, or until it is relieved.
+
+SIGUSR2 says that another worker has the ports: connections are let go without losing a call, then it leaves.
 
 Exit status: 0 it was told to stop; 2 it could not start (the reason is on standard error); else it crashed
 and is replaced.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -19,7 +22,6 @@ import uvloop
 
 from gateway.app import Application, Place
 from gateway.errors import TidegateError
-from gateway.ports import listen
 from gateway.snapshot import SnapshotError
 
 
@@ -30,34 +32,40 @@ def main() -> int:
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--status-fd", type=int, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--http", required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--http-fd", type=int, required=True)
+    parser.add_argument("--metrics-fd", type=int)
     parser.add_argument("--grpc")
-    parser.add_argument("--metrics")
     args = parser.parse_args()
     place = Place(
         config=args.config,
         slot=args.slot,
         run_dir=args.run_dir,
-        workers=args.workers,
-        http=args.http,
+        slots=args.slots,
         grpc=args.grpc,
-        metrics=args.metrics,
     )
+    http = _bound(args.http_fd)
+    metrics = None if args.metrics_fd is None else _bound(args.metrics_fd)
     # What is imported and compiled by now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()
-    return uvloop.run(_serve(place, socket.socket(fileno=args.status_fd)))
+    return uvloop.run(_serve(place, socket.socket(fileno=args.status_fd), http, metrics))
 
 
-async def _serve(place: Place, status: socket.socket) -> int:
+def _bound(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock
+
+
+async def _serve(place: Place, status: socket.socket, http: socket.socket, metrics: socket.socket | None) -> int:
     try:
         application = Application(place)
     except (SnapshotError, TidegateError, OSError) as error:
         print(f"tidegate: {error}", file=sys.stderr)
         return 2
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, relieved = asyncio.Event(), asyncio.Event()
 
     def told_to_stop() -> None:
         if stop.is_set():
@@ -67,21 +75,36 @@ async def _serve(place: Place, status: socket.socket) -> int:
     loop.add_signal_handler(signal.SIGTERM, told_to_stop)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_signal_handler(signal.SIGHUP, application.reload_soon)
+    loop.add_signal_handler(signal.SIGUSR2, relieved.set)
     status.setblocking(False)
     # The supervisor's end closes when it dies; then nobody would stop this worker.
     loop.add_reader(status.fileno(), stop.set)
     try:
-        http = listen(place.http)
-        metrics = None if place.metrics is None else listen(place.metrics)
         await application.start(http, metrics)
     except (OSError, RuntimeError) as error:  # grpcio says with a RuntimeError that it cannot bind
         print(f"tidegate: a worker cannot serve: {error}", file=sys.stderr)
         return 2
-    os.write(status.fileno(), b"ready\n")
-    await stop.wait()
+    with contextlib.suppress(BrokenPipeError):  # the supervisor has gone; `stop` hears of it
+        os.write(status.fileno(), b"ready\n")
+    await _first(stop, relieved)
+    if not stop.is_set():
+        leaving = asyncio.create_task(application.relieved())
+        told = asyncio.create_task(stop.wait())
+        await asyncio.wait({leaving, told}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, told):
+            task.cancel()
+        await asyncio.wait({leaving, told})
     loop.remove_reader(status.fileno())
     await application.stop()
     return 0
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import os
 
 from gateway_fixture import gateway, shared_gateway
 from hypothesis import HealthCheck, settings
+from redis_fixture import redis_server
 from triton_fixture import triton
 
-__all__ = ["gateway", "shared_gateway", "triton"]
+__all__ = ["gateway", "redis_server", "shared_gateway", "triton"]
 
 # `make test` runs the default profile; `HYPOTHESIS_PROFILE=thorough` looks ten times longer.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

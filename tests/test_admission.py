@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from gateway.admission import limit_table
-from gateway.admission import Admission, forget_worker
-from gateway.errors import Limited
+from gateway.admission import Admission, forget_worker, limit_table
 from gateway.admission.limit_table import LimitTableError
+from gateway.errors import Limited
 from gateway.settings import Limits, TenantLimit
 from kernels.counters import Atomics
 

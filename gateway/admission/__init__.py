@@ -1,4 +1,4 @@
-"""Step 5: is there room? Tenants' quotas (`tenants`).
+"""Step 5: is there room? Tenants' quotas (`tenants`); before step 8 the model's adaptive limit (`concurrency`).
 
 Contract: the pipeline asks, and gives back what it was given. Refusals are `errors.Shed`.
 """

@@ -2,21 +2,29 @@
 
 Contract: exact over all workers of one machine, without a lock on the way (`kernels.counters`). Synchronous,
 some microseconds. `enter` takes or raises `errors.Limited`; whoever entered MUST `leave`. The order is
-concurrency (a refusal there costs no token), rate, bytes. Limits of several machines do not add up: each
-gateway machine grants them anew.
+concurrency (a refusal there costs no token), rate, bytes. With `limits.backend: local`
+each gateway machine grants limits anew; with `redis://` they hold over all gateways (`shared`), and then
+`enter` gives a coroutine for tenants that have limits: the answer of one round trip.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.admission import limit_table
+from gateway.admission.away import Away
 from gateway.admission.limit_table import DAY, IN_FLIGHT, TAT, LimitTable
-from gateway.errors import Limited
+from gateway.errors import Limited, Overloaded
 from gateway.settings import Limits, TenantLimit
+
+if TYPE_CHECKING:
+    from gateway.admission.shared import SharedQuotas
 
 EVERYONE = "*"
 _SECOND = 1_000_000_000
@@ -32,10 +40,12 @@ _REMEMBERED = 8192
 class Ticket:
     """One admitted request; give it back to `Admission.leave` once."""
 
-    __slots__ = ("_tenant",)
+    __slots__ = ("_tenant", "shared")
 
-    def __init__(self, tenant: _Tenant | None) -> None:
+    def __init__(self, tenant: _Tenant | None, shared: str = "") -> None:
         self._tenant = tenant
+        self.shared = shared
+        """Its name in the shared quotas; empty: it was admitted without them."""
 
     def take(self) -> _Tenant | None:
         """What the ticket stands for, the first time; then nothing (for `Admission`)."""
@@ -72,6 +82,8 @@ class Admission:
         slot: this worker's number, 0 up to `slots` - 1.
         slots: the number of workers.
         limited: is told (tenant, `rate` | `concurrent` | `bytes`) of each refusal.
+        away: is told (`local` | `open` | `closed`) of each request that the shared quotas could not decide.
+        backend: is told, at each change, whether the shared quotas can be asked.
         monotonic: nanoseconds of a clock that all processes of the machine share.
         wall: Unix time in nanoseconds, for the day.
     """
@@ -84,6 +96,8 @@ class Admission:
         slots: int = 1,
         *,
         limited: Callable[[str, str], None] = lambda _tenant, _limit: None,
+        away: Callable[[str], None] = lambda _: None,
+        backend: Callable[[bool], None] = lambda _: None,
         monotonic: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -101,8 +115,12 @@ class Admission:
         self._wall = wall
         self._tenants: dict[str, _Tenant] = {}
         self._table.clear(slot)
+        self._away = away
+        self._backend = backend
+        self._shared = self._connect(limits)
+        self._leaving: set[asyncio.Task[None]] = set()
 
-    def enter(self, tenant: str, nbytes: int) -> Ticket:
+    def enter(self, tenant: str, nbytes: int) -> Ticket | Awaitable[Ticket]:
         """Admits one request with a body of `nbytes` bytes.
 
         Raises:
@@ -110,6 +128,11 @@ class Admission:
         """
         known = self._tenants.get(tenant) or self._find(tenant)
         row = known.row
+        if self._shared is not None and row >= 0:
+            return self._ask(self._shared, known, nbytes)
+        return self._enter(known, row, nbytes)
+
+    def _enter(self, known: _Tenant, row: int, nbytes: int) -> Ticket:
         if row >= 0:
             if known.concurrent is not None and not self._words.enter(
                 row + IN_FLIGHT, self._slots, self._slot, known.concurrent
@@ -137,6 +160,11 @@ class Admission:
         if tenant is None or tenant is _GONE:
             return
         self.in_flight -= 1
+        if ticket.shared:
+            used = 0 if tenant.quota is None else response_bytes
+            if self._shared is not None and ticket.shared != _OPEN and (used or tenant.concurrent):
+                self._shared.settle(tenant.name, ticket.shared, used)
+            return
         if tenant.row >= 0:
             self._words.add(tenant.row + IN_FLIGHT + self._slot, -1)
             if tenant.quota is not None and response_bytes:
@@ -145,8 +173,71 @@ class Admission:
 
     def reload(self, limits: Limits) -> None:
         """Takes new limits; what tenants have used so far, and who is in flight, stays."""
+        if limits.backend != self._limits.backend:
+            if self._shared is not None:
+                task = asyncio.create_task(self._shared.close())
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+            self._shared = self._connect(limits)
+            self.start()
         self._limits = limits
         self._tenants.clear()
+
+    def start(self) -> None:
+        """Connects to the shared quotas, if there are some, in the background. Needs a running loop."""
+        if self._shared is not None:
+            self._shared.start()
+
+    async def begin(self) -> None:
+        """Connects to the shared quotas, if there are some, and waits for that within its time limit."""
+        if self._shared is not None:
+            await self._shared.begin()
+
+    async def settled(self) -> None:
+        """Tells the shared quotas what has been used; nothing may enter any more."""
+        if self._shared is not None:
+            await self._shared.close()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    def _connect(self, limits: Limits) -> SharedQuotas | None:
+        if limits.backend == "local":
+            return None
+        from gateway.admission.shared import SharedQuotas  # noqa: PLC0415  needs the extra `redis`
+
+        return SharedQuotas(limits.backend, self._backend)
+
+    async def _ask(self, shared: SharedQuotas, known: _Tenant, nbytes: int) -> Ticket:
+        ticket = f"{random.getrandbits(96):024x}"
+        try:
+            verdict, wait_us = await shared.ask(
+                known.name,
+                ticket,
+                (
+                    known.emission_ns,
+                    known.burst_ns,
+                    known.concurrent or 0,
+                    -1 if known.quota is None else known.quota,
+                    nbytes,
+                ),
+            )
+        except Away:
+            return self._without(known, nbytes)
+        if verdict:
+            limit = _VERDICTS[verdict]
+            raise self._refusal(known, limit, wait_us / 1e6 or _CONCURRENCY_RETRY)
+        self.in_flight += 1
+        return Ticket(known, ticket)
+
+    def _without(self, known: _Tenant, nbytes: int) -> Ticket:
+        """The shared quotas cannot be asked: `limits.away` decides."""
+        away = self._limits.away
+        self._away(away)
+        if away == "closed":
+            raise Overloaded("the tenant's limits cannot be checked now", retry_after=1.0, detail="limits.backend")
+        if away == "open":
+            self.in_flight += 1
+            return Ticket(known, _OPEN)
+        return self._enter(known, known.row, nbytes)
 
     def close(self) -> None:
         """This worker serves nobody any more."""
@@ -166,6 +257,8 @@ class Admission:
         return Limited(f"tenant '{tenant.name}': {_TEXT[limit]}", retry_after=retry_after, detail=limit)
 
 
+_OPEN = "open"
+_VERDICTS = {1: "concurrent", 2: "rate", 3: "bytes"}
 _TEXT = {
     "rate": "too many requests; see Retry-After",
     "concurrent": "too many requests at the same time",

@@ -16,6 +16,7 @@ from gateway.ports import PortInUseError
 from gateway.settings import Settings
 from gateway.settings.file import load
 from gateway.supervisor import StateDirError, Supervisor
+from gateway.takeover import TakeoverError
 from gateway.triton import Listen, ManagedTriton, TritonError, command, locate
 
 _log = logs.get("serve")
@@ -24,12 +25,14 @@ _SERVE_EPILOG = """\
 examples:
   tidegate serve --config tidegate.yaml
   tidegate serve --config tidegate.yaml --workers 4
+  tidegate serve --config tidegate.yaml --takeover
 
 a minimal tidegate.yaml:
   listen: {http: 127.0.0.1:8080, grpc: 127.0.0.1:8081}
   upstreams: {triton: {http: 127.0.0.1:8000, grpc: 127.0.0.1:8001}}
 
 signals: SIGHUP reads settings, policy and keys again (so does a change of the files, within 5 s);
+SIGUSR2 replaces the workers one after another without losing a request (new code, for example);
 SIGTERM and Ctrl-C let requests in flight finish for `drain` (30s), then stop; a second one stops at once.
 exit status: 0 stopped when told to; 2 it could not start, and one line says why
 """
@@ -64,6 +67,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
     serve.add_argument("--workers", type=_positive, metavar="N", help="serving processes; overrides `workers`")
+    serve.add_argument(
+        "--takeover",
+        action="store_true",
+        help="take ports and state_dir over from the gateway that runs on them, which then drains and leaves",
+    )
     serve.set_defaults(run=run_serve)
 
     up = subparsers.add_parser(
@@ -95,7 +103,7 @@ def _positive(text: str) -> int:
 
 def run_serve(args: argparse.Namespace) -> int:
     """The gateway alone."""
-    return _guarded(lambda: asyncio.run(_serve(_supervisor(args.config, args.workers))))
+    return _guarded(lambda: asyncio.run(_serve(_supervisor(args.config, args.workers, take=args.takeover))))
 
 
 def run_up(args: argparse.Namespace) -> int:
@@ -117,12 +125,12 @@ def _guarded(run: Callable[[], int]) -> int:
         for finding in error.findings:
             if finding.severity == "error":  # warnings do not keep it from starting; `tidegate check` shows them
                 print(finding, file=sys.stderr)
-    except (PortInUseError, StateDirError, TritonError) as error:
+    except (PortInUseError, StateDirError, TakeoverError, TritonError) as error:
         print(f"tidegate: {error}", file=sys.stderr)
     return 2
 
 
-def _supervisor(config: Path, workers: int | None) -> Supervisor:
+def _supervisor(config: Path, workers: int | None, *, take: bool = False) -> Supervisor:
     settings, findings = load(config)
     if settings is None:
         raise SettingsError(findings)
@@ -131,7 +139,7 @@ def _supervisor(config: Path, workers: int | None) -> Supervisor:
         if finding.file == str(config):  # what a policy's lint suggests is for `tidegate check`
             _log.warning("%s", finding)
     supervisor = Supervisor(config.absolute(), settings, workers or settings.workers)
-    supervisor.prepare()
+    supervisor.prepare(take=take)
     return supervisor
 
 

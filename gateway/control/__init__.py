@@ -7,6 +7,7 @@ know is answered as Triton answers unknown pages.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Request, Router, asgi
@@ -25,8 +26,9 @@ from gateway.control.routes import RouteController
 from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
 from gateway.doors.reply import error_reply
-from gateway.errors import TidegateError
+from gateway.errors import TidegateError, Unauthenticated
 from gateway.headers import from_asgi
+from gateway.tls import certificate_of_scope
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -53,6 +55,7 @@ def _litestar(application: Core, handlers: list[Any]) -> Litestar:
     return Litestar(
         route_handlers=handlers,
         state=State({"application": application}),
+        before_request=_keys_ready,
         exception_handlers={
             TidegateError: _tidegate_error,
             HTTPException: _http_error,
@@ -74,9 +77,19 @@ def _litestar(application: Core, handlers: list[Any]) -> Litestar:
     )
 
 
+async def _keys_ready(request: Request[Any, Any, Any]) -> None:
+    """Ask the issuer of a token whose key is not known yet, so that the page can judge it without waiting."""
+    with contextlib.suppress(Unauthenticated):  # the page says so itself, or is open
+        await request.app.state.application.snapshot.identifier.identified(
+            from_asgi(request.scope["headers"]), certificate_of_scope(request.scope)
+        )
+
+
 def _known_caller(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """What pages there are is told to whoever is accepted at all."""
-    connection.app.state.application.snapshot.identifier.identify(from_asgi(connection.scope["headers"]))
+    connection.app.state.application.snapshot.identifier.identify(
+        from_asgi(connection.scope["headers"]), certificate_of_scope(connection.scope)
+    )
 
 
 def _respond(error: TidegateError) -> Response[bytes]:

@@ -8,6 +8,7 @@ from litestar import Request
 
 from gateway.headers import from_asgi
 from gateway.snapshot import Snapshot
+from gateway.tls import certificate_of_scope
 
 
 def authorised(request: Request[Any, Any, Any], object_: str, action: str) -> Snapshot:
@@ -17,6 +18,6 @@ def authorised(request: Request[Any, Any, Any], object_: str, action: str) -> Sn
         Unauthenticated, Forbidden.
     """
     snapshot: Snapshot = request.app.state.application.snapshot
-    subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]))
+    subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]), certificate_of_scope(request.scope))
     snapshot.authorise(subject, object_, action)
     return snapshot

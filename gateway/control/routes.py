@@ -12,6 +12,7 @@ from gateway.control.access import authorised
 from gateway.errors import NotFound
 from gateway.headers import from_asgi
 from gateway.routing.state import RouteState, route_state
+from gateway.tls import certificate_of_scope
 
 
 class RouteController(Controller):
@@ -25,7 +26,7 @@ class RouteController(Controller):
         """Names of the routes that the caller may read."""
         application = request.app.state.application
         snapshot = application.snapshot
-        subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]))
+        subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]), certificate_of_scope(request.scope))
         routes = snapshot.routes.routes
         return {"routes": [name for name in routes if snapshot.may(subject, f"route:{name}", "read")]}
 

@@ -7,11 +7,42 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, get
 
+from gateway.admission.concurrency import Gates
 from gateway.control.access import authorised
 
 
+class ReplicaState(msgspec.Struct):
+    """One server behind the name."""
+
+    name: str
+    """`UPSTREAM[NUMBER]`, as in logs and metrics."""
+    http: str
+    grpc: str | None
+    state: str
+    """`down`, `checking`, `warming`, `ready`, `ejected` or `draining`."""
+    in_flight: int
+    """Calls of this worker under way there."""
+    models: list[str]
+    """Models that are known to be ready there, `NAME/VERSION`."""
+    unrestored: dict[str, str]
+    """What was asked of it and it refused when it came back, and why; see `docs/fanout.md`."""
+
+
+class ConcurrencyState(msgspec.Struct):
+    """The adaptive limit of one model, in this worker."""
+
+    model: str
+    limit: int | None
+    """None: load has not asked for one."""
+    in_flight: int
+    queued: int
+    """Requests that wait for a place."""
+    unloaded_ms: float
+    """What the model takes when nothing else is in flight; 0: not known yet."""
+
+
 class UpstreamState(msgspec.Struct):
-    """One model server."""
+    """One model server, or several replicas of it."""
 
     name: str
     ready: bool
@@ -20,6 +51,9 @@ class UpstreamState(msgspec.Struct):
     version: str
     binary: bool | None
     """Whether tensors travel to it in OIP's binary extension; None until it has answered once."""
+    replicas: list[ReplicaState]
+    concurrency: list[ConcurrencyState]
+    """Of the models that this worker was asked for."""
 
 
 class UpstreamController(Controller):
@@ -32,6 +66,7 @@ class UpstreamController(Controller):
     async def states(self, request: Request[Any, Any, Any]) -> list[UpstreamState]:
         """Readiness and kind of each."""
         snapshot = authorised(request, "server", "read")
+        gates: Gates = request.app.state.application.pipeline.gates
         return [
             UpstreamState(
                 name=name,
@@ -39,6 +74,29 @@ class UpstreamController(Controller):
                 server="" if upstream.capabilities is None else upstream.capabilities.name,
                 version="" if upstream.capabilities is None else upstream.capabilities.version,
                 binary=None if upstream.capabilities is None else upstream.capabilities.binary,
+                replicas=[
+                    ReplicaState(
+                        name=replica.label,
+                        http=replica.address,
+                        grpc=replica.grpc_address,
+                        state=replica.state,
+                        in_flight=replica.in_flight,
+                        unrestored=request.app.state.application.desired.unrestored(replica),
+                        models=["/".join(filter(None, each)) for each in replica.models],
+                    )
+                    for replica in upstream.replicas
+                ],
+                concurrency=[
+                    ConcurrencyState(
+                        model=model,
+                        limit=gate.limiter.limit if gate.limiter.limiting else None,
+                        in_flight=gate.limiter.in_flight,
+                        queued=gate.room.waiting,
+                        unloaded_ms=round(gate.limiter.unloaded * 1000, 3),
+                    )
+                    for (of, model), gate in gates.items()
+                    if of == name
+                ],
             )
             for name, upstream in snapshot.upstreams.items()
         ]

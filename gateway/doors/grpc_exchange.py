@@ -30,7 +30,7 @@ class GrpcExchange(Exchange):
 
     def decode(self) -> InferCall:
         """The envelope of the parsed message."""
-        return codec.from_message(self.message, self.raw)
+        return codec.from_message(self.message, self.raw, self.snapshot.settings.limits.tensors)
 
     def encode(self, answer: InferAnswer) -> bytes:
         """`ModelInferResponse` as bytes."""

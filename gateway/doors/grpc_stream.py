@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from tritonclient.grpc import service_pb2
 
+from gateway.clients import drop_untrusted
 from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, retry_metadata, served
 from gateway.errors import TidegateError
 from gateway.headers import from_metadata, request_id
@@ -22,15 +23,20 @@ from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
     from gateway.core import Core
+    from gateway.doors.grpc_tls import Transport
     from gateway.exchange import Exchange
+    from gateway.tls import PeerCertificate
 
 
 class StreamDoor:
     """One client's `ModelStreamInfer` call."""
 
-    def __init__(self, app: Core, context: Any) -> None:
+    def __init__(self, app: Core, context: Any, transport: Transport) -> None:
         self._app = app
         self._context = context
+        self._transport = transport
+        self._peer = ""
+        self._certificate: PeerCertificate | None = None
         self._headers = from_metadata(context.invocation_metadata() or ())
         self._rid = request_id(self._headers)
         self._ends_on_error = self._headers.get("triton_grpc_error") == "true"
@@ -45,7 +51,11 @@ class StreamDoor:
         """Serve the stream to its end; raises through `context.abort` when it ends with an error."""
         try:
             # The metadata is that of every call: a credential that is not accepted ends the stream at once.
-            self._app.snapshot.identifier.identify(self._headers)
+            self._peer, self._certificate = self._transport.client(self._context)
+            settings = self._app.snapshot.settings
+            if settings.identity is not None:
+                drop_untrusted(self._headers, self._peer, settings.listen.trusted_proxies)
+            await self._app.snapshot.identifier.identified(self._headers, self._certificate)
         except TidegateError as error:
             await fail(self._context, error, self._rid, "")
         work = asyncio.ensure_future(self._serve(requests))
@@ -89,7 +99,8 @@ class StreamDoor:
             raw=raw,
             nbytes=len(request),
             request_id=self._rid,
-            peer=self._context.peer(),
+            peer=self._peer,
+            certificate=self._certificate,
         )
         self._app.observer.started(x)
         await self._session.submit(x)

@@ -4,35 +4,40 @@ Health, metadata, statistics, repository, shared memory, trace and log settings.
 
 Contract: the caller has been identified and allowed before a page is asked for. Model pages speak of routes
 and answer under the route's name; repository and settings speak of the model servers' own names and reach
-every server concerned. Bodies pass through unless a name in them has to change.
+every replica of every server concerned. Bodies pass through unless a name in them has to change or several replicas
+answer: then theirs are merged (`gateway.upstream.merge`), and headers say whose are missing or differ.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from gateway.doors.reply import JSON_TYPE, Reply
-from gateway.errors import BadRequest, TidegateError, Unreachable, UpstreamAnswered
+from gateway.errors import BadRequest, UpstreamAnswered
 from gateway.headers import upstream_headers
 from gateway.operations import Address, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
+from gateway.upstream import fanout, merge
 from gateway.upstream.answers import error_of
+from gateway.upstream.desired import Kind, Wanted
+from gateway.upstream.fanout import Target, Told
 from gateway.upstream.targets import model_target
 
 if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.snapshot import Snapshot
     from gateway.upstream import Upstream
+    from gateway.upstream.replica import Replica
     from governance.types import Subject
 
 # Loading a large model takes minutes; Triton answers when it is done.
 _LOAD_TIMEOUT_S: Final = 600.0
 _PAGE_TIMEOUT_S: Final = 10.0
+_INDEX: Final = "/v2/repository/index"
 
 
 class PageRequest(msgspec.Struct):
@@ -52,18 +57,68 @@ class PageRequest(msgspec.Struct):
 
     async def ask(
         self,
-        upstream: Upstream,
+        to: Target,
+        replica: Replica,
         method: str,
         target: str,
         body: bytes = b"",
         timeout: float = _PAGE_TIMEOUT_S,
-    ) -> Reply:
-        """One page of one model server; its errors are raised."""
-        headers = upstream_headers(self.headers, self.snapshot.forwarded(upstream.name), self.request_id)
-        response = await upstream.control(method, target, headers, body, timeout)
+    ) -> bytes:
+        """One page of one replica; its errors are raised."""
+        name = to.upstream.name
+        headers = upstream_headers(self.headers, self.snapshot.forwarded(name), self.request_id)
+        response = await replica.control(method, target, headers, body, timeout)
         if response.status != 200:
             raise error_of(response)
-        return Reply(200, [JSON_TYPE], bytes(response.body))
+        return bytes(response.body)
+
+    async def read(
+        self, upstreams: Iterable[Upstream], method: str, target: str, body: bytes = b""
+    ) -> tuple[list[Target], Told[bytes]]:
+        """A page of all their replicas; raised when none answers."""
+        asked = fanout.targets(upstreams)
+        return asked, await fanout.read(
+            asked,
+            lambda to, replica: self.ask(
+                to, replica, method, target, body, fanout.read_timeout(replica, _PAGE_TIMEOUT_S)
+            ),
+        )
+
+    async def change(
+        self,
+        upstreams: Iterable[Upstream],
+        target: str,
+        wanted: Callable[[], Wanted],
+        timeout: float = _PAGE_TIMEOUT_S,
+    ) -> Told[bytes]:
+        """POST this request's body to all their replicas; raised unless every one did it."""
+        return await fanout.change(
+            fanout.targets(upstreams),
+            lambda to, replica: self.ask(to, replica, "POST", target, self.body, timeout),
+            desired=self.app.desired,
+            wanted=wanted,
+        )
+
+
+def _reply(told: Told[Any], body: bytes) -> Reply:
+    said = [(name.encode(), value.encode()) for name, value in told.said().items()]
+    return Reply(200, [JSON_TYPE, *said], body)
+
+
+def _decoded(told: Told[bytes], decode: Callable[[bytes], Any]) -> Told[Any]:
+    other: Told[Any] = Told()
+    other.done = {label: decode(answer) for label, answer in told.done.items()}
+    other.failed = told.failed
+    return other
+
+
+def _agreed(told: Told[bytes]) -> Reply:
+    """The document that most replicas gave, as it came when it was one."""
+    if len(told.done) == 1:
+        return _reply(told, next(iter(told.done.values())))
+    documents = _decoded(told, msgspec.json.decode)
+    document = fanout.agreed(documents)
+    return _reply(documents, msgspec.json.encode(document))
 
 
 async def server_live(_: PageRequest) -> Reply:
@@ -79,19 +134,18 @@ async def server_ready(page: PageRequest) -> Reply:
 
 
 async def server_metadata(page: PageRequest) -> Reply:
-    """Of the first model server: clients look for its extensions."""
-    return await page.ask(next(iter(page.snapshot.upstreams.values())), "GET", "/v2")
+    """Of the first upstream: clients look for its extensions."""
+    _, told = await page.read([page.snapshot.upstreams.default], "GET", "/v2")
+    return _agreed(told)
 
 
 async def model_ready(page: PageRequest) -> Reply:
     """Whether the variant that speaks for the route is ready."""
     route = await find_route(page.snapshot, page.address.model, "")
     to = route.page(page.address.version)
-    await page.ask(
-        page.snapshot.upstreams[to.variant.upstream],
-        "GET",
-        model_target(to.variant.model, to.version, "ready"),
-    )
+    target = model_target(to.variant.model, to.version, "ready")
+    asked = fanout.serving(page.snapshot.upstreams[to.variant.upstream])
+    await fanout.read(asked, lambda on, replica: page.ask(on, replica, "GET", target))
     return Reply(200, [JSON_TYPE], b'{"ready":true}')
 
 
@@ -108,9 +162,10 @@ async def model_config(page: PageRequest) -> Reply:
 async def _model_page(page: PageRequest, name: str) -> Reply:
     route = await find_route(page.snapshot, page.address.model, page.address.version)
     to = route.page(page.address.version)
-    reply = await page.ask(
-        page.snapshot.upstreams[to.variant.upstream], "GET", model_target(to.variant.model, to.version, name)
+    _, told = await page.read(
+        [page.snapshot.upstreams[to.variant.upstream]], "GET", model_target(to.variant.model, to.version, name)
     )
+    reply = _agreed(told)
     versions = route.versions()
     if to.variant.model == route.name and (name or not versions):
         return reply
@@ -131,30 +186,35 @@ async def model_stats(page: PageRequest) -> Reply:
         if not page.address.version or to.version in ("", page.address.version)
     }
     merged: list[dict[str, Any]] = []
+    whole: Told[Any] = Told()
     for upstream, target in targets:
-        reply = await page.ask(page.snapshot.upstreams[upstream], "GET", target)
-        merged += msgspec.json.decode(reply.body).get("model_stats", [])
+        asked, told = await page.read([page.snapshot.upstreams[upstream]], "GET", target)
+        merged += fanout.statistics_rows(asked, _decoded(told, _statistics))
+        whole.failed |= told.failed
     for stats in merged:
         stats["name"] = route.name
-    return Reply(200, [JSON_TYPE], msgspec.json.encode({"model_stats": merged}))
+    return _reply(whole, msgspec.json.encode({"model_stats": merged}))
+
+
+def _statistics(body: bytes) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = msgspec.json.decode(body).get("model_stats", [])
+    return rows
 
 
 async def all_stats(page: PageRequest) -> Reply:
     """Of every model of every model server that the caller may read, under the servers' own names."""
-    merged: list[dict[str, Any]] = []
-    for reply in await _every(page, "GET", "/v2/models/stats"):
-        merged += msgspec.json.decode(reply.body).get("model_stats", [])
-    return Reply(200, [JSON_TYPE], msgspec.json.encode({"model_stats": _visible(page, merged)}))
+    asked, told = await page.read(page.snapshot.upstreams.values(), "GET", "/v2/models/stats")
+    rows = fanout.statistics_rows(asked, _decoded(told, _statistics))
+    return _reply(told, msgspec.json.encode({"model_stats": _visible(page, rows)}))
 
 
 async def index(page: PageRequest) -> Reply:
     """Every model of every model server that the caller may read, under the servers' own names."""
     if not isinstance(_document(page).get("ready", False), bool):
         raise BadRequest("Invalid value for 'ready': expected a boolean")
-    merged: list[dict[str, Any]] = []
-    for reply in await _every(page, "POST", "/v2/repository/index", page.body):
-        merged += [row for row in msgspec.json.decode(reply.body) if row not in merged]
-    return Reply(200, [JSON_TYPE], msgspec.json.encode(_visible(page, merged)))
+    asked, told = await page.read(page.snapshot.upstreams.values(), "POST", _INDEX, page.body)
+    rows = fanout.index_rows(asked, _decoded(told, msgspec.json.decode))
+    return _reply(told, msgspec.json.encode(_visible(page, rows)))
 
 
 def _document(page: PageRequest) -> dict[str, Any]:
@@ -173,53 +233,74 @@ def _visible(page: PageRequest, rows: list[dict[str, Any]]) -> list[dict[str, An
 
 
 async def repository(page: PageRequest) -> Reply:
-    """Load or unload a model on every model server that has it, else on the first."""
+    """Load or unload a model on every replica of every model server that has it, else of the first."""
     model = page.address.model
     check_repository_name(model)
     parameters = _document(page).get("parameters", {})
     if not isinstance(parameters, dict):
         raise BadRequest("Expected JSON object for keyword: 'parameters'")
     check_load_parameters(list(parameters))
-    concerned = []
-    for upstream in page.snapshot.upstreams.values():
-        listed = await page.ask(upstream, "POST", "/v2/repository/index")
-        if any(row["name"] == model for row in msgspec.json.decode(listed.body)):
-            concerned.append(upstream)
-    for upstream in concerned or list(page.snapshot.upstreams.values())[:1]:
+    verb = page.address.operation.name
+    everyone = list(page.snapshot.upstreams.values())
+    asked, told = await page.read(everyone, "POST", _INDEX)
+    concerned = fanout.having(everyone, asked, _decoded(told, msgspec.json.decode), model)
+    for upstream in concerned:
         upstream.forget_model(model)
-        target = f"/v2/repository/models/{quote(model, safe='')}/{page.address.operation.name}"
-        await page.ask(upstream, "POST", target, page.body, _LOAD_TIMEOUT_S)
-        upstream.forget_model(model)
+    try:
+        await page.change(
+            concerned,
+            f"/v2/repository/models/{quote(model, safe='')}/{verb}",
+            lambda: Wanted("model", model, verb, _document(page)),
+            _LOAD_TIMEOUT_S,
+        )
+    finally:
+        for upstream in concerned:
+            upstream.forget_model(model)
     return Reply(200, [JSON_TYPE])
 
 
-async def settings(page: PageRequest) -> Reply:
-    """Shared memory, trace and log settings of every model server; the first one's answer is shown."""
-    replies = await _every(page, page.method, page.target, page.body)
-    return replies[0]
-
-
-async def _every(page: PageRequest, method: str, target: str, body: bytes = b"") -> list[Reply]:
-    """The same request to every model server.
-
-    Raises:
-        TidegateError: the first failure; when others had carried it out, the message says so.
-    """
-    upstreams = list(page.snapshot.upstreams.items())
-    results = await asyncio.gather(
-        *(page.ask(upstream, method, target, body) for _, upstream in upstreams), return_exceptions=True
+async def shared_memory(page: PageRequest) -> Reply:
+    """Regions of every replica of every model server."""
+    family, _, verb = page.address.operation.name.rpartition("_")
+    everyone = page.snapshot.upstreams.values()
+    if verb == "status":
+        _, told = await page.read(everyone, "GET", page.target)
+        if len(told.done) == 1:
+            return _agreed(told)
+        regions = _decoded(told, msgspec.json.decode)
+        rows, differ = merge.merge_regions(regions.done)
+        regions.differs += differ
+        return _reply(regions, msgspec.json.encode(rows))
+    kind: Kind = "system_shm" if family == "system_shm" else "cuda_shm"
+    told = await page.change(
+        everyone, page.target, lambda: Wanted(kind, _segment(page.target, "region"), verb, _sent(page))
     )
-    replies = [result for result in results if isinstance(result, Reply)]
-    for (name, _), result in zip(upstreams, results, strict=True):
-        if isinstance(result, TidegateError):
-            if replies:
-                raise Unreachable(
-                    f"{len(replies)} of {len(upstreams)} model servers did it, '{name}' did not: {result.message}"
-                )
-            raise result
-        if isinstance(result, BaseException):
-            raise result
-    return replies
+    return _reply(told, next(iter(told.done.values())))
+
+
+async def settings(page: PageRequest) -> Reply:
+    """Trace and log settings of every replica of every model server."""
+    everyone = page.snapshot.upstreams.values()
+    if page.method == "GET":
+        _, told = await page.read(everyone, "GET", page.target)
+    else:
+        kind: Kind = "trace" if page.address.operation.name == "trace_setting" else "log"
+        told = await page.change(everyone, page.target, lambda: Wanted(kind, page.address.model, "set", _sent(page)))
+    return _agreed(told)
+
+
+def _segment(target: str, after: str) -> str:
+    """The path segment that follows another; empty when there is none."""
+    segments: Sequence[str] = target.partition("?")[0].split("/")
+    return unquote(segments[segments.index(after) + 1]) if after in segments[:-1] else ""
+
+
+def _sent(page: PageRequest) -> dict[str, Any]:
+    """The body; a body that is no object is refused by the model server, in its words, and asks for nothing."""
+    try:
+        return _document(page)
+    except BadRequest:
+        return {}
 
 
 PAGES: Final[Mapping[str, Callable[[PageRequest], Awaitable[Reply]]]] = {
@@ -234,12 +315,12 @@ PAGES: Final[Mapping[str, Callable[[PageRequest], Awaitable[Reply]]]] = {
     "index": index,
     "load": repository,
     "unload": repository,
-    "system_shm_status": settings,
-    "system_shm_register": settings,
-    "system_shm_unregister": settings,
-    "cuda_shm_status": settings,
-    "cuda_shm_register": settings,
-    "cuda_shm_unregister": settings,
+    "system_shm_status": shared_memory,
+    "system_shm_register": shared_memory,
+    "system_shm_unregister": shared_memory,
+    "cuda_shm_status": shared_memory,
+    "cuda_shm_register": shared_memory,
+    "cuda_shm_unregister": shared_memory,
     "trace_setting": settings,
     "log_settings": settings,
 }

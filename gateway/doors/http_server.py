@@ -1,21 +1,30 @@
 """The HTTP/1.1 server under the ASGI application: uvicorn with what it lacks for a front door.
 
-Adds to uvicorn's httptools protocol: a time limit for request headers (`limits.header_timeout`), a call when
-the client of a request in progress goes away (uvicorn only says so to someone who waits in `receive`), and
-refusals in the shape of every other error. uvicorn's signal handling is off: the worker decides when to stop.
+Adds to uvicorn's httptools protocol: time limits for request headers (`limits.header_timeout`), for clients that
+do not read (`send_timeout`) and for connections without a request (`idle_timeout`), a limit on connections, a call
+when the client of a request in progress goes away (uvicorn only says so to someone who waits in `receive`), and
+refusals in the shape of every other error. Framing that two servers could read differently is refused
+(RFC 9112 section 11.2); docs/hostile-wire.md has the table. uvicorn's signal handling is off: the worker decides
+when to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.headers import request_id
+from gateway.settings import Limits
+from gateway.tls import PeerCertificate, certificate_of
 
 CONNECTION_KEY = "tidegate.connection"
 """Scope key of the connection, an object with `on_lost`."""
@@ -31,6 +40,15 @@ _LINGER_S = 10.0
 # Names and values of one request's headers: Triton's HTTP server closes the connection somewhat beyond (and 16 KiB
 # is what Node.js allows). What comes while they are too many is not kept.
 _MOST_HEADER_BYTES = 15 * 1024
+# For the client's half of the end of a TLS connection (RFC 8446, 6.1): it may be gone.
+_TLS_GOODBYE_S = 5.0
+# Bytes of a chunked message that are no body: sizes, extensions, trailers. As many chunks as there may be, each with
+# a size line of 16 bytes; nobody uses extensions.
+_MOST_FRAMING_BYTES = _MOST_CHUNKS * 16
+# Headers that say where a message ends or whom it is for, and so get a look of their own.
+_WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
+# RFC 3986 section 3.2: a registered name or address with a port; no user, no list, no path.
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
 # Bytes from which copying a body behind its head costs more than a second system call.
 _LARGE = 64 * 1024
 
@@ -38,20 +56,51 @@ _LARGE = 64 * 1024
 class FrontDoorProtocol(HttpToolsProtocol):
     """One client connection."""
 
-    header_timeout: ClassVar[float] = 10.0
+    limits: ClassVar[Limits] = Limits()
+    """Those in force; another snapshot's after a reload."""
     _header_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+    _in_trailers = False
+    """The head of the message is complete and its end has not come: header lines are trailers now."""
+    _chunked = False
+    _head_received = 0
+    """Bytes of the segments since the one in which the head began."""
+    _head_began = False
+    """A head began in the segment that is being read."""
+    _framing = 0
+    """Bytes of a chunked message that came and were no body."""
+    _last_host = b"localhost"
+    """The last value that was found good: the next request of a connection has the same."""
     _served: RequestResponseCycle | None = None
     task: asyncio.Task[None] | None = None
     """Serves the request in progress."""
     _close_after: object | None = None
     """The request whose answer was sent before its body had come, when the connection then ends."""
+    relieved: ClassVar[bool] = False
+    """Another process takes the new connections: each answer says `connection: close`."""
+    certificate: PeerCertificate | None = None
+    """The client's, verified in the handshake; None: it showed none."""
     on_lost: Callable[[], None] | None = None
     """Called when the connection ends before the request in progress was answered; set by the door, for
     one request at a time (later pipelined requests have not started then)."""
 
+    def connection_made(self, transport: Any) -> None:
+        """Read the client's certificate, start the clock of those that never say a word, refuse one too many."""
+        super().connection_made(transport)
+        self.timeout_keep_alive = self.limits.idle_timeout  # type: ignore[assignment]  # a duration like any other
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(b"503 Service Unavailable", "too many connections", b"retry-after: 1\r\n")
+            return
+        handshake = transport.get_extra_info("ssl_object")
+        if handshake is not None and (encoded := handshake.getpeercert(binary_form=True)) is not None:
+            self.certificate = certificate_of(encoded)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request in progress that nobody waits for it any more."""
         self._stop_header_timer()
+        self._stop_send_timer()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self._served is not None:
             # uvicorn tells the request that is being read; with pipelining the one being served is another.
@@ -65,9 +114,61 @@ class FrontDoorProtocol(HttpToolsProtocol):
 
         The clock starts before parsing so that a request whose start line never ends is cut as well.
         """
-        if self._header_timer is None and not self._in_body():
-            self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
+        if self._header_timer is None and not self._in_trailers and not self._in_body():
+            self._header_timer = self.loop.call_later(self.limits.header_timeout, self._headers_late)
+        self._head_began = False
+        if self._chunked:
+            self._framing += len(data)
+            super().data_received(data)
+            if self._framing > _MOST_FRAMING_BYTES and not self.transport.is_closing():
+                self.send_400_response("the chunked body has more framing than content")
+            return
         super().data_received(data)
+        if self._header_timer is not None and not self._head_began and not self.transport.is_closing():
+            # A segment that is all head. The parser keeps a name or a value until it ends: one that never does is
+            # not seen by `on_header`.
+            self._head_received += len(data)
+            if self._head_received > _MOST_HEADER_BYTES and not self._in_trailers:
+                self._too_large()
+
+    def pause_writing(self) -> None:
+        """The client does not read: it has `limits.send_timeout` to take something."""
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._stop_send_timer()
+
+    def _watch_sending(self) -> None:
+        """Cut the connection unless less waits to be sent when the clock has run."""
+        waiting = self.transport.get_write_buffer_size()
+
+        def late() -> None:
+            if self.transport.get_write_buffer_size() < waiting:
+                self._watch_sending()
+            else:
+                self.transport.abort()
+
+        self._stop_send_timer()
+        self._send_timer = self.loop.call_later(self.limits.send_timeout, late)
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _close(self) -> None:
+        """Close, after what waits to be sent has been taken: a close alone would wait for ever."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._watch_sending()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came within `limits.idle_timeout`."""
+        if not self.transport.is_closing():
+            self._close()
 
     def _in_body(self) -> bool:
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
@@ -80,33 +181,86 @@ class FrontDoorProtocol(HttpToolsProtocol):
         self.tasks.add(self.task)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the spelling that uvicorn throws away, and count."""
+        """Keep the spelling that uvicorn throws away, count, and look at what frames the message."""
+        if self._in_trailers:
+            return  # they came after the head was judged: none of them may act as if it had been in it
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > _MOST_HEADER_BYTES:
             return  # refused at their end
-        if not name.islower():
-            self._spelling[name.lower().decode("latin-1")] = name.decode("latin-1")
-        super().on_header(name, value)
+        lower = name.lower()
+        if lower != name:
+            self._spelling[lower.decode("latin-1")] = name.decode("latin-1")
+        if lower in _WATCHED:
+            self._on_watched(lower, value)
+        self.headers.append((lower, value))
+
+    def _on_watched(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+            if value != self._last_host:
+                if _HOST.fullmatch(value) is None:
+                    self._fault = "the Host header is not a host"
+                    return
+                self._last_host = value
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        else:
+            self._has_body = True
+            if name == b"transfer-encoding":
+                self._chunked = True
+                self._framing = 0
+                if value.lower() != b"chunked":  # other codings, lists of them, and what is only like the word
+                    self._fault = "Transfer-Encoding must be chunked"
+
+    def _fault_of_head(self) -> str:
+        """What is wrong with the framing or the address of this request; empty: nothing."""
+        if self._fault:
+            return self._fault
+        version = self.parser.get_http_version()
+        if version == "1.1":
+            if self._hosts != 1:
+                return "a request needs one Host header"
+        elif self._hosts > 1:
+            return "a request needs one Host header"
+        elif version == "1.0":
+            if self._chunked:
+                return "HTTP/1.0 has no Transfer-Encoding"
+        else:
+            return "HTTP/1.1 is spoken here"
+        # The parser takes no body of a request that asks to change protocols, but the proxy before us may send one.
+        if self.parser.should_upgrade() and self._has_body:
+            return "a request that asks for another protocol must not have a body"
+        return ""
 
     def on_headers_complete(self) -> None:
         """Stop the clock and let the door find the connection in the scope."""
         self._stop_header_timer()
+        self._in_trailers = True
         if self._header_bytes > _MOST_HEADER_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large", f"the headers exceed {_MOST_HEADER_BYTES} bytes")
+            self._too_large()
+        elif not self.transport.is_closing():
+            fault = self._fault_of_head()
+            if fault:
+                self.send_400_response(fault)
         if self.transport.is_closing():
             return  # refused: what follows in the same segment is not served
         self.scope[SPELLING_KEY] = self._spelling  # type: ignore[literal-required]  # our own key
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()
+        if self.relieved or self.parser.should_upgrade():
+            # The other protocol is not spoken, and the parser reads nothing after its request.
+            self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
         """A pipelined request that begins in the middle of a segment has a clock of its own."""
         super().on_message_begin()
         self._spelling: dict[str, str] = {}
-        self._header_bytes = 0
-        self._chunks = 0
+        self._header_bytes = self._hosts = self._chunks = self._head_received = 0
+        self._head_began = True
+        self._fault = ""
+        self._in_trailers = self._chunked = self._has_body = False
         if self._header_timer is None:
-            self._header_timer = self.loop.call_later(self.header_timeout, self._headers_late)
+            self._header_timer = self.loop.call_later(self.limits.header_timeout, self._headers_late)
 
     def on_chunk_header(self) -> None:
         """Count the chunks of a body; raising makes the parser stop, which is answered with 400."""
@@ -126,13 +280,17 @@ class FrontDoorProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Of a refused request nothing is kept."""
+        if self._chunked:
+            self._framing -= len(body)
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The rest of a refused body has been read: close, where the client asked for it."""
+        self._in_trailers = False
         if self.transport.is_closing():
             return
+        self._chunked = False
         super().on_message_complete()
         if self._close_after is not None and self._close_after is self.cycle:
             self.transport.close()
@@ -195,38 +353,51 @@ class FrontDoorProtocol(HttpToolsProtocol):
         self._stop_header_timer()
         self._refuse(b"400 Bad Request", msg.rstrip("."))
 
-    def _refuse(self, status: bytes, message: str) -> None:
+    def _too_large(self) -> None:
+        self._stop_header_timer()
+        self._refuse(b"431 Request Header Fields Too Large", f"the headers exceed {_MOST_HEADER_BYTES} bytes")
+
+    def _refuse(self, status: bytes, message: str, extra: bytes = b"") -> None:
         body = msgspec.json.encode({"error": message})
+        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers or ()}
         self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
+            b"x-request-id: %b\r\n%b\r\n%b" % (status, len(body), request_id(sent).encode(), extra, body)
         )
-        self.transport.close()
+        self._close()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without signal handlers, on a socket that is given to it."""
+    """uvicorn without signal handlers, on a socket that is given to it.
 
-    def __init__(self, app: Any, *, header_timeout: float) -> None:
+    Args:
+        app: the ASGI application.
+        limits: those of connections; the handshake of TLS has the time of a request's headers.
+        tls: None: plain text.
+    """
+
+    def __init__(self, app: Any, limits: Limits, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._handshake_timeout = limits.header_timeout
 
         class Protocol(FrontDoorProtocol):
-            """The class that holds this server's time limit."""
+            """The class that holds this server's limits."""
 
         self._protocol = Protocol
-        self.header_timeout(header_timeout)
+        self.limits(limits)
         super().__init__(
             uvicorn.Config(
                 app,
                 http=Protocol,
                 ws="none",
                 loop="none",
+                interface="asgi3",  # else uvicorn takes a plain function that returns a coroutine for ASGI 2
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,  # forwarded-for headers are trusted from nobody
-                timeout_keep_alive=75,  # longer than clients and proxies keep theirs (60 s), so that they close first
                 backlog=4096,
             )
         )
@@ -236,9 +407,52 @@ class HttpServer(uvicorn.Server):
         """Leave the signals to the worker."""
         yield
 
-    def header_timeout(self, seconds: float) -> None:
-        """Another time limit, for requests that begin from now on."""
-        self._protocol.header_timeout = seconds
+    def limits(self, limits: Limits) -> None:
+        """Other limits, for what begins from now on."""
+        self._protocol.limits = limits
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which has no time limit for handshakes of its own."""
+        if self._tls is None:
+            await super().startup(sockets=sockets)
+            return
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            return self._protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=sock,
+                ssl=self._tls,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=self._handshake_timeout,
+                ssl_shutdown_timeout=_TLS_GOODBYE_S,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
+    def relieve(self) -> None:
+        """Take no more connections, and let go of each with its next answer; idle ones may still ask once.
+
+        A connection that was closed while idle would lose the request that is on its way (RFC 9112, section 9.6;
+        nginx's keepalive_min_timeout is there for the same).
+        """
+        self._protocol.relieved = True
+        for server in self.servers:
+            server.close()
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.keep_alive = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client is connected."""
+        return not self.server_state.connections
 
     def cut(self) -> None:
         """End the draining: connections of what is still in flight close, as if their clients had left."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.doors.http import HttpExchange
     from gateway.tracing import Step
-    from gateway.upstream import Stream, Upstream
+    from gateway.upstream import Replica, Stream
 
 
 class EventWriter:
@@ -124,7 +124,7 @@ class _Generate:
         self._app = app
         self._x = x
         self._page = page
-        self._upstream: Upstream | None = None
+        self._replica: Replica | None = None
         self._began = 0.0
         self._forward: Step | None = None
         self.stream: Stream
@@ -140,10 +140,13 @@ class _Generate:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._upstream is not None:
-            await self._upstream.leave(self.stream)
-        elif self._upstream is not None:
-            await self.stream.aclose()
+        replica = self._replica
+        if replica is not None:
+            replica.in_flight -= 1
+            if error is not None:
+                await replica.leave(self.stream)
+            else:
+                await self.stream.aclose()
         self._end(error)
 
     async def _open(self) -> None:
@@ -166,7 +169,8 @@ class _Generate:
         self._forward.set(telemetry.TRITON_MODEL, to.variant.model)
         self._forward.set(telemetry.TRITON_VERSION, to.version)
         self._forward.__enter__()
-        self.stream = await upstream.stream_generate(
+        self._replica, self.stream = await upstream.open_generate(
+            call,
             body,
             model=to.variant.model,
             version=to.version,
@@ -174,7 +178,6 @@ class _Generate:
             timeout=x.time_left(),
             page=self._page,
         )
-        self._upstream = upstream
 
     def _end(self, error: BaseException | None) -> None:
         x = self._x

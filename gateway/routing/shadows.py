@@ -60,7 +60,13 @@ class ShadowRunner:
         self._closed = False
 
     def offer(
-        self, shadow: CompiledShadow, call: InferCall, upstream: Infers, headers: Iterable[tuple[str, str]]
+        self,
+        shadow: CompiledShadow,
+        call: InferCall,
+        upstream: Infers,
+        headers: Iterable[tuple[str, str]],
+        *,
+        room: bool = True,
     ) -> Copy | Dropped:
         """Copy a call whose tensors are in raw form; sent when the caller next awaits, so after the call.
 
@@ -71,6 +77,7 @@ class ShadowRunner:
             call: as it goes to the variant.
             upstream: the shadow's.
             headers: those of the call, for that upstream.
+            room: False: the model servers have enough to do, the copy is dropped.
         """
         lane = self._lane(shadow)
         copied = copy_of(call, shadow)
@@ -79,6 +86,8 @@ class ShadowRunner:
             return _DROPPED
         copy = Copy(lane, shadow, copied, upstream, [*headers, mark(shadow)])
         try:
+            if not room:
+                raise FullError
             ready = lane.add(copy)
         except FullError:
             lane.meters.dropped.inc()

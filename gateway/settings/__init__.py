@@ -30,6 +30,9 @@ TargetAddress: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-for
 FilePath: TypeAlias = Annotated[Path, msgspec.Meta(extra_json_schema={"x-form": "path"})]
 """A path; relative ones are relative to the settings file."""
 
+PathOrUrl: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-form": "path-or-url"})]
+"""A path, relative to the settings file; or an `http://` or `https://` URL."""
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections."""
@@ -39,7 +42,7 @@ class Tls(Section, frozen=True):
     """TLS of the gateway's own ports; files are read again when they change."""
 
     cert: FilePath
-    """The certificate and its chain (PEM)."""
+    """The certificate and its chain (PEM), for an RSA or EC key."""
     key: FilePath
     """Its private key (PEM, without a passphrase); refused when other users may read it."""
     client_ca: FilePath | None = None
@@ -56,6 +59,10 @@ class Listen(Section, frozen=True):
     """gRPC: OIP's `GRPCInferenceService` and `grpc.health.v1`. `null` turns it off."""
     tls: Tls | None = None
     """TLS on both; absent: plain text."""
+    grpc_connection_age: Duration = 60.0
+    """gRPC connections are asked to reconnect at about this age (GOAWAY, no call is lost), so that a worker can be
+    replaced and load spreads again; a rolling restart waits this long for them. 0: never; replacing a worker then
+    cancels calls that arrive as it stops."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks (CIDR) whose `x-forwarded-for` and `forwarded` headers say who the client is. From everybody else
     they are dropped."""
@@ -153,12 +160,13 @@ class AdaptiveConcurrency(Section, frozen=True):
     """`false`: only `connections` bounds them."""
     max: Annotated[int, msgspec.Meta(ge=1)] = 1000
     """Largest limit of one worker for one model."""
-    min: Annotated[int, msgspec.Meta(ge=1)] = 4
+    min: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Smallest limit."""
     tolerance: Annotated[float, msgspec.Meta(ge=1)] = 2.0
-    """Latency over the unloaded latency that is still no overload."""
+    """Latency, in multiples of the unloaded latency, that is still no overload."""
     queue: Duration = 0.5
-    """Longest wait for a place; then 503 with `Retry-After`."""
+    """Wait for a place, while ever more wait, that means overload: from then on requests that cannot be served soon
+    are answered 503 with `Retry-After`. For slow models ten times their unloaded latency where that is longer."""
 
 
 class Upstream(Section, frozen=True):
@@ -305,7 +313,7 @@ class Jwt(Section, frozen=True):
     """`iss` must be this."""
     audience: str
     """`aud` must be or hold this."""
-    jwks: str
+    jwks: PathOrUrl
     """The issuer's keys (JWK Set): a file, or an http(s) URL that is read again when a key id is unknown."""
     user_claim: str = "sub"
     """Claim with the user's name; dots reach into objects, such as `realm.user`."""
@@ -323,8 +331,8 @@ class Mtls(Section, frozen=True):
     tenant: str
     """The tenant of all who come with one."""
     user_from: Literal["san_uri", "san_dns", "cn"] = "san_uri"
-    """Which name of the certificate is the user: the first URI (such as `spiffe://...`) or DNS name of the
-    subject alternative names, or the subject's common name."""
+    """Which name of the certificate is the user: the one URI, whole (such as `spiffe://...`), or the first DNS
+    name of the subject alternative names, or the subject's one common name. A certificate without it: 401."""
 
 
 class Identity(Section, frozen=True):
@@ -377,6 +385,14 @@ class Limits(Section, frozen=True):
     """From the first byte of a request to the end of its headers; then the connection is closed."""
     body_timeout: Duration = 10.0
     """Within it each further KiB of the body, or its end, must arrive; then 408."""
+    send_timeout: Duration = 30.0
+    """Within it a client must take some of an HTTP answer that waits for it; then the connection is cut."""
+    idle_timeout: Duration = 75.0
+    """An HTTP connection without a request is closed after it. Longer than the 60 s of most clients and proxies,
+    so that they close first."""
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Most connections of one worker to each door; beyond it HTTP answers 503 and gRPC closes. Each holds a file
+    descriptor and about 20 KiB."""
     tensors: Annotated[int, msgspec.Meta(ge=1)] = 4096
     """Most inputs and outputs of one request; beyond: 400 / INVALID_ARGUMENT."""
     backend: str = "local"
@@ -387,6 +403,11 @@ class Limits(Section, frozen=True):
     of limited tenants are refused with 503 (`closed`)."""
     tenants: dict[str, TenantLimit] = {}
     """By tenant; `"*"` holds for each tenant not named, separately."""
+
+    def __repr__(self) -> str:
+        """Without the backend's URL, which may hold a password."""
+        shown = "local" if self.backend == "local" else "..."
+        return f"Limits(body={self.body!r}, backend={shown!r}, away={self.away!r}, tenants={self.tenants!r})"
 
 
 class Audit(Section, frozen=True):

@@ -1,8 +1,8 @@
 """What is wrong with settings whose every value is well-formed: names that lead nowhere, and contradictions.
 
 Contract: a pure function over the Struct tree and its places, apart from looking whether `state_dir` could be
-a folder. Errors are what could never do what its author means; warnings are what most likely will not. Policy
-files are judged by `gateway/settings/policy.py`.
+a folder, and at the certificates that the settings name (`check_tls`). Errors are what could never do what its
+author means; warnings are what most likely will not. Policy files are judged by `gateway/settings/policy.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from gateway.ports import split_address
 from gateway.settings import Route, Settings, Shadow, Variant
+from gateway.settings.check_access import access
+from gateway.settings.check_tls import tls
 from gateway.settings.check_upstreams import own_ports, upstreams
 from gateway.settings.checker import Checker
 from gateway.settings.units import is_loopback
@@ -132,7 +134,7 @@ def _identity(settings: Settings, check: Checker) -> None:
     identity = settings.identity
     if identity is None:
         return
-    if not identity.api_keys and identity.anonymous is None:
+    if not identity.api_keys and not identity.jwt and identity.mtls is None and identity.anonymous is None:
         message = "`identity` lets nobody in: add `api_keys` (`tidegate keys new` makes one) or `anonymous: {}`"
         check.error(("identity",), "nobody", message, key=True)
     people: list[tuple[Place, str, str]] = [
@@ -162,17 +164,21 @@ def _limits(settings: Settings, check: Checker) -> None:
     tenants = {"public"} if identity is None else {key.tenant for key in identity.api_keys}
     if identity is not None and identity.anonymous is not None:
         tenants.add(identity.anonymous.tenant)
+    if identity is not None and identity.mtls is not None:
+        tenants.add(identity.mtls.tenant)
     for name, limit in settings.limits.tenants.items():
         place: Place = ("limits", "tenants", name)
         check.name(name, place, key=True)
-        if limit.rate is None and limit.concurrent is None and limit.bytes is None:
+        if limit.rate is None and limit.concurrent is None and limit.bytes is None and limit.priority is None:
             message = f"`{dotted(place)}` limits nothing: give it `rate`, `concurrent` or `bytes`, or remove it"
             if limit.burst is None:
                 check.error(place, "no-limit", message, key=True)
         if limit.burst is not None and limit.rate is None:
             message = f"`{dotted(place)}`: `burst` is nothing without `rate`: add `rate`, or remove it"
             check.error((*place, "burst"), "no-limit", message, key=True)
-        if name != "*" and name not in tenants:
+        # Tokens say themselves which tenant they are of: any may come.
+        tokens = identity is not None and bool(identity.jwt)
+        if name != "*" and name not in tenants and not tokens:
             message = f"nobody belongs to tenant `{name}`: {suggest(name, sorted(tenants), 'tenants')}"
             check.warn(place, "unknown-tenant", message, key=True)
 
@@ -211,8 +217,13 @@ def _not_an_endpoint(text: str) -> str:
 def _positive(settings: Settings, check: Checker) -> None:
     times: list[tuple[Place, float]] = [
         (("limits", "header_timeout"), settings.limits.header_timeout),
+        (("limits", "send_timeout"), settings.limits.send_timeout),
+        (("limits", "idle_timeout"), settings.limits.idle_timeout),
         (("limits", "body_timeout"), settings.limits.body_timeout),
         (("telemetry", "metrics", "interval"), settings.telemetry.metrics.interval),
+    ]
+    times += [
+        (("upstreams", name, "concurrency", "queue"), one.concurrency.queue) for name, one in settings.upstreams.items()
     ]
     for name, route in settings.routes.items():
         times.append((("routes", name, "timeout"), route.timeout))
@@ -242,7 +253,7 @@ def _state_dir(settings: Settings, check: Checker) -> None:
 
 
 _CHECKS: tuple[Callable[[Settings, Checker], None], ...] = (
-    upstreams, _listen, _routes, _identity, _limits, _telemetry, _positive, _state_dir,
+    upstreams, _listen, tls, _routes, _identity, _limits, access, _telemetry, _positive, _state_dir,
 )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
     if upstream.replicas and (upstream.http is not None or upstream.grpc is not None):
         message = f"`{dotted(place)}` has `replicas` beside an address of its own: move it into the list"
         check.error((*place, "replicas"), "two-addresses", message, key=True)
+    _unary(upstream, place, check)
     for here, address in addresses(name, upstream):
         if split_address(address)[1] == 0:
             check.error(here, "wrong-port", f"`{dotted(here)}`: port 0 is nowhere; write the server's port")
@@ -67,12 +68,27 @@ def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
             message = f"`{dotted((*pair, 'grpc'))}` is the HTTP address: Triton's gRPC port is another (8001)"
             check.error((*pair, "grpc"), "same-port", message)
     check.once([(one.http, (*place, "replicas", at, "http")) for at, one in enumerate(upstream.replicas)], "replica")
+    if upstream.concurrency.min > upstream.concurrency.max:
+        here = (*place, "concurrency", "min")
+        check.error(here, "wrong-value", f"`{dotted(here)}` is more than `max` ({upstream.concurrency.max})")
+    _forwarded(upstream, place, check)
+
+
+def _unary(upstream: Upstream, place: Place, check: Checker) -> None:
+    if upstream.unary == "grpc":
+        for pair, _, grpc in _pairs(place, upstream):
+            if grpc is None and (len(pair) > len(place) or not upstream.replicas):
+                message = f"`{dotted((*place, 'unary'))}: grpc` needs `grpc` addresses: `{dotted(pair)}` has none"
+                check.error((*place, "unary"), "no-grpc", message)
+
+
+def _forwarded(upstream: Upstream, place: Place, check: Checker) -> None:
     names: list[tuple[str, Place]] = []
     for at, header in enumerate(upstream.forward_headers):
-        here: Place = (*place, "forward_headers", at)
-        check.header(header, here)
-        names.append((header.lower(), here))
+        spot: Place = (*place, "forward_headers", at)
+        check.header(header, spot)
+        names.append((header.lower(), spot))
         if header.lower() in _NEVER_UPSTREAM:
             message = f"`{header}` never travels upstream (hop-by-hop, framing or a credential): remove it"
-            check.error(here, "wrong-header", message)
+            check.error(spot, "wrong-header", message)
     check.once(names, "header")

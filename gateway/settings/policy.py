@@ -48,10 +48,11 @@ def _moved(finding: Finding, settings: Settings, file: str, places: Places) -> F
 def _unknown(settings: Settings, policy: PolicySnapshot) -> Iterator[Finding]:
     """Names of the policy that the settings do not know."""
     tenants = set(_tenants(settings))
+    any_tenant = settings.identity is not None and bool(settings.identity.jwt)  # tokens say which
     # Without routes, or with passthrough, every model of the upstream may be asked for.
     models = set(settings.routes) if settings.routes and not settings.passthrough else None
     for rule in policy.rules:
-        if rule.dom != "*" and rule.dom not in tenants:
+        if rule.dom != "*" and rule.dom not in tenants and not any_tenant:
             yield _warning(policy, rule.line, rule.columns[1], "tenant", rule.dom, tenants)
         name = rule.obj.removeprefix("model:")
         # `load` and `unload` speak of the upstream's models by their own names, which are not known here.
@@ -68,6 +69,8 @@ def _tenants(settings: Settings) -> Iterator[str]:
     yield from (key.tenant for key in identity.api_keys)
     if identity.anonymous is not None:
         yield identity.anonymous.tenant
+    if identity.mtls is not None:
+        yield identity.mtls.tenant
 
 
 def _warning(policy: PolicySnapshot, line: int, column: int, kind: str, name: str, valid: Iterable[str]) -> Finding:

@@ -7,6 +7,7 @@ text, or `Unreachable`, `BadGateway`, `DeadlineExceeded`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.upstream.events import Counters
 from gateway.upstream.http_response import TOO_LATE
+from gateway.upstream.tls import GrpcTls
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -45,14 +47,20 @@ OPTIONS = (
 )
 
 UNREACHABLE = "the model server cannot be reached"
+_BROKEN = "Internal error from Core"
+"""grpcio 1.85's own words, with INTERNAL, for some of the streams whose connection breaks while they write; the
+others get UNAVAILABLE (seen with a server that is killed)."""
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""grpcio's words when a call never had a connection."""
 
 
 class GrpcChannel:
     """The channel to `address`; None: this server has none, and every call is `Unsupported`."""
 
-    def __init__(self, address: str | None, *, name: str, counters: Counters) -> None:
+    def __init__(self, address: str | None, *, name: str, counters: Counters, tls: GrpcTls | None = None) -> None:
         self._address = address
         self._name = name
+        self._tls = tls
         self._counters = counters
         self._channel: Any = None
         self._unary: dict[str, Any] = {}
@@ -70,9 +78,21 @@ class GrpcChannel:
                 raise Unsupported("the model server has no gRPC address", detail=f"upstreams.{self._name}.grpc")
             if self._closed:
                 raise Unreachable("the gateway is shutting down")
-            self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
+            if self._tls is None:
+                self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
+            else:
+                self._channel = self._tls.channel(self._address, OPTIONS)
             self._counters.on_event("channel", upstream=self._name)
         return self._channel
+
+    def renew(self, tls: GrpcTls | None) -> None:
+        """Other certificates: the next call makes a channel with them.
+
+        Calls under way keep the old one, which grpcio closes when the last of them is over and nobody has it.
+        """
+        self._tls = tls
+        self._channel = None
+        self._unary.clear()
 
     async def unary(
         self,
@@ -81,8 +101,12 @@ class GrpcChannel:
         *,
         metadata: Sequence[tuple[str, str]] = (),
         timeout: float,
+        settle: float = 0.0,
     ) -> bytes:
         """One call of `inference.GRPCInferenceService/METHOD`; `timeout` in seconds.
+
+        `settle`: a caller that is cancelled earlier than this many seconds after the start leaves the call alone
+        until then; what has not ended by itself is cancelled then.
 
         Raises:
             UpstreamAnswered: the server's own status and words.
@@ -97,7 +121,8 @@ class GrpcChannel:
             call = self._unary[method] = self.channel().unary_unary(SERVICE + method)
         check_metadata(metadata)
         try:
-            answer: bytes = await call(request, metadata=tuple(metadata), timeout=timeout)
+            rpc = call(request, metadata=tuple(metadata), timeout=timeout)
+            answer: bytes = await (_settled(rpc, settle) if settle else rpc)
         except grpc.aio.AioRpcError as error:
             raise self.error_of(error) from None
         except grpc.aio.UsageError as error:  # the channel was closed under it
@@ -112,6 +137,8 @@ class GrpcChannel:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(TOO_LATE, detail=detail)
         if code is grpc.StatusCode.UNAVAILABLE and not self._answered():
+            return Unreachable(UNREACHABLE, detail=detail, sent=not text.startswith(_NOT_CONNECTED))
+        if code is grpc.StatusCode.INTERNAL and text == _BROKEN:
             return Unreachable(UNREACHABLE, detail=detail)
         if text.startswith("Received http2 header with status"):
             return BadGateway("the model server's answer could not be understood", detail=detail)
@@ -132,6 +159,34 @@ class GrpcChannel:
         self._unary.clear()
         if channel is not None:
             await channel.close(grace or None)
+
+
+async def _settled(rpc: Any, settle: float) -> Any:
+    """The call's answer; a cancelled caller cancels the call no earlier than `settle` seconds after its start."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    waiting = loop.create_task(_answer(rpc))
+    try:
+        await asyncio.wait((waiting,))
+    except asyncio.CancelledError:
+        left = began + settle - loop.time()
+        # The timer holds the task until then. Either way its outcome is looked at: nobody else does.
+        waiting.add_done_callback(_look)
+        if left > 0:
+            loop.call_later(left, waiting.cancel)
+        else:
+            waiting.cancel()
+        raise
+    return waiting.result()
+
+
+async def _answer(rpc: Any) -> Any:
+    return await rpc
+
+
+def _look(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def check_metadata(metadata: Sequence[tuple[str, str]]) -> None:

@@ -56,16 +56,26 @@ response, for clients that asked for it."""
 class StreamCall:
     """One call of a stream."""
 
-    __slots__ = ("active", "client_id", "deliver", "dropped", "key", "timeout")
+    __slots__ = ("active", "client_id", "deadline", "deliver", "dropped", "key", "timeout")
 
-    def __init__(self, key: str, client_id: str, deliver: Deliver, timeout: float) -> None:
+    def __init__(
+        self, key: str, client_id: str, deliver: Deliver, timeout: float, deadline: float | None = None
+    ) -> None:
         self.key = key
         """The id under which the server knows it."""
         self.client_id = client_id
         self.deliver = deliver
         self.timeout = timeout
+        self.deadline = deadline
+        """Loop time after which its client wants no more; None: any time."""
         self.active = 0.0  # loop time of its last sign of life
         self.dropped = False
+
+    @property
+    def due(self) -> float:
+        """Loop time at which its time is over if nothing is heard."""
+        due = self.active + self.timeout
+        return due if self.deadline is None else min(due, self.deadline)
 
     def drop(self) -> None:
         """Take no more of its answers. They are still read, and its id stays taken until the final one."""
@@ -123,6 +133,7 @@ class ModelStream:
         version: str = "",
         timeout: float,
         deliver: Deliver,
+        deadline: float | None = None,
     ) -> StreamCall:
         """Send one call; returns when it is written, or when the stream broke (`deliver` gets the error).
 
@@ -132,18 +143,19 @@ class ModelStream:
             version: "" is the server's own choice.
             timeout: seconds to the first answer and between two; then DeadlineExceeded is its final answer.
             deliver: takes its answers, under the client's own id.
+            deadline: event-loop time after which the client wants no more; then likewise.
 
         Raises:
             Unreachable: the stream has ended or was finished.
         """
         if self.closed or self._half_closed:
-            raise Unreachable(_ENDED)
+            raise Unreachable(_ENDED, sent=False)
         message = codec.encode_request(call)
         message.model_name = model
         message.model_version = version
         message.id = key = self._free_id(call.id)
         message.parameters[_EMPTY_FINAL].bool_param = True
-        handle = StreamCall(key, call.id, deliver, timeout)
+        handle = StreamCall(key, call.id, deliver, timeout, deadline)
         handle.active = self._loop.time()
         self._calls[key] = handle
         if self._rpc is None:
@@ -327,14 +339,14 @@ class ModelStream:
     # -- calls whose time is over ----------------------------------------------------------------------------
 
     def _arm_for(self, handle: StreamCall) -> None:
-        due = handle.active + handle.timeout
+        due = handle.due
         if self._left_bytes is None and (self._watch is None or due < self._watch.when()):
             self._disarm()
             self._watch = self._loop.call_at(due, self._look)
 
     def _arm(self) -> None:
         if self._watch is None and self._left_bytes is None:
-            due = min((h.active + h.timeout for h in self._calls.values() if not h.dropped), default=None)
+            due = min((h.due for h in self._calls.values() if not h.dropped), default=None)
             if due is not None:
                 self._watch = self._loop.call_at(due, self._look)
 
@@ -346,7 +358,7 @@ class ModelStream:
             self._watch = self._loop.call_later(_LOOK_AGAIN, self._look)
             return
         for handle in self._calls.values():
-            if not handle.dropped and handle.active + handle.timeout <= now:
+            if not handle.dropped and handle.due <= now:
                 handle.dropped = True
                 self._hold(handle.deliver(DeadlineExceeded(TOO_LATE, detail="between two answers"), True))
         self._arm()

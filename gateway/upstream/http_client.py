@@ -55,6 +55,7 @@ on the connection may reach a program that no longer reads."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BYTES_ACKED = struct.Struct("=Q")
 _BYTES_ACKED_AT = 120  # in struct tcp_info of linux/tcp.h
+_CLOSE_WAIT = 8  # TCP_CLOSE_WAIT: the server has sent its FIN
 _ESTABLISHED = 1  # TCP_ESTABLISHED of linux/tcp.h
 
 
@@ -82,6 +83,9 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._written = 0  # bytes of all requests
         self._eof = False  # the server has closed in order
+        self._secure = False  # over TLS
+        self._acked_before = -1  # over TLS: bytes that had arrived when the request was written
+        self._untouched = False  # over TLS: none of the request had arrived when the server closed
         self.served = 0  # whole responses so far: above 0 the next request is on a reused connection
         self.idle_since = 0.0  # loop time; owned by the pool
         self.deadline = math.inf  # loop time; looked at by the pool
@@ -136,6 +140,8 @@ class Connection(asyncio.Protocol):
         self._seen = self._head_done = self._complete = self._until_close = False
         self._head_bytes = self._left = 0
         self._sent = size
+        if self._secure:
+            self._acked_before, self._untouched = self._acked()[1], False
         self._written += size
         if timeout < EXACT_BELOW:
             self._timer = self._loop.call_later(timeout, self.late)
@@ -192,6 +198,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
+        self._secure = transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         """Parse; finish when the message is whole."""
@@ -259,6 +266,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """The server sends no more: the end of a body without length, else of the connection."""
         self.closed = self._eof = True
+        if self._secure:  # asyncio lets go of the socket before `connection_lost`
+            state, acked = self._acked()
+            self._untouched = state == _CLOSE_WAIT and acked == self._acked_before
         if self._until_close and self._head_done and not self._complete:
             self._finish()
 
@@ -282,14 +292,22 @@ class Connection(asyncio.Protocol):
         """
         if not self._eof:
             return False
+        if self._secure:
+            # TLS adds bytes of its own, so what had arrived before the request is counted rather than computed.
+            return self._untouched
+        _, acked = self._acked()
+        return acked >= 0 and acked - 1 <= self._written - self._sent
+
+    def _acked(self) -> tuple[int, int]:
+        """State of the connection (linux/tcp.h) and bytes that have arrived; (-1, -1) when not known."""
         assert self._transport is not None
         try:
             sock = self._transport.get_extra_info("socket")
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size + _BYTES_ACKED_AT)
             (acked,) = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)
         except (OSError, ValueError, AttributeError, struct.error):
-            return False  # not known, so not sent again
-        return bool(acked - 1 <= self._written - self._sent)
+            return -1, -1  # not known, so not sent again
+        return info[0], int(acked)
 
     # -- llhttp's side ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -51,13 +52,24 @@ class Pool:
     """At most `connections` connections to `host:port`; `name` is the label of its events."""
 
     def __init__(
-        self, host: str, port: int, *, connections: int, name: str = "", counters: Counters | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        connections: int,
+        name: str = "",
+        counters: Counters | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._limit = connections
         self._name = name
         self._counters = counters or Silent()
+        self.tls = tls
+        """Of the connections to come; None: plain text."""
+        self._server_name = server_name or host.strip("[]")
         self._peer = host_header(host, port)
         # A gateway calls few distinct paths: the line and the host header of each are made once.
         self._start_lines = lru_cache(maxsize=1024)(self._start)
@@ -70,6 +82,8 @@ class Pool:
         self._reaper: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._closing = False
+        self.connects = 0
+        """Connections opened so far."""
         self._drained: asyncio.Future[None] | None = None
 
     @property
@@ -160,6 +174,13 @@ class Pool:
             else:
                 return stream
 
+    def renew(self, tls: ssl.SSLContext | None) -> None:
+        """Other certificates, for connections to come; idle ones are closed, those in use go on."""
+        self.tls = tls
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
     async def close(self, drain: float = 0.0) -> None:
         """Refuse new calls, let those under way finish within `drain` seconds, then cut them."""
         self._closing = True
@@ -188,7 +209,7 @@ class Pool:
     def _head(self, method: str, target: str, headers: Headers, parts: Sequence[Buffer]) -> tuple[bytes, int]:
         """The request's head, and the bytes of the whole request."""
         if self._closing:
-            raise Unreachable(CLOSING)
+            raise Unreachable(CLOSING, sent=False)
         if self._ticker is None:
             self._tick()
         block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
@@ -252,28 +273,35 @@ class Pool:
         """Open one in a place that is already taken; gives the place on when it fails."""
         error: TidegateError
         began = loop.time()
+        tls = self.tls
         try:
             async with asyncio.timeout_at(min(deadline, began + CONNECT_SECONDS)):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._peer, self._on_idle, self._on_lost), self._host, self._port
+                    lambda: Connection(loop, self._peer, self._on_idle, self._on_lost),
+                    self._host,
+                    self._port,
+                    ssl=tls,
+                    server_hostname=None if tls is None else self._server_name,
                 )
         except TimeoutError as cause:
             if isinstance(cause, OSError) and cause.errno is not None:  # ETIMEDOUT of the kernel
-                error = Unreachable(NOT_REACHED, detail=f"{self._peer}: {cause}")
+                error = Unreachable(NOT_REACHED, detail=f"{self._peer}: {cause}", sent=False)
             elif loop.time() >= deadline:
                 error = DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: not connected in time")
             else:
-                error = Unreachable(NOT_REACHED, detail=f"{self._peer}: no connection in {CONNECT_SECONDS} s")
+                late = f"{self._peer}: no connection in {CONNECT_SECONDS} s"
+                error = Unreachable(NOT_REACHED, detail=late, sent=False)
         except (OSError, UnicodeError) as cause:  # UnicodeError: a host name that IDNA cannot encode
-            error = Unreachable(NOT_REACHED, detail=f"{self._peer}: {cause}")
+            error = Unreachable(NOT_REACHED, detail=f"{self._peer}: {cause}", sent=False)
         except asyncio.CancelledError:
             self._give_back(None)
             raise
         else:
             if connection.closed:  # accepted and closed at once
                 self._give_back(None)
-                raise Unreachable(NOT_REACHED, detail=f"{self._peer}: closed at once")
+                raise Unreachable(NOT_REACHED, detail=f"{self._peer}: closed at once", sent=False)
             self._connections.add(connection)
+            self.connects += 1
             self._counters.on_event("connect", upstream=self._name)
             return connection
         self._give_back(None)

@@ -9,6 +9,7 @@ compare by `is`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ does not fit is judged again by a fresh one."""
 RETRY_SECONDS = 1.0
 """Time to the next fetch after one that failed or found nothing new: a server in trouble is not asked per
 call."""
+UNKNOWN_SECONDS = 5.0
+"""Time to the next background fetch of a model that the server did not have."""
 FETCH_SECONDS = 5.0
 """Longest time for one page."""
 MAX_ENTRIES = 4096
@@ -46,8 +49,11 @@ class _Entry:
 class Signatures:
     """The signatures of one model server's models."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change`: called when a model version became known or was forgotten."""
         self._pool = pool
+        self._on_change = on_change
+        self._asked_at: dict[tuple[str, str], float] = {}  # of those that are not known
         self._entries: dict[tuple[str, str], _Entry] = {}  # the one fetched longest ago first
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSignature]] = {}
 
@@ -59,6 +65,27 @@ class Signatures:
         if asyncio.get_running_loop().time() > entry.stale_at:
             self._fetch(model, version)
         return entry.signature
+
+    def knows(self, model: str, version: str) -> bool:
+        """Whether it is known, however old; asks for nothing."""
+        return (model, version) in self._entries
+
+    @property
+    def known(self) -> tuple[tuple[str, str], ...]:
+        """(model, version) that are known."""
+        return tuple(self._entries)
+
+    def is_due(self, model: str, version: str) -> bool:
+        """Whether it should be asked for in the background: it is old, or unknown and was not asked for lately."""
+        now = asyncio.get_running_loop().time()
+        entry = self._entries.get((model, version))
+        if entry is not None:
+            return now > entry.stale_at
+        return now - self._asked_at.get((model, version), -UNKNOWN_SECONDS) >= UNKNOWN_SECONDS
+
+    def ask(self, model: str, version: str) -> None:
+        """Ask in the background."""
+        self._fetch(model, version)
 
     async def get(self, model: str, version: str) -> ModelSignature:
         """What is known, else what the server says; version "" is the server's own choice.
@@ -80,9 +107,20 @@ class Signatures:
 
     def invalidate(self, model: str) -> None:
         """Forget every version of a model: it was loaded or unloaded. A fetch under way no longer counts."""
-        for known in (self._entries, self._fetches):
+        found = False
+        for known in (self._entries, self._fetches, self._asked_at):
             for key in [key for key in known if key[0] == model]:
+                found = True
                 del known[key]
+        if found:
+            self._on_change()
+
+    def invalidate_all(self) -> None:
+        """Forget everything: it is another server now."""
+        self._entries.clear()
+        self._fetches.clear()
+        self._asked_at.clear()
+        self._on_change()
 
     async def close(self) -> None:
         """End the fetches under way."""
@@ -107,18 +145,31 @@ class Signatures:
         del self._fetches[key]
         entry = self._entries.get(key)
         if isinstance(error, NotFound):
-            self._entries.pop(key, None)
+            self._asked(key, task.get_loop().time())
+            if self._entries.pop(key, None) is not None:
+                self._on_change()
         elif task.cancelled() or error is not None:
             if entry is not None:
                 entry.stale_at = task.get_loop().time() + RETRY_SECONDS
+            else:
+                self._asked(key, task.get_loop().time())
         else:
             signature = task.result()
             if entry is not None and entry.signature == signature:
                 signature = entry.signature
             self._entries.pop(key, None)
             self._entries[key] = _Entry(signature, task.get_loop().time())
+            self._asked_at.pop(key, None)
             while len(self._entries) > MAX_ENTRIES:
                 del self._entries[next(iter(self._entries))]
+            if entry is None:
+                self._on_change()
+
+    def _asked(self, key: tuple[str, str], now: float) -> None:
+        self._asked_at.pop(key, None)
+        self._asked_at[key] = now
+        while len(self._asked_at) > MAX_ENTRIES:
+            del self._asked_at[next(iter(self._asked_at))]
 
     async def _ask(self, model: str, version: str) -> ModelSignature:
         metadata = await self._page(model, version, "")

@@ -1,44 +1,125 @@
 """One upstream of the settings: one model server or several replicas of it, seen as one.
 
 Contract: callers ask an upstream and never a replica, save where the answer is each replica's own
-(`replicas`). A call goes to one replica that has the model version. What the server answers with an error is
-`UpstreamAnswered`, in its words. Nothing here knows routes, callers or policy.
+(`replicas`) or a stream is opened (`pick_for`). A call goes to one replica that has the model version; a sequence
+to the one that has its state. What the server answers with an error is `UpstreamAnswered`, in its words. Nothing
+here knows routes, callers or policy.
+
+A single replica is always the one: whether it answers is found out by asking it. Of several, those serve that are
+up and known to have the model version. When none of these is up, one that had it is tried all the same (as in
+Envoy's panic, but only when nothing healthy is left): at worst the client hears of the failure that it would have
+been told anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Sequence
 
 from gateway import settings
-from gateway.upstream.events import Counters
+from gateway.errors import NotFound, SequenceLost, TidegateError, Unreachable
+from gateway.routing.pins import MemoryPins, Pins
+from gateway.routing.sequences import sequence_id
+from gateway.tls import ClientFiles
+from gateway.upstream import attempts
+from gateway.upstream.attempts import CallPlan, allowed
+from gateway.upstream.choose import choose, warmed
+from gateway.upstream.events import Counters, Silent
 from gateway.upstream.grpc_stream import ModelStream
 from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
-from gateway.upstream.pool import Headers
-from gateway.upstream.replica import LEARN_TIMEOUT, Capabilities, Replica
+from gateway.upstream.lives import Lives
+from gateway.upstream.members import Members
+from gateway.upstream.pool import NOT_REACHED, Headers
+from gateway.upstream.replica import LEARN_TIMEOUT, Capabilities, Replica, Restore
+from gateway.upstream.sequences import LOST, SequencePins, not_started
+from gateway.upstream.tls import UpstreamTls
 from gateway.wire.types import Buffer, InferAnswer, InferCall
 from gateway.wire.validate import ModelSignature
+
+MOST_WANTED = 1024
+"""Models and versions that are looked after on every replica; beyond, the one asked for longest ago is not."""
 
 
 class Upstream:
     """All replicas under one name of the settings."""
 
-    def __init__(self, name: str, config: settings.Upstream, *, counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: settings.Upstream,
+        *,
+        counters: Counters | None = None,
+        tls: ClientFiles | None = None,
+        pins: Pins | None = None,
+        lives: Lives | None = None,
+        previous: Upstream | None = None,
+    ) -> None:
+        """`pins`, `lives`: shared by the workers; `previous`: of the settings before, whose replicas go over."""
         self.name = name
         self.settings = config
-        several = config.replicas or (settings.ReplicaAddress(http=config.http or "", grpc=config.grpc),)
-        self.replicas: tuple[Replica, ...] = tuple(
-            Replica(name, one.http, one.grpc, config, counters=counters) for one in several
+        self._tls = None if tls is None else UpstreamTls(tls)
+        self.resilience = attempts.Resilience(name, config, counters or Silent())
+        self._counters = counters or Silent()
+        self._sequences = SequencePins(name, MemoryPins() if pins is None else pins)
+        self._wanted: dict[tuple[str, str], None] = {}
+        self._having: dict[tuple[str, str], list[Replica]] = {}
+        self._only: Replica | None = None
+        self._cold_until = 0.0
+        self._was_ready = False
+        self.members: Members = Members(
+            name,
+            config,
+            self._changed,
+            counters=counters,
+            tls=self._tls,
+            lives=lives,
+            previous=None if previous is None else previous.members,
         )
+        self.members.wanted = self.wanted
+        self._changed()
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All that there are now, in the order of the settings or of their addresses."""
+        return self.members.replicas
+
+    def restore_with(self, restore: Restore) -> None:
+        """What a replica is brought to before it gets traffic. Call it before `start`."""
+        self.members.restore = restore
+
+    def wanted(self) -> tuple[tuple[str, str], ...]:
+        """(model, version) that callers ask for."""
+        return tuple(self._wanted)
+
+    def _changed(self) -> None:
+        """A replica came, went, rose, fell, or has other models."""
+        replicas = self.members.replicas
+        self._having.clear()
+        self._only = replicas[0] if len(replicas) == 1 else None
+        usable = [replica for replica in replicas if replica.usable]
+        self.resilience.ejection.members = [replica.outlier for replica in usable]
+        self._cold_until = max((replica.warm_at for replica in usable), default=0.0)
+        if bool(usable) != self._was_ready:
+            self._was_ready = bool(usable)
+            self._counters.on_event("up" if usable else "down", upstream=self.name)
+
+    def renew_tls(self, files: ClientFiles | None) -> None:
+        """Other certificates, for the connections to come; calls under way keep theirs."""
+        if self._tls is not None and files is not None and files != self._tls.files:
+            self._tls = self.members.tls = UpstreamTls(files)
+            for replica in self.replicas:
+                replica.renew(self._tls)
 
     async def start(self) -> None:
         """Look once at every replica, then regularly. Never fails: a server may come later."""
-        await asyncio.gather(*(replica.start() for replica in self.replicas))
+        await self.members.start()
 
-    async def close(self, drain: float = 0.0) -> None:
-        """Let calls under way finish within `drain` seconds, then end them."""
-        await asyncio.gather(*(replica.close(drain) for replica in self.replicas))
+    async def close(self, drain: float = 0.0, *, keep: Upstream | None = None) -> None:
+        """Let calls under way finish within `drain` seconds, then end them; replicas of `keep` go on."""
+        await self.members.close(drain, () if keep is None else keep.replicas)
 
     def ready(self) -> bool:
         """Whether some replica answered as ready when it was last asked."""
@@ -46,30 +127,162 @@ class Upstream:
 
     @property
     def capabilities(self) -> Capabilities | None:
-        """What the replicas say of themselves; None until one answered."""
-        return self.replicas[0].capabilities
+        """What the first replica that has answered says of itself; None until one did."""
+        return next((one.capabilities for one in self.replicas if one.capabilities is not None), None)
 
     @property
     def has_grpc(self) -> bool:
         """Whether it has a gRPC address."""
-        return self.replicas[0].has_grpc
+        return any(replica.has_grpc for replica in self.replicas)
+
+    # -- what models take ------------------------------------------------------------------------------------
 
     def known_signature(self, model: str, version: str = "") -> ModelSignature | None:
         """What is known of a model without asking; None: nothing yet."""
-        return self.replicas[0].known_signature(model, version)
+        if self._only is not None:
+            return self._only.known_signature(model, version)
+        for replica in self._having.get((model, version)) or self._candidates(model, version):
+            known = replica.known_signature(model, version)
+            if known is not None:
+                return known
+        return None
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:
-        """What a model takes and gives. Raises NotFound and the errors of `Signatures.get`."""
-        return await self.replicas[0].signature(model, version)
+        """What a model takes and gives, from the replica that says so first; all are asked.
+
+        Raises NotFound when every replica that answers does not have it, and the errors of `Signatures.get`.
+        """
+        if self._only is not None:
+            return await self._only.signature(model, version)
+        loop = asyncio.get_running_loop()
+        asked = [one for one in self.replicas if one.usable] or list(self.replicas)
+        asking = {loop.create_task(one.signature(model, version)) for one in asked}
+        failures: list[TidegateError] = []
+        try:
+            while asking:
+                done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    failure = task.exception()
+                    if failure is None:
+                        return task.result()
+                    if not isinstance(failure, TidegateError):
+                        raise failure
+                    failures.append(failure)
+        finally:
+            for task in asking:
+                task.add_done_callback(_looked_at)  # the fetches themselves go on, for the next calls
+        # Of one that answers and cannot say, it is not known that it lacks the model.
+        unclear = [failure for failure in failures if not isinstance(failure, NotFound)]
+        raise next(iter(unclear or failures), Unreachable(NOT_REACHED, sent=False))
 
     async def fresh_signature(self, model: str, version: str = "") -> ModelSignature:
         """The same, asked anew; the same object as before when nothing has changed."""
-        return await self.replicas[0].fresh_signature(model, version)
+        if self._only is not None:
+            return await self._only.fresh_signature(model, version)
+        asked = list(self._having.get((model, version)) or self._candidates(model, version))
+        if not asked:
+            raise Unreachable(NOT_REACHED, sent=False)
+        found = await asyncio.gather(*(one.fresh_signature(model, version) for one in asked), return_exceptions=True)
+        for each in found:
+            if isinstance(each, ModelSignature):
+                return each
+        assert isinstance(found[0], BaseException)
+        raise found[0]
 
     def forget_model(self, model: str) -> None:
         """It was loaded, unloaded or replaced."""
         for replica in self.replicas:
             replica.forget_model(model)
+
+    # -- which replica ---------------------------------------------------------------------------------------
+
+    def pick(self, model: str, version: str = "", exclude: Sequence[Replica] = ()) -> Replica:
+        """A replica for one call that has the model version, if possible none of `exclude`. Counts nothing.
+
+        Raises:
+            Unreachable: there is none at all (a DNS name without addresses).
+        """
+        only = self._only
+        if only is not None:
+            return only
+        having = self._having.get((model, version)) or self._candidates(model, version)
+        if exclude:
+            having = [one for one in having if one not in exclude] or having
+        if not having:
+            raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
+        now = time.monotonic()
+        warm = warmed(having, now, random.random) if self._cold_until > now else having
+        chosen = choose(warm, random.random)
+        if allowed(chosen, model, now):
+            return chosen
+        # When all are left alone just now, the one drawn says so.
+        rest = [one for one in having if allowed(one, model, now)]
+        return choose(rest, random.random) if rest else chosen
+
+    def pick_for(self, call: InferCall, model: str, version: str, plan: CallPlan | None = None) -> Replica:
+        """The replica of the call's sequence, pinned by it; else any.
+
+        Raises:
+            SequenceLost: the replica that has its state is gone.
+            UpstreamAnswered: the sequence was never started.
+            Unreachable: as `pick`.
+        """
+        parameters = call.parameters
+        if "sequence_id" not in parameters:
+            return self.pick(model, version)
+        key = self._sequences.key(model, version, parameters)
+        if not key:
+            return self.pick(model, version)
+        if plan is not None and plan.sequence is None:
+            plan.sequence = sequence_id(parameters)
+        begins = parameters.get("sequence_start") is True
+        try:
+            replica = self._sequences.holder(key, self.replicas, begins=begins)
+        except SequenceLost:
+            self._counters.on_event("sequence_lost", upstream=self.name)
+            raise
+        if replica is None:
+            if not begins and self._only is None:
+                signature = self.known_signature(model, version)
+                if signature is not None and signature.sequences:
+                    raise not_started(parameters["sequence_id"], model)
+                having = self._having.get((model, version)) or self._candidates(model, version)
+                replica = having[key % len(having)] if having else self.pick(model, version)
+            else:
+                replica = self.pick(model, version)
+        self._sequences.pin(key, replica, ends=parameters.get("sequence_end") is True)
+        return replica
+
+    def broke(self, call: InferCall, model: str, version: str, error: TidegateError) -> TidegateError:
+        """A call failed on its way: what its client is told. A sequence is lost with a broken connection."""
+        if not isinstance(error, Unreachable) or not (key := self._sequences.key(model, version, call.parameters)):
+            return error
+        if not error.sent and call.parameters.get("sequence_start") is True:
+            return error  # nothing of it has begun
+        if error.sent:
+            self._sequences.lose(key)
+        elif self._only is None or not self._only.usable:
+            pass  # its replica has fallen: the next call is told so by its life
+        self._counters.on_event("sequence_lost", upstream=self.name)
+        return SequenceLost(LOST, detail=error.detail)
+
+    def _candidates(self, model: str, version: str) -> list[Replica]:
+        """Those that may serve; kept until something changes."""
+        key = (model, version)
+        there = [one for one in self.replicas if not one.draining]
+        having = [one for one in there if one.has(model, version)]
+        if having:
+            self._wanted.pop(key, None)
+            self._wanted[key] = None
+            if len(self._wanted) > MOST_WANTED:
+                del self._wanted[next(iter(self._wanted))]
+        found = [one for one in having if one.usable] or having or [one for one in there if one.usable] or there
+        if len(self._having) >= MOST_WANTED:
+            self._having.clear()
+        self._having[key] = found
+        return found
+
+    # -- calls -----------------------------------------------------------------------------------------------
 
     async def infer(
         self,
@@ -79,9 +292,41 @@ class Upstream:
         version: str = "",
         headers: Sequence[tuple[str, str]] = (),
         timeout: float,
+        plan: CallPlan | None = None,
     ) -> InferAnswer:
-        """One inference; see `Replica.infer`."""
-        return await self.replicas[0].infer(call, model=model, version=version, headers=headers, timeout=timeout)
+        """One inference by one of the replicas; see `attempts.run`."""
+        if plan is None:
+            plan = CallPlan()
+        if self._only is None and self.known_signature(model, version) is None:
+            await self.signature(model, version)  # shadows come without it
+        if "sequence_id" not in call.parameters:
+            return await attempts.run(
+                self, call, model=model, version=version, headers=headers, timeout=timeout, plan=plan
+            )
+        return await self._infer_in_sequence(call, model, version, headers, timeout, plan)
+
+    async def _infer_in_sequence(
+        self,
+        call: InferCall,
+        model: str,
+        version: str,
+        headers: Sequence[tuple[str, str]],
+        timeout: float,
+        plan: CallPlan,
+    ) -> InferAnswer:
+        over = time.monotonic() + timeout
+        for left in range(len(self.replicas), 0, -1):
+            try:
+                return await attempts.run(
+                    self, call, model=model, version=version, headers=headers, timeout=timeout, plan=plan
+                )
+            except Unreachable as error:
+                told = self.broke(call, model, version, error)
+                timeout = over - time.monotonic()
+                # One that begins, and of which nothing was sent, may begin elsewhere.
+                if isinstance(told, SequenceLost) or error.sent or left == 1 or timeout <= 0:
+                    raise told from None
+        raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
 
     async def control(
         self,
@@ -92,7 +337,7 @@ class Upstream:
         timeout: float = LEARN_TIMEOUT,
     ) -> Response:
         """Any other page of one replica, passed through."""
-        return await self.replicas[0].control(method, target, headers, body, timeout)
+        return await self._one().control(method, target, headers, body, timeout)
 
     async def stream_generate(
         self,
@@ -105,20 +350,70 @@ class Upstream:
         page: str = "generate_stream",
     ) -> Stream:
         """Triton's generate extension of one replica; see `Replica.stream_generate`."""
-        return await self.replicas[0].stream_generate(
+        return await self._one().stream_generate(
             body, model=model, version=version, headers=headers, timeout=timeout, page=page
         )
 
+    async def open_generate(
+        self,
+        call: InferCall,
+        body: Buffer,
+        *,
+        model: str,
+        version: str = "",
+        headers: Sequence[tuple[str, str]] = (),
+        timeout: float,
+        page: str,
+    ) -> tuple[Replica, Stream]:
+        """A generate call and the replica that serves it, whose `in_flight` counts it: the caller takes it off.
+
+        Tried on another replica while nothing was sent. Errors are those of `Replica.stream_generate` and of
+        `pick_for`; `timeout` in seconds, for the head and between two chunks.
+        """
+        if self._only is None and self.known_signature(model, version) is None:
+            await self.signature(model, version)
+        tried: list[Replica] = []
+        while True:
+            replica = self.pick(model, version, tried) if tried else self.pick_for(call, model, version)
+            replica.in_flight += 1
+            try:
+                return replica, await replica.stream_generate(
+                    body, model=model, version=version, headers=headers, timeout=timeout, page=page
+                )
+            except Unreachable as error:
+                replica.in_flight -= 1
+                tried.append(replica)
+                again = not error.sent and sequence_id(call.parameters) is None and len(tried) < len(self.replicas)
+                if not again:
+                    raise self.broke(call, model, version, error) from None
+            except BaseException:  # whatever ends it, it is not under way any more
+                replica.in_flight -= 1
+                raise
+
     async def leave(self, stream: Stream) -> None:
         """The client of a stream went early."""
-        await self.replicas[0].leave(stream)
+        await self._one().leave(stream)
 
     async def unary(
         self, method: str, request: bytes, *, metadata: Sequence[tuple[str, str]] = (), timeout: float
     ) -> bytes:
         """One gRPC call of one replica, bytes in and out; see `GrpcChannel.unary`."""
-        return await self.replicas[0].unary(method, request, metadata=metadata, timeout=timeout)
+        return await self._one().unary(method, request, metadata=metadata, timeout=timeout)
 
     def open_stream(self, *, metadata: Sequence[tuple[str, str]] = ()) -> ModelStream:
         """A `ModelStreamInfer` stream to one replica; see `Replica.open_stream`."""
-        return self.replicas[0].open_stream(metadata=metadata)
+        return self._one().open_stream(metadata=metadata)
+
+    def _one(self) -> Replica:
+        """One that answers, for what is the same everywhere."""
+        for replica in self.replicas:
+            if replica.usable:
+                return replica
+        if not self.replicas:
+            raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
+        return self.replicas[0]
+
+
+def _looked_at(task: asyncio.Task[ModelSignature]) -> None:
+    if not task.cancelled():
+        task.exception()

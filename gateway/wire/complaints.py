@@ -12,14 +12,25 @@ from typing import Any, Final
 import msgspec
 
 from gateway.errors import BadRequest
-from gateway.wire.types import Buffer
+from gateway.wire.types import MAX_RANK, Buffer
 
 NOT_UNSIGNED: Final = "attempt to access JSON non-unsigned-integer as unsigned-integer"
 NOT_BOOLEAN: Final = "attempt to access JSON non-boolean as boolean"
 NOT_STRING: Final = "attempt to access JSON non-string as string"
 NOT_ARRAY: Final = "attempt to access JSON non-array as array"
 SHAPE: Final = f"Unable to parse 'shape': {NOT_UNSIGNED}"
+RANK: Final = f"Unable to parse 'shape': more than {MAX_RANK} dimensions"
 RESERVED: Final = "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+
+
+def too_many(limit: int) -> BadRequest:
+    """More inputs and outputs than `limits.tensors`."""
+    return BadRequest(f"the request has more than {limit} inputs and outputs")
+
+
+def named(error: BadRequest, kind: str, name: str) -> BadRequest:
+    """The same complaint, which names the tensor: Triton's words do not always."""
+    return error if name in error.message else BadRequest(f"{error.message} ({kind} '{name[:100]}')")
 
 
 def content_type(*, has_data: bool, parameters: dict[str, Any]) -> str:
@@ -54,7 +65,7 @@ def of_request(envelope: Buffer, fallback: str) -> BadRequest:
     if not isinstance(root, dict):
         return BadRequest(f"Unable to parse 'inputs': {_missing('inputs')}")
     complaint = _of_root(root) or _of_list(root, "inputs", _of_input) or _of_list(root, "outputs", _of_output)
-    return BadRequest(complaint or f"failed to parse the request JSON buffer: {fallback}")
+    return BadRequest(complaint or f"failed to parse the request JSON buffer: {fallback[:200]}")
 
 
 def _missing(key: str) -> str:
@@ -86,7 +97,8 @@ def _of_list(root: dict[str, Any], key: str, judge: Any) -> str | None:
     for item in items:
         complaint = judge(item if isinstance(item, dict) else {})
         if complaint is not None:
-            return str(complaint)
+            name = item.get("name") if isinstance(item, dict) else None
+            return named(BadRequest(complaint), key[:-1], name).message if isinstance(name, str) else str(complaint)
     return None
 
 

@@ -17,8 +17,11 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from gateway.errors import BadGateway, BadRequest
+from gateway.wire.complaints import too_many
 from gateway.wire.tensors import DATATYPES, data_of
 from gateway.wire.types import (
+    MAX_RANK,
+    MAX_TENSORS,
     Buffer,
     InferAnswer,
     InferCall,
@@ -35,6 +38,8 @@ LARGE: Final = 16 * 1024
 
 _RAW_INPUT: Final = 7 << 3 | 2  # tag of ModelInferRequest.raw_input_contents
 _RAW_OUTPUT: Final = b"\x32"  # tag of ModelInferResponse.raw_output_contents: 6 << 3 | 2
+_MOST_FIELDS: Final = 256 * 1024
+"""Top-level fields of one message: inputs, raw contents, outputs and parameters, however high `limits.tensors`."""
 _EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 _INT64: Final = range(-(2**63), 2**63)
 _UINT64: Final = 2**64
@@ -73,8 +78,14 @@ def parse_request(message: bytes | memoryview) -> tuple[Any, list[Buffer] | None
     return request, raw
 
 
-def from_message(request: Any, raw: list[Buffer] | None = None) -> InferCall:
-    """A `ModelInferRequest` object; `raw` replaces its `raw_input_contents` when they were cut out."""
+def from_message(request: Any, raw: list[Buffer] | None = None, tensors: int = MAX_TENSORS) -> InferCall:
+    """A `ModelInferRequest` object; `raw` replaces its `raw_input_contents` when they were cut out.
+
+    Raises:
+        BadRequest: against Triton's rules, or more than `tensors` inputs and outputs (`limits.tensors`).
+    """
+    if len(request.inputs) + len(request.outputs) > tensors or len(request.raw_input_contents) > tensors:
+        raise too_many(tensors)
     if raw is None:
         raw = list(request.raw_input_contents)
     call = InferCall(
@@ -99,6 +110,8 @@ def from_message(request: Any, raw: list[Buffer] | None = None) -> InferCall:
 
 def _input(item: Any, model: str, raw: list[Buffer], unread: Iterator[Buffer]) -> InputTensor:
     """One input; it takes the next of the raw contents unless it is typed or lies in shared memory."""
+    if len(item.shape) > MAX_RANK:  # before they become Python's numbers, which take eight times the room
+        raise BadRequest(f"invalid shape for input '{item.name}': more than {MAX_RANK} dimensions")
     tensor = InputTensor(name=item.name, datatype=item.datatype, shape=list(item.shape))
     if tensor.datatype not in DATATYPES:
         raise BadRequest(f"invalid datatype for input {tensor.name}")
@@ -127,7 +140,11 @@ def _input(item: Any, model: str, raw: list[Buffer], unread: Iterator[Buffer]) -
 
 
 def _cut_raw(message: memoryview) -> tuple[bytes, list[Buffer]] | None:
-    """The message without its raw inputs, and those; None when it is not in the usual form."""
+    """The message without its raw inputs, and those; None when it is not in the usual form.
+
+    Raises:
+        BadRequest: more fields than any request has. Each costs time here, and protobuf sixteen bytes.
+    """
     raw: list[Buffer] = []
     rest: list[memoryview] = []
     size = len(message)
@@ -154,6 +171,8 @@ def _cut_raw(message: memoryview) -> tuple[bytes, list[Buffer]] | None:
             else:
                 rest.append(message[at:end])
             at = end
+            if len(raw) + len(rest) > _MOST_FIELDS:
+                raise BadRequest(f"the request message has more than {_MOST_FIELDS} fields")
     except IndexError:
         return None
     return b"".join(rest), raw

@@ -5,7 +5,7 @@ Contract: see `wire.http`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,8 @@ from gateway.wire.tensors import NO_JSON, data_of, to_json
 from gateway.wire.types import Buffer, InferAnswer, InferCall, OutputTensor, Param, SharedMemory
 from kernels.tensors import scan_json
 
+# Others could not be written again.
+_Dimension: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _FRAMING: Final = frozenset(
     {"binary_data_size", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"}
 )
@@ -23,7 +25,7 @@ _FRAMING: Final = frozenset(
 class _Tensor(msgspec.Struct, gc=False):
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[_Dimension]
     parameters: dict[str, Any] | None = None
     data: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -65,15 +67,7 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
     if header_length is not None and not 0 < header_length <= size:
         raise BadGateway("the model server's answer could not be read", detail=f"IHCL {header_length} of {size}")
     head: Buffer = whole if header_length is None else whole[:header_length]
-    spans: list[tuple[int, int]] = []
-    try:
-        text = bytes(head) if header_length is not None else b""
-        # A binary answer needs no second look, unless it may hold tensor data: `data` written out or escaped.
-        if header_length is None or b'"data"' in text or b"\\" in text:
-            spans = scan_json(head, MAX_DEPTH, b"outputs")
-        answer = _decoder.decode(cut(head, spans) if spans else head)
-    except ValueError as error:  # msgspec's and Unicode errors are ValueErrors too
-        raise BadGateway("the model server's answer could not be read", detail=str(error)) from None
+    answer, spans = _read_head(head, binary=header_length is not None)
     offset = len(head)
     outputs = []
     for item in answer.outputs:
@@ -102,6 +96,19 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
         parameters=_scalars(answer.parameters) if answer.parameters else {},
         outputs=outputs,
     )
+
+
+def _read_head(head: Buffer, *, binary: bool) -> tuple[_Answer, list[tuple[int, int]]]:
+    """The JSON part, and where in it the tensors' data stand."""
+    spans: list[tuple[int, int]] = []
+    try:
+        text = bytes(head) if binary else b""
+        # A binary answer needs no second look, unless it may hold tensor data: `data` written out or escaped.
+        if not binary or b'"data"' in text or b"\\" in text:
+            spans = scan_json(head, MAX_DEPTH, b"outputs")
+        return _decoder.decode(cut(head, spans) if spans else head), spans
+    except ValueError as error:  # msgspec's and Unicode errors are ValueErrors too
+        raise BadGateway("the model server's answer could not be read", detail=str(error)) from None
 
 
 def _scalars(parameters: dict[str, Any]) -> dict[str, Param]:

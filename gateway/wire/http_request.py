@@ -13,7 +13,16 @@ from gateway.errors import BadRequest
 from gateway.wire import complaints
 from gateway.wire.json_text import MAX_DEPTH, OutTensor, cut, encode, put_shared_memory
 from gateway.wire.tensors import DATATYPES, data_of, to_json
-from gateway.wire.types import Buffer, InferCall, InputTensor, OutputRequest, Param, SharedMemory
+from gateway.wire.types import (
+    MAX_RANK,
+    MAX_TENSORS,
+    Buffer,
+    InferCall,
+    InputTensor,
+    OutputRequest,
+    Param,
+    SharedMemory,
+)
 from kernels.tensors import scan_json
 
 IHCL_MAX: Final = 2**31 - 1
@@ -77,7 +86,9 @@ def parse_header_length(text: str | None, body_size: int) -> int | None:
     return value
 
 
-def decode_request(body: Buffer, header_length: int | None, model: str, version: str) -> InferCall:
+def decode_request(
+    body: Buffer, header_length: int | None, model: str, version: str, tensors: int = MAX_TENSORS
+) -> InferCall:
     """An inference request.
 
     Args:
@@ -85,6 +96,7 @@ def decode_request(body: Buffer, header_length: int | None, model: str, version:
         header_length: Inference-Header-Content-Length, as `parse_header_length` gave it.
         model: the model's name in the address.
         version: the version in the address, "" for none.
+        tensors: most inputs and outputs (`limits.tensors`).
 
     Returns:
         The call; `data` of its inputs are views of `body`.
@@ -107,22 +119,38 @@ def decode_request(body: Buffer, header_length: int | None, model: str, version:
         spans = scan_json(head, MAX_DEPTH, b"inputs")
     except ValueError as error:
         raise BadRequest(f"failed to parse the request JSON buffer: {error}") from None
-    envelope = cut(head, spans) if spans else head
-    try:
-        request = _decoder.decode(envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise complaints.of_request(envelope, str(error)) from None
+    request = _envelope(head, spans, tensors)
     call = InferCall(model=model, version=version, id=request.id)
     if request.parameters is not msgspec.UNSET:
         _take_parameters(call, request.parameters)
     source = _Source(whole, spans, len(head), model)
     for item in request.inputs:
-        call.inputs.append(_input(item, source))
+        try:
+            call.inputs.append(_input(item, source))
+        except BadRequest as error:
+            raise complaints.named(error, "input", item.name) from None
     if source.offset != size:
         raise BadRequest(f"unexpected additional input data for model '{model}'")
     for output in request.outputs:
-        call.outputs.append(_output_request(output))
+        try:
+            call.outputs.append(_output_request(output))
+        except BadRequest as error:
+            raise complaints.named(error, "output", output.name) from None
     return call
+
+
+def _envelope(head: Buffer, spans: list[tuple[int, int]], tensors: int) -> _Request:
+    """All but the tensors; how many there are is judged before any of them is looked at."""
+    if len(spans) > tensors:
+        raise complaints.too_many(tensors)
+    envelope = cut(head, spans) if spans else head
+    try:
+        request = _decoder.decode(envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise complaints.of_request(envelope, str(error)) from None
+    if len(request.inputs) + len(request.outputs) > tensors:
+        raise complaints.too_many(tensors)
+    return request
 
 
 class _Source(msgspec.Struct, gc=False):
@@ -137,6 +165,8 @@ class _Source(msgspec.Struct, gc=False):
 
 
 def _input(item: _Input, source: _Source) -> InputTensor:
+    if len(item.shape) > MAX_RANK:
+        raise BadRequest(complaints.RANK)
     for dim in item.shape:
         if dim.__class__ is not int or dim < 0:
             raise BadRequest(complaints.SHAPE)
@@ -249,7 +279,7 @@ def _output_request(output: _Output) -> OutputRequest:
 
 
 def encode_request(
-    call: InferCall, *, want_binary: bool = True, binary_input: bool = True
+    call: InferCall, *, want_binary: bool = True, binary_input: bool = True, timeout: int = 0
 ) -> tuple[int | None, list[Buffer]]:
     """The call as a body for an upstream.
 
@@ -257,6 +287,7 @@ def encode_request(
         call: its inputs hold `data`, `shm`, or (sent on as they came) `json`.
         want_binary: ask for all outputs as binary.
         binary_input: send inputs as binary. With False for both the body is plain OIP JSON.
+        timeout: microseconds that are left, sent as the request's `timeout` where its own is not smaller; 0: unsaid.
 
     Returns:
         IHCL, None when there is no binary part, and the parts of the body in order.
@@ -278,6 +309,8 @@ def encode_request(
         request.outputs = [_encode_output(output, want_binary) for output in call.outputs]
     elif want_binary:
         parameters["binary_data_output"] = True
+    if timeout and not 0 < parameters.get("timeout", 0) <= timeout:  # type: ignore[operator]  # a number, decoded so
+        parameters["timeout"] = timeout
     if parameters:
         request.parameters = parameters
     head = encode(request)

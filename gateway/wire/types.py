@@ -7,12 +7,17 @@ and of Triton's extensions to it.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 Param: TypeAlias = str | int | float | bool
 """A request or response parameter: OIP's string, int64/uint64, double or bool."""
+
+MAX_TENSORS: Final = 4096
+"""Inputs and outputs of one request when nobody says another number (`limits.tensors`)."""
+MAX_RANK: Final = 100
+"""Dimensions of a shape; as deep as JSON may nest (a model's inputs have 8 at most in practice)."""
 
 Buffer: TypeAlias = bytes | memoryview
 """Raw tensor bytes: little-endian, row-major; BYTES as 4-byte little-endian length + content, repeated."""

@@ -62,6 +62,10 @@ class ModelSignature(msgspec.Struct, frozen=True):
     known: bool = True
     """False: the server lists no tensors (as MLServer may); then calls are only checked against
     themselves."""
+    sequences: bool = False
+    """Triton's sequence batcher keeps the state of sequences."""
+    heeds_timeout: bool = False
+    """A queue policy of the model takes the request's `timeout`; all others only show it to the model."""
 
     @classmethod
     def from_triton(cls, metadata: dict[str, Any], config: dict[str, Any] | None = None) -> ModelSignature:
@@ -90,6 +94,8 @@ class ModelSignature(msgspec.Struct, frozen=True):
             max_batch_size=int(config.get("max_batch_size", 0)),
             decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
             known=bool(inputs),
+            sequences="sequence_batching" in config,
+            heeds_timeout=_heeds_timeout(config.get("dynamic_batching") or {}),
         )
 
 
@@ -108,6 +114,12 @@ def _signatures(tensors: list[dict[str, Any]] | None, config: dict[str, Any]) ->
             reshaped="reshape" in extra,
         )
     return found
+
+
+def _heeds_timeout(batching: dict[str, Any]) -> bool:
+    """Whether some queue policy has `allow_timeout_override`: a request may then wait for less, never for longer."""
+    policies = [batching.get("default_queue_policy"), *(batching.get("priority_queue_policy") or {}).values()]
+    return any(policy and policy.get("allow_timeout_override") for policy in policies)
 
 
 def check(call: InferCall, signature: ModelSignature) -> None:

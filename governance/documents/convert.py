@@ -155,6 +155,13 @@ class _Converter:
             if "\0" in text:
                 return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
             return self.base / text
+        if name == "path-or-url":
+            text = self.scalar(node, inspect.StrType(min_length=1), place)
+            if not isinstance(text, str):
+                return _BAD
+            if "\0" in text:
+                return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
+            return text if text.startswith(("http://", "https://")) else str(self.base / text)
         reader = self.forms.readers.get(name) if isinstance(name, str) else None
         if reader is None:
             return self.convert(node, kind.type, place)

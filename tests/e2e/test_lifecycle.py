@@ -103,9 +103,11 @@ def grpc_health(address: str, what: str) -> bool:
 
 
 def test_it_is_ready_only_while_an_upstream_answers(gateway, triton):
-    port = free_ports(1)[0]
-    relay = Relay(port, triton.http)
-    one = gateway(f"upstreams: {{triton: {{http: 127.0.0.1:{port}, grpc: {triton.grpc}}}}}", wait="live")
+    # Both ports: inference may travel over either.
+    ports = free_ports(2)
+    relays = [Relay(port, target) for port, target in zip(ports, (triton.http, triton.grpc), strict=True)]
+    addresses = f"http: 127.0.0.1:{ports[0]}, grpc: 127.0.0.1:{ports[1]}"
+    one = gateway(f"upstreams: {{triton: {{{addresses}}}}}", wait="live")
 
     def not_ready() -> None:
         assert one.get("/healthz").status == 200
@@ -121,18 +123,22 @@ def test_it_is_ready_only_while_an_upstream_answers(gateway, triton):
             assert ask(made, message("identity_fp32", fp32())).code == "UNAVAILABLE"
 
     not_ready()
-    relay.open()
+    for relay in relays:
+        relay.open()
     one.wait_ready(5)
     assert one.get("/v2/health/ready").status == 200
     assert grpc_health(one.grpc, "ready")
     assert one.post("/v2/models/identity_fp32/infer", fp32()).status == 200
-    relay.shut()
+    for relay in relays:
+        relay.shut()
     until(lambda: one.get("/readyz").status == 503, 5)
     not_ready()
-    relay.open()
+    for relay in relays:
+        relay.open()
     one.wait_ready(5)
     assert one.post("/v2/models/identity_fp32/infer", fp32()).status == 200
-    relay.shut()
+    for relay in relays:
+        relay.shut()
     assert one.stop() == 0
     assert "Traceback" not in one.log.read_text()
 
@@ -346,7 +352,7 @@ def in_flight_of(one, slot: int) -> int:
     """Requests in flight of one worker, by the limits table."""
     from gateway.admission.limit_table import FILE, IN_FLIGHT, LimitTable
 
-    table = LimitTable(one.folder / "state" / "run" / FILE, 3)
+    table = LimitTable(one.folder / "state" / "run" / FILE, 6)
     try:
         return table.words.load(table.row("public") + IN_FLIGHT + slot)
     finally:

@@ -264,6 +264,14 @@ def cause_unreachable(gate):
     judged(errors.Unreachable, error=grpc_stream(gate, slow_message("dead")))
 
 
+def cause_circuit_open(gate):
+    """A model whose server refused all of five calls in a row."""
+    end = time.monotonic() + 30
+    while "left alone" not in (reply := http_infer(gate, "dead")).json()["error"]:
+        assert time.monotonic() < end
+    assert reply.status == errors.CircuitOpen.status
+
+
 def cause_bad_gateway(gate):
     judged(errors.BadGateway, http_infer(gate, "garbled"), grpc_infer(gate, slow_message("garbled")))
 
@@ -279,6 +287,14 @@ def cause_defect(gate):
     """No input is known that causes one; so the answer itself, which says nothing of the cause."""
     reply = error_reply(errors.Defect("KeyError('secret')"))
     assert (reply.status, bytes(reply.body)) == (500, b'{"error":"internal error"}')
+
+
+def cause_sequence_lost(gate):
+    """Its cause, a replica that dies in the middle of a sequence, is in `test_fleet.py`; here the answer's form."""
+    error = errors.SequenceLost("the sequence's state was lost")
+    reply = error_reply(error)
+    assert (reply.status, error.code) == (503, "UNAVAILABLE")
+    assert bytes(reply.body) == b'{"error":"the sequence\'s state was lost"}'
 
 
 def cause_overloaded(gate):
@@ -303,9 +319,9 @@ def test_cause(gate, cls):
 
 
 def test_every_class_is_in_the_table():
-    """Each class of the module is answered, a base of those that are, or never reaches a client."""
+    """Each class of the module is answered, a base of those that are, answered as its base is, or never reaches a client."""
     page = errors_docs.render()
-    bases = {"TidegateError", "ClientError", "Shed", "UpstreamError", "SettingsError"}
+    bases = {"TidegateError", "ClientError", "Shed", "UpstreamError", "SettingsError", "CircuitOpen"}
     for name, member in vars(errors).items():
         if isinstance(member, type) and issubclass(member, errors.TidegateError) and name not in bases:
             assert f"| `{name}` |" in page

@@ -20,7 +20,7 @@ DIFFERS = {
     "own-codes": "a fault of the client that Triton 2.51 calls INTERNAL or UNKNOWN is INVALID_ARGUMENT",
     "not-found": "a model or version that is not there is NOT_FOUND on every page; Triton says INVALID_ARGUMENT on some",
     "oip-parameters": "OIP's uint64_param is taken; Triton 2.51 knows int64, bool, string and double",
-    "over-http": "unary calls travel to the model server over HTTP, where Triton says 400 to all of these codes",
+    "over-http": "unary calls of quick models travel over HTTP, where Triton says 400 to these codes; others over gRPC",
     "stricter": "what later versions of Triton refuse, or what 2.51 cuts or ignores, is refused",
 }
 CONTENTS = {
@@ -293,6 +293,9 @@ def test_same_as_triton(triton, shared_gateway, case):
     seen = (ours, our_answer, theirs, their_answer)
     if case.differs:
         assert case.differs in DIFFERS
+        if case.differs == "over-http":
+            assert ours in (case.code, theirs), seen
+            return
         assert ours == case.code, seen
         assert ours != theirs or ours == "INVALID_ARGUMENT", "no difference: take it out of the table"
         assert not case.says or case.says in our_answer, seen

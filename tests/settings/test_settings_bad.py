@@ -142,6 +142,7 @@ CASES = [
     ("upstreams: {t: {http: 'h:1', forward_headers: [Authorization]}}\n", 1, 48, "wrong-header", "credential"),
     ("upstreams: {t: {http: 'h:1', forward_headers: ['x:y']}}\n", 1, 48, "wrong-header", "`x:y`"),
     ("upstreams: {t: {http: 'h:1', grpc: 'h:1'}}\n", 1, 36, "same-port", "8001"),
+    ("upstreams: {t: {http: 'h:1', unary: grpc}}\n", 1, 37, "no-grpc", "needs `grpc`"),
     # contradictions
     (UP + "listen: {http: 0.0.0.0:8080}\n", 2, 16, "open-listen", "identity"),
     (UP + "listen: {grpc: 'gateway.example:8081'}\n", 2, 16, "open-listen", "127.0.0.1:8081"),
@@ -156,6 +157,8 @@ CASES = [
     (UP + f"identity: {{api_keys: [{KEY.replace('alice', 'user:alice')}]}}\n", 2, None, "wrong-name", "`alice`"),
     (UP + "identity: {anonymous: {tenant: '*'}}\n", 2, 32, "wrong-name", "name a tenant"),
     (UP + "limits: {tenants: {public: {}}}\n", 2, 20, "no-limit", "limits nothing"),
+    ("upstreams: {t: {http: '127.0.0.1:8000', concurrency: {min: 9, max: 8}}}\n", 1, 60, "wrong-value", "`max` (8)"),
+    ("upstreams: {t: {http: '127.0.0.1:8000', concurrency: {queue: 0s}}}\n", 1, 62, "wrong-value", "more than 0"),
     (UP + "limits: {tenants: {public: {burst: 5}}}\n", 2, 29, "no-limit", "`rate`"),
     (UP + "metrics: {enabled: false, listen: 127.0.0.1:9}\n", 2, 27, "contradiction", "metrics.enabled"),
     (UP + "metrics: {credentials: true}\n", 2, 11, "contradiction", "identity"),

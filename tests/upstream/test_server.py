@@ -57,7 +57,7 @@ def test_what_triton_says_of_itself(run_once, config, events):
         assert "binary_tensor_data" in known.extensions
 
     with_upstream(run_once, config, work, events)
-    assert events.names == ["up"]
+    assert events.names == ["replica_up", "up"]
 
 
 @pytest.mark.parametrize("binary", ["auto", "always", "never"])
@@ -318,8 +318,7 @@ def test_answers_that_nobody_can_read(run_once, status, body):
     against(run_once, pages, work)
 
 
-def test_readiness_follows_the_server(run_once, monkeypatch, events):
-    monkeypatch.setattr("gateway.upstream.replica.PROBE_SECONDS", 0.05)
+def test_readiness_follows_the_server(run_once):
     pages = {"/v2": (200, b'{"name":"triton","version":"2.51.0"}'), "/v2/health/ready": (400, b"")}
 
     async def work(up, server):
@@ -336,7 +335,7 @@ def test_readiness_follows_the_server(run_once, monkeypatch, events):
         await until(up.ready)
         assert not up.replicas[0].drain_streams, "another version came up"
 
-    against(run_once, pages, work)
+    against(run_once, pages, work, health=settings.Health(interval=0.05))
 
 
 def test_a_server_that_is_not_there_may_come_later(run_once):

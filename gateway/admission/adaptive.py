@@ -1,0 +1,249 @@
+"""How many requests of one model may be at the model server at once, found from what comes back.
+
+Contract: pure and synchronous; the caller hands the clock in (seconds, monotonic) and does the waiting. Every
+`enter` that did not return 0 MUST be followed by one `leave`. One limiter belongs to one worker, upstream and
+model, and outlives reloads of the settings.
+
+The method is a gradient on latency (Netflix concurrency-limits; Envoy's adaptive concurrency filter) that
+throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in the same way):
+
+- Time is cut into windows of at least `_COMPLETIONS` answers. Of each: throughput X, mean requests in flight
+  n (an integral, not a sample), and by Little's law the mean latency R = n / X. R sees a queue that grows as
+  soon as it grows; the latencies of finished requests would tell only later.
+- The unloaded latency is learned from requests that were alone in flight. It is a mean, not a minimum: for a
+  model whose latency depends on its input a minimum would be the smallest input's.
+- While R stays below `tolerance` times the unloaded latency, or within `STANDING` of it (CoDel's 5 ms: a
+  standing queue shorter than that harms nobody), nothing is limited but by `max`.
+- Beyond, and while requests in flight do not decrease (a burst that drains is no overload), the limit becomes
+  what Little's law asks for: X times the tolerated latency. Then the throughput is looked at again. If it
+  fell, the requests in flight were not a queue but made larger batches or used more instances: the limit
+  climbs back until the throughput is there, and the latency found there is tolerated from then on, fading to
+  the unloaded one over `_FADE` seconds, so that it is tried again.
+
+A pure latency gradient fails models that batch (their best throughput is at several times the unloaded
+latency). Throughput alone fails as soon as several workers share a server, since whoever sends more gets more:
+so workers tell each other theirs (`share`), and it is the sum that is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, exp
+
+from gateway.settings import AdaptiveConcurrency
+
+STANDING = 0.005
+"""Seconds of latency over the unloaded one that are no overload (RFC 8289 section 4.3, CoDel's target)."""
+
+_COMPLETIONS = 16
+"""Answers without which a window says nothing."""
+_JUDGED = 48
+"""Answers of a window in which throughputs are compared."""
+_SHORTEST, _LONGEST = 0.05, 4.0
+"""Seconds of a window; the first when it has its answers, the second when it has any at all."""
+_IDLE = 2.0
+"""A window this long with few answers means that there is no load: nothing is limited any more."""
+_LOSS = 0.07
+"""Share of the throughput that a lower limit may cost: the noise of 48 answers is as large."""
+_GAIN = 1 / 32
+"""Weight of one request in the unloaded latency, after the first 32."""
+_PATIENCE = 2
+"""Windows with less throughput after a jump that are waited out before it is taken back."""
+_CLIMB = 1.35
+_FADE = 60.0
+_WORTH = 0.9
+"""A jump by less than a tenth is not tried."""
+
+
+class Limiter:
+    """The limit of one model on one upstream, in one worker."""
+
+    __slots__ = (
+        "_alone",
+        "_area",
+        "_config",
+        "_congested",
+        "_done",
+        "_full",
+        "_last",
+        "_n_before",
+        "_patience",
+        "_samples",
+        "_settling",
+        "_share",
+        "_since",
+        "_tolerated",
+        "_until",
+        "_wanted",
+        "_x_before",
+        "_x_last",
+        "in_flight",
+        "limit",
+        "throughput",
+    )
+
+    def __init__(self, config: AdaptiveConcurrency, now: float, share: Callable[[float], float] = lambda x: x) -> None:
+        """`share`: told this worker's throughput, it returns that of all workers."""
+        self._share = share
+        self.in_flight = 0
+        self.limit = config.max
+        self.throughput = 0.0
+        """Answers a second in the last window; 0: not known."""
+        self._config = config
+        self._alone = 0.0  # latency of requests alone in flight; 0: none yet
+        self._samples = 0
+        self._tolerated = 0.0  # latency at which throughput was still gained; fades to `_alone`
+        self._congested = False  # so was the last window
+        self._settling = False  # after a jump: until those in flight fit the limit
+        self._patience = 0
+        self._x_before = self._n_before = self._x_last = 0.0  # what a jump is measured by; 0: no jump is judged
+        self._since = self._last = now
+        self._until = now + _SHORTEST
+        self._area = 0.0  # requests in flight, integrated over the window
+        self._done = 0
+        self._full = False
+        self._wanted = 0
+
+    def reload(self, config: AdaptiveConcurrency) -> None:
+        """Takes new settings; what was learned stays."""
+        free = self.limit >= self._config.max
+        self._config = config
+        self.limit = config.max if free else max(config.min, min(self.limit, config.max))
+
+    @property
+    def unloaded(self) -> float:
+        """Seconds that the model takes when nothing else is in flight; 0: not known yet."""
+        return self._alone
+
+    @property
+    def limiting(self) -> bool:
+        """Whether load has ever lowered the limit since it was last quiet."""
+        return self.limit < self._config.max
+
+    def enter(self, now: float) -> int:
+        """A request goes now: the number in flight with it, or 0: there is no room."""
+        n = self.in_flight
+        if n >= self.limit:
+            return 0
+        self._area += n * (now - self._last)
+        self._last = now
+        self.in_flight = n = n + 1
+        if n >= self.limit:
+            self._full = True
+        return n
+
+    def leave(self, place: int, began: float, now: float, answered: bool) -> None:
+        """The request that was given `place` is through.
+
+        `answered`: the model gave its result. Requests that were cancelled or timed out count as load that
+        yields nothing, which raises R: for the server they were work. So do failures, whose time says nothing:
+        a server that refuses quickly must not look like one with room.
+        """
+        n = self.in_flight
+        self._area += n * (now - self._last)
+        self._last = now
+        self.in_flight = n - 1
+        if answered:
+            self._done += 1
+            if place == 1:
+                samples = self._samples = self._samples + 1
+                gain = 1 / samples if samples < 32 else _GAIN
+                self._alone += (now - began - self._alone) * gain
+        if now >= self._until:
+            self._turn(now)
+
+    # -- windows ---------------------------------------------------------------------------------------------
+
+    def _open_window(self, now: float) -> None:
+        self._since = self._last = now
+        self._until = now + _SHORTEST
+        self._area = 0.0
+        self._done = 0
+        self._full = False
+        self._wanted = self.in_flight
+
+    def _turn(self, now: float) -> None:
+        """The window may end."""
+        elapsed = now - self._since
+        if self._done < (_JUDGED if self._x_before else _COMPLETIONS):
+            if elapsed >= _IDLE and self._area < elapsed:  # fewer than one in flight on the average
+                self._free()
+                self._open_window(now)
+            elif elapsed < _LONGEST or not self._done:
+                self._until = now + _SHORTEST / 4
+                return
+        if self._done:
+            self._window(self._done / elapsed, self._area / elapsed, elapsed)
+        self._open_window(now)
+
+    def _window(self, x: float, n: float, elapsed: float) -> None:
+        self.throughput = x
+        everyone = self._share(x)
+        latency = n / x
+        alone = self._alone
+        if not alone:
+            return
+        if latency < alone:  # the first requests of a model are slow
+            self._alone = alone = alone + (latency - alone) * 0.3
+        self._tolerated = alone + max(0.0, self._tolerated - alone) * exp(-elapsed / _FADE)
+        if self._settling:
+            self._settling = self.in_flight > self.limit
+        elif self._x_before:
+            self._judge(everyone, latency)
+        else:
+            self._steer(x, n, latency, everyone)
+
+    def _steer(self, x: float, n: float, latency: float, everyone: float) -> None:
+        config = self._config
+        allowed = max(self._tolerated * config.tolerance, self._alone + STANDING)
+        congested = latency > allowed and self.in_flight >= self._wanted * _WORTH
+        if congested and not self._congested:
+            self._congested = True  # a window in which load begins holds half of what there was before
+        elif congested:
+            target = max(config.min, ceil(x * allowed))
+            if target < n * _WORTH and target < self.limit:
+                self._x_before, self._n_before, self._x_last = everyone, n, 0.0
+                self._patience = _PATIENCE
+                self.limit = target
+                self._settling = self.in_flight > target
+        elif latency <= allowed:
+            self._congested = False
+            if self.limit >= config.max:
+                return
+            if not self._full and n < self.limit / 2:  # the load went away
+                raised = self.limit * 2
+            elif self._full:
+                raised = self.limit + max(1, self.limit // 10)
+            else:
+                return
+            self.limit = config.max if raised > 4 * n + 64 else min(raised, config.max)
+
+    def _judge(self, x: float, latency: float) -> None:
+        """A jump was made: was it a queue that went, or throughput?"""
+        before = self._x_before
+        recovered = x >= before * (1 - _LOSS)
+        if recovered or not self._full:  # not full: whoever asked for more has gone
+            if self._x_last:
+                self._tolerate(latency)
+            self._x_before = 0.0
+        elif self._patience:
+            # The first answers are those of requests that were sent before the jump, here and by other workers.
+            self._patience -= 1
+        elif self.limit >= self._n_before or (self._x_last and x < self._x_last * (1 + _LOSS / 2)):
+            # All the way back, or no gain any more: it is the server that became slower.
+            if self.limit >= self._n_before:
+                self._tolerate(latency)
+            self._x_before = 0.0
+        else:
+            self._x_last = x
+            self.limit = min(ceil(self.limit * _CLIMB), ceil(self._n_before), self._config.max)
+
+    def _tolerate(self, latency: float) -> None:
+        self._tolerated = max(self._tolerated, 1.1 * latency / self._config.tolerance)
+
+    def _free(self) -> None:
+        self._share(0.0)
+        self.throughput = 0.0
+        self.limit = self._config.max
+        self._x_before = 0.0
+        self._settling = self._congested = False

@@ -1,0 +1,137 @@
+"""A model server and its clients in simulated time, around a real `Gate`."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+
+from gateway.admission.concurrency import Gate
+from gateway.admission.priority import Waiter, priority_of
+from gateway.settings import AdaptiveConcurrency
+
+
+class Simulation:
+    """`instances` serve in the order of arrival; `service(rng, taken)` is the seconds of one execution.
+
+    With `batch` an instance takes up to so many waiting requests at once.
+    """
+
+    def __init__(
+        self,
+        service: Callable[[random.Random, int], float],
+        instances: int,
+        *,
+        config: AdaptiveConcurrency | None = None,
+        batch: int = 1,
+        gates: int = 1,
+        seed: int = 1,
+    ) -> None:
+        self.now = 0.0
+        self.rng = random.Random(seed)
+        self.service = service
+        self.idle = instances
+        self.batch = batch
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = itertools.count()
+        self._backlog: deque[Callable[[], None]] = deque()
+        self.shed: list[tuple[float, int, str]] = []
+        self.answers: list[tuple[float, float, int]] = []
+        """(when, seconds, priority) of each."""
+        self._rates = [0.0] * gates
+        self.gates = [
+            Gate(
+                config or AdaptiveConcurrency(),
+                0.0,
+                self.call_later,
+                lambda priority, reason: self.shed.append((self.now, priority, reason)),
+                lambda: self.now,
+                lambda x, own=own: self._told(own, x),
+            )
+            for own in range(gates)
+        ]
+
+    def call_later(self, seconds: float, what: Callable[[], None]):
+        event = (self.now + seconds, next(self._serial), what)
+        heapq.heappush(self._events, event)
+        return event
+
+    def _told(self, own: int, x: float) -> float:
+        self._rates[own] = x
+        return sum(self._rates)
+
+    def run(self, until: float) -> None:
+        while self._events and self._events[0][0] <= until:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+        self.now = until
+
+    def request(
+        self, done: Callable[[bool], None] = lambda _: None, *, tenant: int = 10, triton: int = 0, left: float = 60.0
+    ) -> None:
+        """One request through one of the gates; `done(answered)`."""
+        gate = self.rng.choice(self.gates)
+        came = self.now
+        priority = priority_of(tenant, triton)
+
+        def go(place: int, _: str) -> None:
+            if not place:
+                done(False)
+                return
+            began = self.now
+
+            def over() -> None:
+                self.answers.append((self.now, self.now - came, priority))
+                gate.leave(place, began, self.now, True)
+                done(True)
+
+            self._backlog.append(over)
+            self._serve()
+
+        place = gate.try_enter(came)
+        if place:
+            go(place, "")
+        else:
+            gate.queue(Waiter(priority, came, came + left, 100, go), came)
+
+    def _serve(self) -> None:
+        while self.idle and self._backlog:
+            taken = [self._backlog.popleft() for _ in range(min(self.batch, len(self._backlog)))]
+            self.idle -= 1
+            self.call_later(self.service(self.rng, len(taken)), lambda taken=taken: self._served(taken))
+
+    def _served(self, taken: list[Callable[[], None]]) -> None:
+        self.idle += 1
+        for over in taken:
+            over()
+        self._serve()
+
+    def open_loop(self, rate: float, until: float, **request) -> None:
+        """Poisson arrivals."""
+
+        def arrive() -> None:
+            self.request(**request)
+            if self.now < until:
+                self.call_later(self.rng.expovariate(rate), arrive)
+
+        self.call_later(0.0, arrive)
+
+    def closed_loop(self, clients: int, until: float, pause: float = 0.001) -> None:
+        """Each client asks again when it has its answer, refused or not."""
+
+        def again(_: bool = True) -> None:
+            if self.now < until:
+                self.call_later(pause, lambda: self.request(again))
+
+        for _ in range(clients):
+            again()
+
+    def latencies(self, after: float = 0.0, priority: int | None = None) -> list[float]:
+        found = (s for when, s, p in self.answers if when >= after and priority in (None, p))
+        return sorted(found)
+
+
+def quantile(values: list[float], q: float) -> float:
+    return values[min(len(values) - 1, int(q * len(values)))]

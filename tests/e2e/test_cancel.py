@@ -1,0 +1,100 @@
+"""A client that leaves frees its place and cancels Triton's work, whichever door and however it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import closing
+
+import pytest
+from driving import ask, channel, message, sleeping, until
+from gateway_fixture import Gateway
+from triton_fixture import TEST_MODELS, running_triton
+
+SLOW = "/v2/models/slow/infer"
+LEAVERS = 24
+EACH_MS = 1500
+"""Two instances would need 18 s for what the clients that leave asked for."""
+
+
+@pytest.fixture
+def own_triton(tmp_path):
+    with running_triton([TEST_MODELS], tmp_path / "triton.log") as server:
+        yield server
+
+
+def leave_http(gateway: Gateway) -> None:
+    """Send requests and close the connections without an answer."""
+    body = json.dumps(sleeping(EACH_MS)).encode()
+    host, _, port = gateway.http.rpartition(":")
+    opened = []
+    for _ in range(LEAVERS):
+        made = socket.create_connection((host, int(port)))
+        made.sendall(f"POST {SLOW} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        opened.append(made)
+    until(lambda: gateway.metric("tidegate_requests_in_flight", protocol="http") >= LEAVERS)
+    for made in opened:
+        made.close()
+
+
+def leave_grpc(gateway: Gateway) -> None:
+    """Start calls and cancel them."""
+    with channel(gateway.grpc) as made:
+        stub = made.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        data = message("slow", sleeping(EACH_MS)).SerializeToString()
+        calls = [stub.future(data) for _ in range(LEAVERS)]
+        until(lambda: gateway.metric("tidegate_requests_in_flight", protocol="grpc") >= LEAVERS)
+        for call in calls:
+            call.cancel()
+
+
+def leave_by_deadline(gateway: Gateway) -> None:
+    """Start calls whose deadline ends while they wait."""
+    with channel(gateway.grpc) as made:
+        stub = made.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        data = message("slow", sleeping(EACH_MS)).SerializeToString()
+        for call in [stub.future(data, timeout=0.5) for _ in range(LEAVERS)]:
+            assert call.code().name == "DEADLINE_EXCEEDED"
+
+
+def executions(gateway: Gateway) -> int:
+    page = gateway.get("/v2/models/slow/stats").json()
+    return page["model_stats"][0]["inference_stats"]["success"]["count"]
+
+
+@pytest.mark.parametrize("leave", [leave_http, leave_grpc, leave_by_deadline])
+def test_work_of_clients_that_left_is_not_done(gateway, own_triton, leave):
+    running = gateway(
+        f"upstreams: {{one: {{http: '{own_triton.http}', grpc: '{own_triton.grpc}', concurrency: {{enabled: false}}}}}}\n"
+    )
+    assert running.post(SLOW, sleeping(1)).status == 200
+    before = executions(running)
+    leave(running)
+    began = time.monotonic()
+    assert running.post(SLOW, sleeping(10)).status == 200
+    waited = time.monotonic() - began
+    assert waited < LEAVERS * EACH_MS / 2000 / 3, waited
+    protocol = "http" if leave is leave_http else "grpc"
+    until(lambda: running.metric("tidegate_requests_in_flight", protocol=protocol) <= (protocol == "http"))
+    # Those that ran ended early, those in the queue were dropped: at most some had been finished.
+    assert executions(running) - before <= LEAVERS // 2
+    os.kill(own_triton.pid, 0)
+
+
+def test_quick_calls_that_are_cancelled_do_not_end_triton(gateway, own_triton):
+    """What a cancellation of quick calls does to Triton 2.51 itself is in `upstream/transport.py`."""
+    running = gateway(f"upstreams: {{one: {{http: '{own_triton.http}', grpc: '{own_triton.grpc}', unary: grpc}}}}\n")
+    document = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    with channel(running.grpc) as made:
+        stub = made.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        data = message("identity_fp32", document).SerializeToString()
+        for _ in range(100):
+            calls = [stub.future(data) for _ in range(20)]
+            time.sleep(0.003)
+            for call in calls:
+                call.cancel()
+        assert ask(made, message("identity_fp32", document)).code == "OK"
+    with closing(socket.create_connection(tuple(own_triton.http.split(":")))):  # it still listens
+        os.kill(own_triton.pid, 0)

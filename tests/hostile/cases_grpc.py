@@ -1,0 +1,318 @@
+"""Attacks on the gRPC door: raw HTTP/2 frames (RFC 9113) and protobuf messages."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+import grpc
+from cases_http import many_idle
+from hostile_site import BODY_LIMIT, TENSORS, UNARY, Case, Site, sent
+from tritonclient.grpc import service_pb2 as pb
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
+END_STREAM, END_HEADERS = 1, 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def text(value: bytes) -> bytes:
+    """An HPACK string without Huffman (RFC 7541, 5.2)."""
+    size, out = len(value), bytearray()
+    if size < 127:
+        return bytes([size]) + value
+    out.append(127)
+    size -= 127
+    while size >= 128:
+        out.append(size & 127 | 128)
+        size >>= 7
+    return bytes(out) + bytes([size]) + value
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return b"\x00" + text(name) + text(value)
+
+
+CALL = b"".join(
+    field(*pair)
+    for pair in (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", UNARY.encode()),
+        (b":authority", b"gateway"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    )
+)
+HELLO = PREFACE + frame(SETTINGS, 0, 0)
+OPEN = frame(HEADERS, END_HEADERS, 1, CALL)
+
+
+def frames(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Kind, stream and payload of each whole frame."""
+    found = []
+    while len(data) >= 9:
+        size = int.from_bytes(data[:3])
+        if len(data) < 9 + size:
+            break
+        found.append((data[3], int.from_bytes(data[5:9]) & 0x7FFFFFFF, data[9 : 9 + size]))
+        data = data[9 + size :]
+    return found
+
+
+def greet(connection: socket.socket) -> None:
+    """A proper beginning: without the acknowledgement of its settings the server leaves, whatever the attack."""
+    connection.sendall(HELLO)
+    seen = b""
+    while SETTINGS not in {kind for kind, _, _ in frames(seen)}:
+        seen += connection.recv(65536)
+    connection.sendall(frame(SETTINGS, 1, 0))
+
+
+def verdict(data: bytes, ended: bool) -> str:
+    """What the server made of it: GOAWAY, a status, a reset, or silence."""
+    kinds = {kind for kind, _, _ in frames(data)}
+    statuses = [payload for kind, _, payload in frames(data) if kind == HEADERS and b"grpc-status" in payload]
+    if 7 in kinds:
+        return "GOAWAY"
+    if statuses:
+        at = statuses[0].index(b"grpc-status") + 12
+        return f"status {statuses[0][at : at + 2].decode('latin-1').strip(chr(0)).rstrip('@')}"
+    if RST in kinds:
+        return "RST_STREAM"
+    return "closed" if ended else "no answer"
+
+
+def raw(start: bytes, repeat: bytes = b"", count: int = 0, wait: float = 2.0) -> Callable[[Site], str]:
+    """Send frames, a flood of them, then listen for `wait` seconds; closing afterwards is the client's part."""
+
+    def run(site: Site) -> str:
+        out, ended = b"", False
+        with site.connect("grpc", timeout=wait) as connection:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                greet(connection)
+                connection.sendall(start)
+                for _ in range(count):
+                    connection.sendall(repeat)
+            until = time.monotonic() + wait
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                while time.monotonic() < until:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        ended = True
+                        break
+                    out += piece
+        return verdict(out, ended)
+
+    return run
+
+
+def rapid_reset(site: Site) -> str:
+    """CVE-2023-44487: streams opened and reset at once, 20,000 of them."""
+    out = b""
+    with site.connect("grpc", timeout=5) as connection:
+        greet(connection)
+        try:
+            for first in range(1, 40_001, 200):
+                ids = range(first, first + 200, 2)
+                connection.sendall(
+                    b"".join(frame(HEADERS, END_HEADERS, n, CALL) + frame(RST, 0, n, b"\0\0\0\x08") for n in ids)
+                )
+        except (ConnectionError, TimeoutError):
+            return "closed"
+        connection.settimeout(2)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while piece := connection.recv(65536):
+                out += piece
+    return "GOAWAY" if 7 in {kind for kind, _, _ in frames(out)} else "bounded"
+
+
+ANY = (
+    "GOAWAY",
+    "RST_STREAM",
+    "closed",
+    "status 1",
+    "status 2",
+    "status 3",
+    "status 5",
+    "status 8",
+    "status 12",
+    "status 13",
+    "status 14",
+)
+BOUNDED = (*ANY, "no answer", "bounded")
+"""Harmless floods may be swallowed, as long as the good client is served and memory stays within bounds."""
+BOMB = b"\x40" + text(b"x") + text(b"y" * 4000) + b"\xbe" * 30_000
+MESSAGE = struct.pack(">BI", 0, 10) + b"x" * 10
+
+FRAMES = [
+    Case("garbage in place of the preface", sent(bytes(range(256)) * 16, "grpc"), ("closed",), door="grpc"),
+    Case(
+        "HTTP/1.1 on the gRPC port", sent(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "grpc"), ("closed", "400"), door="grpc"
+    ),
+    Case("a connection that says nothing", sent(b"", "grpc"), ("closed",), 20, door="grpc"),
+    Case("rapid reset, 20,000 streams", rapid_reset, BOUNDED, 30, door="grpc"),
+    Case("HPACK bomb (30,000 references)", raw(frame(HEADERS, END_HEADERS, 1, CALL + BOMB[:16_000])), ANY, door="grpc"),
+    Case("HPACK index that is none", raw(frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\x7f")), ANY, door="grpc"),
+    Case("HPACK integer of 100 bytes", raw(frame(HEADERS, END_HEADERS, 1, b"\xff" * 100)), ANY, door="grpc"),
+    Case(
+        "CONTINUATION flood",
+        raw(frame(HEADERS, 0, 1, CALL), frame(CONTINUATION, 0, 1, field(b"x", b"y" * 1000)), 20_000),
+        BOUNDED,
+        20,
+        door="grpc",
+    ),
+    Case(
+        "empty CONTINUATION flood",
+        raw(frame(HEADERS, 0, 1, CALL), frame(CONTINUATION, 0, 1) * 100, 2_000),
+        BOUNDED,
+        20,
+        door="grpc",
+    ),
+    Case("SETTINGS flood", raw(b"", frame(SETTINGS, 0, 0, b"\0\x03\0\0\0\x64") * 100, 1_000), BOUNDED, 20, door="grpc"),
+    Case("PING flood", raw(b"", frame(PING, 0, 0, bytes(8)) * 100, 1_000), BOUNDED, 20, door="grpc"),
+    Case("empty DATA flood", raw(OPEN, frame(DATA, 0, 1) * 100, 1_000), BOUNDED, 20, door="grpc"),
+    Case("WINDOW_UPDATE beyond 2^31", raw(OPEN, frame(WINDOW, 0, 1, b"\x7f\xff\xff\xff"), 3), BOUNDED, door="grpc"),
+    Case("WINDOW_UPDATE of 0", raw(OPEN + frame(WINDOW, 0, 1, bytes(4))), ANY, door="grpc"),
+    Case(
+        "a window of 0, the answer not taken",
+        raw(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0") + OPEN + frame(DATA, END_STREAM, 1, MESSAGE)),
+        BOUNDED,
+        door="grpc",
+    ),
+    Case("a frame larger than allowed", raw(frame(DATA, 0, 1, bytes(17_000_000 - 300_000))), ANY, 20, door="grpc"),
+    Case("DATA on a stream that is none", raw(frame(DATA, 0, 7, b"x")), BOUNDED, door="grpc"),
+    Case("an even stream id", raw(frame(HEADERS, END_HEADERS, 2, CALL)), BOUNDED, door="grpc"),
+    Case("SETTINGS of a wrong length", raw(frame(SETTINGS, 0, 0, b"xxx")), ANY, door="grpc"),
+    Case(
+        "length beyond the message",
+        raw(OPEN + frame(DATA, END_STREAM, 1, struct.pack(">BI", 0, 1000) + b"x")),
+        BOUNDED,
+        door="grpc",
+    ),
+    Case(
+        "length beyond the limit",
+        raw(OPEN + frame(DATA, 0, 1, struct.pack(">BI", 0, 2**32 - 1) + b"x")),
+        ANY,
+        door="grpc",
+    ),
+    Case(
+        "compressed flag, no encoding",
+        raw(OPEN + frame(DATA, END_STREAM, 1, struct.pack(">BI", 1, 10) + b"x" * 10)),
+        ANY,
+        door="grpc",
+    ),
+    Case(
+        "a flag that is none",
+        raw(OPEN + frame(DATA, END_STREAM, 1, struct.pack(">BI", 77, 10) + b"x" * 10)),
+        ANY,
+        door="grpc",
+    ),
+    Case(
+        "gzip bomb in a message",
+        lambda site: bomb(site),  # noqa: PLW0108  defined below
+        ANY,
+        20,
+        door="grpc",
+    ),
+    Case("more idle connections than allowed", many_idle("grpc"), ("closed",), 20, door="grpc"),
+]
+
+
+def bomb(site: Site) -> str:
+    """A message that inflates to sixteen times the limit."""
+    encoded = frame(HEADERS, END_HEADERS, 1, CALL + field(b"grpc-encoding", b"gzip"))
+    return raw(encoded + compressed(bytes(16 * BODY_LIMIT)), wait=5)(site)
+
+
+def compressed(plain: bytes) -> bytes:
+    body = gzip.compress(plain, 9)
+    body = struct.pack(">BI", 1, len(body)) + body
+    parts = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+    return b"".join(frame(DATA, END_STREAM if part is parts[-1] else 0, 1, part) for part in parts)
+
+
+def called(data: bytes, metadata: tuple[tuple[str, str], ...] = ()) -> Callable[[Site], str]:
+    """A whole call with these bytes as its message; the status is the answer."""
+
+    def run(site: Site) -> str:
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", 1 << 26),
+            ("grpc.absolute_max_metadata_size", 1 << 26),
+        ]
+        with grpc.insecure_channel(site.gateway.grpc, options=options) as made:
+            try:
+                made.unary_unary(UNARY)(data, timeout=20, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code().name
+        return "OK"
+
+    return run
+
+
+def request(**fields: object) -> bytes:
+    message = pb.ModelInferRequest(model_name="identity_fp32")
+    base: dict = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2]} | fields
+    message.inputs.add(**base).contents.fp32_contents.extend([1, 2])
+    return message.SerializeToString()
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def nested(depth: int) -> bytes:
+    """Groups of an unknown field within each other."""
+    return b"\xa3\x06" * depth + b"\xa4\x06" * depth
+
+
+BAD = ("INVALID_ARGUMENT",)
+MESSAGES = [
+    Case(name, called(data), expect, seconds, door="grpc")
+    for name, data, expect, seconds in (
+        ("no protobuf", b"\xff" * 100, BAD, 10),
+        ("protobuf cut off", request()[:-3], BAD, 10),
+        ("unknown groups nested 100,000 deep", nested(100_000), BAD, 10),
+        ("2,000,000 unknown fields", request() + b"\xa0\x06\x01" * 1_000_000, (*BAD, "OK"), 10),
+        ("1,900,000 empty raw contents", request() + b"\x3a\x00" * 1_900_000, BAD, 10),
+        ("1,900,000 empty inputs", request() + b"\x2a\x00" * 1_900_000, BAD, 10),
+        (f"{TENSORS + 1} inputs", request() * (TENSORS + 1), BAD, 10),
+        ("a field length beyond 2^32", b"\x0a" + varint(2**35) + b"x", BAD, 10),
+        ("a varint of 11 bytes", b"\x0a" + b"\xff" * 11, BAD, 10),
+        ("invalid UTF-8 in a name", b"\x0a\x02\xff\xfe", BAD, 10),
+        ("a shape beyond 2^63", request(shape=[2**40, 2**40]), BAD, 10),
+        ("a dimension below zero", request(shape=[-1, -2]), BAD, 10),
+        ("a shape of 3,000,000 dimensions", request(shape=[1] * 3_000_000), BAD, 10),
+        ("more contents than the shape says", request(shape=[1, 1]), BAD, 10),
+        ("a message beyond limits.body", request() + bytes(BODY_LIMIT), ("RESOURCE_EXHAUSTED",), 10),
+        ("a message far beyond limits.body", request() + bytes(4 * BODY_LIMIT), ("RESOURCE_EXHAUSTED",), 10),
+    )
+]
+METADATA = [
+    Case(
+        "metadata of 1 MiB",
+        called(request(), tuple((f"k{n}", "v" * 1000) for n in range(1000))),
+        ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED"),
+        door="grpc",
+    ),
+    Case(
+        "one value of 100 KiB",
+        called(request(), (("k", "v" * 100_000),)),
+        ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED"),
+        door="grpc",
+    ),
+]
+CASES = [*FRAMES, *MESSAGES, *METADATA]

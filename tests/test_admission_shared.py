@@ -1,0 +1,274 @@
+"""Quotas on a real Valkey and Redis: exact over gateways, given back after a crash, decided without the server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from gateway.admission import Admission
+from gateway.errors import Limited, Overloaded
+from gateway.settings import Limits, TenantLimit
+
+
+def in_a_loop(test):
+    """Runs a coroutine test."""
+
+    @functools.wraps(test)
+    def run(*args, **named):
+        asyncio.run(test(*args, **named))
+
+    return run
+
+
+def limits(url: str, away: str = "local", **limit) -> Limits:
+    return Limits(backend=url, away=away, tenants={"acme": TenantLimit(**limit)})
+
+
+def gateways(tmp_path, said: Limits, count: int = 2, **more) -> list[Admission]:
+    """Each on a machine of its own: nothing is shared but the server."""
+    made = []
+    for at in range(count):
+        (tmp_path / f"machine{at}").mkdir(exist_ok=True)
+        made.append(Admission(said, tmp_path / f"machine{at}", 0, **more))
+    return made
+
+
+async def enter(admission: Admission, nbytes: int = 0, tenant: str = "acme"):
+    ticket = admission.enter(tenant, nbytes)
+    return await ticket if asyncio.iscoroutine(ticket) else ticket
+
+
+async def outcome(admission: Admission, nbytes: int = 0):
+    try:
+        return await enter(admission, nbytes)
+    except (Limited, Overloaded) as error:
+        return error
+
+
+async def close(*admissions: Admission) -> None:
+    for admission in admissions:
+        await admission.settled()
+        admission.close()
+
+
+def tally(found) -> Counter:
+    return Counter(one.detail if isinstance(one, Exception) else "admitted" for one in found)
+
+
+@in_a_loop
+async def test_a_rate_is_exact_over_gateways(redis_server, tmp_path):
+    a, b = gateways(tmp_path, limits(redis_server.url, rate=0.01, burst=100))
+    found = await asyncio.gather(*(outcome((a, b)[at % 2]) for at in range(600)))
+    assert tally(found) == {"admitted": 100, "rate": 500}
+    assert all(90 < one.retry_after <= 100.5 for one in found if isinstance(one, Limited))
+    await close(a, b)
+
+
+@in_a_loop
+async def test_a_rate_comes_back_by_the_servers_clock(redis_server, tmp_path):
+    (a,) = gateways(tmp_path, limits(redis_server.url, rate=10, burst=2), 1)
+    began = time.monotonic()
+    admitted = 0
+    while time.monotonic() - began < 1.5:
+        admitted += not isinstance(await outcome(a), Exception)
+        await asyncio.sleep(0.005)
+    took = time.monotonic() - began
+    assert took * 10 - 1 <= admitted <= 2 + took * 10 + 1
+    await close(a)
+
+
+@in_a_loop
+async def test_concurrency_is_exact_over_gateways_and_settles_with_the_next_question(redis_server, tmp_path):
+    a, b = gateways(tmp_path, limits(redis_server.url, concurrent=7))
+    found = await asyncio.gather(*(outcome((a, b)[at % 2]) for at in range(100)))
+    assert tally(found) == {"admitted": 7, "concurrent": 93}
+    owners = [((a, b)[at % 2], one) for at, one in enumerate(found) if not isinstance(one, Exception)]
+    for _ in range(50):
+        # A client that sends again as soon as it was answered must find its own place free.
+        owner, ticket = owners.pop()
+        owner.leave(ticket)
+        owner.leave(ticket)
+        owners.append((owner, await enter(owner)))
+    assert (await outcome(b)).detail == "concurrent"
+    for owner, ticket in owners:
+        owner.leave(ticket)
+    assert a.in_flight == b.in_flight == 0
+    await close(a, b)
+    (c,) = gateways(tmp_path, limits(redis_server.url, concurrent=7), 1)
+    assert tally(await asyncio.gather(*(outcome(c) for _ in range(9)))) == {"admitted": 7, "concurrent": 2}
+    await close(c)
+
+
+@in_a_loop
+async def test_bytes_count_requests_and_answers_over_gateways(redis_server, tmp_path):
+    a, b = gateways(tmp_path, limits(redis_server.url, bytes=1000))
+    ticket = await enter(a, 400)
+    a.leave(ticket, 300)
+    await a.settled()
+    assert (await outcome(b, 301)).detail == "bytes"
+    error = await outcome(b, 301)
+    assert 0 < error.retry_after <= 86_400
+    b.leave(await enter(b, 300), 5000)
+    await asyncio.sleep(0.2)
+    assert (await outcome(b, 1)).detail == "bytes"
+    await close(b)
+    a.close()
+
+
+@in_a_loop
+async def test_a_refusal_by_one_limit_takes_nothing_of_the_others(redis_server, tmp_path):
+    (a,) = gateways(tmp_path, limits(redis_server.url, rate=0.01, burst=3, concurrent=2, bytes=100), 1)
+    assert (await outcome(a, 101)).detail == "bytes"
+    held = [await enter(a, 10), await enter(a, 10)]
+    assert (await outcome(a, 10)).detail == "concurrent"
+    for ticket in held:
+        a.leave(ticket)
+    a.leave(await enter(a, 80))
+    assert (await outcome(a, 0)).detail == "rate"
+    await close(a)
+
+
+@in_a_loop
+async def test_tenants_without_limits_do_not_ask(redis_server, tmp_path):
+    (a,) = gateways(tmp_path, limits(redis_server.url, rate=1), 1)
+    redis_server.kill()
+    ticket = a.enter("other", 10)
+    assert not asyncio.iscoroutine(ticket)
+    a.leave(ticket)
+    await close(a)
+
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.admission import Admission
+from gateway.settings import Limits, TenantLimit
+async def main():
+    a = Admission(Limits(backend=sys.argv[1], tenants={"acme": TenantLimit(concurrent=4)}), Path(sys.argv[2]), 0)
+    held = [await a.enter("acme", 0) for _ in range(4)]
+    print("held", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+@in_a_loop
+async def test_slots_of_a_killed_gateway_come_back_and_those_of_a_living_one_stay(redis_server, tmp_path):
+    (tmp_path / "killed").mkdir()
+    holder = subprocess.Popen(  # noqa: ASYNC220  it outlives calls of this loop
+        [sys.executable, "-c", HOLDER, redis_server.url, str(tmp_path / "killed")], stdout=subprocess.PIPE
+    )
+    (a,) = gateways(tmp_path, limits(redis_server.url, concurrent=4), 1)
+    try:
+        assert holder.stdout is not None
+        assert (await asyncio.to_thread(holder.stdout.readline)) == b"held\n"
+        began = time.monotonic()
+        while time.monotonic() - began < 12:  # longer than a lease: it is renewed
+            assert (await outcome(a)).detail == "concurrent"
+            await asyncio.sleep(0.5)
+        holder.kill()
+        killed = time.monotonic()
+        while isinstance(found := await outcome(a), Exception):
+            assert time.monotonic() - killed < 15
+            await asyncio.sleep(0.1)
+        print(f"slots back {time.monotonic() - killed:.1f} s after the kill")
+        a.leave(found)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    await close(a)
+
+
+@pytest.mark.parametrize("away", ["local", "open", "closed"])
+@in_a_loop
+async def test_what_is_decided_while_the_server_is_away_and_when_it_comes_back(redis_server, tmp_path, away):
+    told: list[str] = []
+    states: list[bool] = []
+    (a,) = gateways(
+        tmp_path,
+        limits(redis_server.url, away, rate=0.01, burst=5),
+        1,
+        away=told.append,
+        backend=states.append,
+    )
+    first = await enter(a)
+    redis_server.kill()
+    began = time.monotonic()
+    found = [await outcome(a) for _ in range(20)]
+    took = time.monotonic() - began
+    expected = {
+        "local": {"admitted": 5, "rate": 15},
+        "open": {"admitted": 20},
+        "closed": {"limits.backend": 20},
+    }[away]
+    assert tally(found) == expected
+    assert told == [away] * 20
+    assert took < 5, "nobody waits for a server that is known to be away"
+    a.leave(first)
+    for one in found:
+        if not isinstance(one, Exception):
+            a.leave(one)
+    redis_server.start()
+    until = time.monotonic() + 10
+    while states != [True, False, True]:
+        assert time.monotonic() < until, states
+        await asyncio.sleep(0.05)
+    found = [await outcome(a) for _ in range(7)]
+    assert tally(found) == {"admitted": 5, "rate": 2}, "it was restarted: its script is loaded again"
+    await close(a)
+    assert a.in_flight == 5
+
+
+@in_a_loop
+async def test_it_starts_without_the_server(redis_server, tmp_path):
+    redis_server.kill()
+    (a,) = gateways(tmp_path, limits(redis_server.url, "closed", rate=10), 1)
+    a.start()
+    assert isinstance(await outcome(a), Overloaded)
+    redis_server.start()
+    until = time.monotonic() + 10
+    while isinstance(await outcome(a), Overloaded):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+    await close(a)
+
+
+@in_a_loop
+async def test_a_caller_who_leaves_while_asking_holds_nothing(redis_server, tmp_path):
+    (a,) = gateways(tmp_path, limits(redis_server.url, concurrent=2), 1)
+    asking = [asyncio.create_task(outcome(a)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    until = time.monotonic() + 5
+    while tally(found := [await outcome(a), await outcome(a)]) != {"admitted": 2}:
+        for one in found:
+            if not isinstance(one, Exception):
+                a.leave(one)
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+    await close(a)
+
+
+@in_a_loop
+async def test_another_backend_takes_over_at_a_reload(redis_server, tmp_path):
+    said = limits("local", rate=0.01, burst=2)
+    (a,) = gateways(tmp_path, said, 1)
+    a.leave(await enter(a))
+    a.reload(limits(redis_server.url, rate=0.01, burst=2))
+    held = [await enter(a), await enter(a)]
+    assert (await outcome(a)).detail == "rate"
+    a.reload(said)
+    for ticket in held:
+        a.leave(ticket)
+    await enter(a)
+    assert (await outcome(a)).detail == "rate"
+    await close(a)
