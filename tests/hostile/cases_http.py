@@ -182,12 +182,12 @@ def many_idle(door: str):
     """More connections than there may be, all silent."""
 
     def run(site: Site) -> str:
-        held = [site.connect(door) for _ in range(CONNECTIONS - 20)]
-        time.sleep(0.5)
-        more = [site.connect(door) for _ in range(60)]
-        answers = {statuses(read_all(one)) for one in more[-5:]}
-        for one in held + more:
-            one.close()
+        with contextlib.ExitStack() as held:
+            for _ in range(CONNECTIONS - 20):
+                held.enter_context(site.connect(door))
+            time.sleep(0.5)
+            more = [held.enter_context(site.connect(door)) for _ in range(60)]
+            answers = {statuses(read_all(one)) for one in more[-5:]}
         time.sleep(0.3)
         return "/".join(sorted(answers))
 

@@ -44,7 +44,11 @@ class Site:
         if receive:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         made.settimeout(timeout)
-        made.connect((host, int(port)))
+        try:
+            made.connect((host, int(port)))
+        except BaseException:
+            made.close()
+            raise
         return made
 
 
