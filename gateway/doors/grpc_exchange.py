@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc._cython.cygrpc import ExecuteBatchError  # grpcio exports it nowhere else
 
 from gateway.errors import Shed, TidegateError, TooLarge
 from gateway.exchange import Exchange
@@ -59,9 +60,16 @@ def deadline_of(context: Any) -> float | None:
 
 
 async def fail(context: Any, error: TidegateError, rid: str, variant: str) -> None:
-    """End the call with the error's status; never returns."""
-    await context.send_initial_metadata(served(rid, variant))
-    await context.abort(grpc.StatusCode[error.code], error.message, retry_metadata(error))
+    """End the call with the error's status; never returns.
+
+    A client whose deadline ends in the same moment is gone before the status is out. grpcio then raises an error of
+    its core, which it would log as a defect of this program: for a call that nobody waits for it is a cancellation.
+    """
+    try:
+        await context.send_initial_metadata(served(rid, variant))
+        await context.abort(grpc.StatusCode[error.code], error.message, retry_metadata(error))
+    except ExecuteBatchError:
+        raise asyncio.CancelledError from error
 
 
 def retry_metadata(error: TidegateError) -> tuple[tuple[str, str], ...]:

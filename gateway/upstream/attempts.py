@@ -264,6 +264,7 @@ async def attempt(
         failed = False
     except TidegateError as error:
         failed = _judge(error, plan)
+        load = 0  # a refusal is no sign of how quick the model is
         raise
     else:
         return answer
@@ -274,12 +275,7 @@ async def attempt(
         if probing:
             shared.ejection.ended(outlier)
         if failed is False:
-            # Of many in flight each takes long because of the others (Little's law), whichever way they travel.
-            served.quickness.observe((now - began) / load)
-            if breaker.closed and breaker.epoch == epoch and served.latency is None:
-                breaker.succeeded()
-            else:
-                _succeeded(served, epoch, began, now)
+            _answered(served, epoch, began, now, load)
             outlier.requests += 1
             outlier.consecutive = 0
             if outlier.out or now >= shared.ejection.judge_at:
@@ -298,11 +294,18 @@ def _failed(
         shared.ejection.failed(replica.outlier, now)
 
 
-def _succeeded(served: Served, epoch: int, began: float, now: float) -> None:
-    """The rarer half: a circuit that is not closed, and latencies for hedging."""
-    served.breaker.leave(epoch, now, failed=False)
-    if served.latency is not None:
-        served.latency.observe(now - began)
+def _answered(served: Served, epoch: int, began: float, now: float, load: int) -> None:
+    """Tell breaker and latency of an answer; `load`: calls of the model in flight there, 0 for a refusal."""
+    if load:
+        # Of many in flight each takes long because of the others (Little's law), however they travel.
+        served.quickness.observe((now - began) / load)
+        if served.latency is not None:
+            served.latency.observe(now - began)
+    breaker = served.breaker
+    if breaker.closed and breaker.epoch == epoch:
+        breaker.succeeded()
+    else:
+        breaker.leave(epoch, now, failed=False)
 
 
 def _enter(breaker: Breaker, now: float, detail: str) -> int:

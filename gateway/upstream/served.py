@@ -23,5 +23,6 @@ class Served:
     def __init__(self, config: settings.Upstream) -> None:
         self.breaker = Breaker(config.breaker.failures, config.breaker.open, config.breaker.probes)
         self.latency = None if config.hedge is None else LatencyQuantile(config.hedge.quantile)
-        self.quickness = Quickness(QUICK_BELOW)
+        # With `unary: grpc` nothing is quick enough for HTTP.
+        self.quickness = Quickness(0.0 if config.unary == "grpc" else QUICK_BELOW)
         self.in_flight = 0

@@ -96,5 +96,8 @@ def test_quick_calls_that_are_cancelled_do_not_end_triton(gateway, own_triton):
             for call in calls:
                 call.cancel()
         assert ask(made, message("identity_fp32", document)).code == "OK"
+    # Or it would be HTTP calls that were cancelled: those open connections, one after the other.
+    assert running.metric("tidegate_upstream_events_total", upstream="one", event="channel") == 1
+    assert running.metric("tidegate_upstream_events_total", upstream="one", event="abandon") == 0
     with closing(socket.create_connection(tuple(own_triton.http.split(":")))):  # it still listens
         os.kill(own_triton.pid, 0)
