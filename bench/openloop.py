@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import time
+from typing import Self
 
 MILLISECONDS = 20
 """What each request sleeps; the test model has two instances, so 100 a second are the most."""
@@ -33,6 +34,17 @@ class Client:
         self._port = int(port)
         self._message = message
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close every connection and see it closed, before the event loop ends."""
+        writers, self._open = self._open, set()
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
     async def ask(self) -> int:
         """One request; its status."""
@@ -40,6 +52,7 @@ class Client:
             reader, writer = self._idle.pop()
         else:
             reader, writer = await asyncio.open_connection(self._host, self._port)
+            self._open.add(writer)
         try:
             writer.write(self._message)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -51,16 +64,10 @@ class Client:
         self._idle.append((reader, writer))
         return int(head.split(b" ", 2)[1])
 
-    def close(self) -> None:
-        """All connections are idle."""
-        for _, writer in self._idle:
-            writer.close()
-
 
 async def run(address: str, rate: float, seconds: float, seed: int = 1, headers: str = "") -> list[list[float]]:
     """`[planned, milliseconds, status]` of each request; `rate` a second."""
     rng = random.Random(seed)  # noqa: S311 - arrival times
-    client = Client(address, request(address, headers))
     began = time.perf_counter()
     found: list[list[float]] = []
 
@@ -73,12 +80,11 @@ async def run(address: str, rate: float, seconds: float, seed: int = 1, headers:
         found.append([round(planned, 4), round((time.perf_counter() - began - planned) * 1000, 3), status])
 
     planned = rng.expovariate(rate)
-    async with asyncio.TaskGroup() as tasks:
+    async with Client(address, request(address, headers)) as client, asyncio.TaskGroup() as tasks:
         while planned < seconds:
             await asyncio.sleep(began + planned - time.perf_counter())
             tasks.create_task(one(planned))
             planned += rng.expovariate(rate)
-    client.close()
     return sorted(found)
 
 

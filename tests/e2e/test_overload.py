@@ -33,11 +33,10 @@ async def closed_loop(address: str, connections: int, seconds: float, message: b
     until = time.monotonic() + seconds
 
     async def client() -> None:
-        asking = openloop.Client(address, message)
-        while time.monotonic() < until:
-            status = await asking.ask()
-            statuses[status] = statuses.get(status, 0) + 1
-        asking.close()
+        async with openloop.Client(address, message) as asking:
+            while time.monotonic() < until:
+                status = await asking.ask()
+                statuses[status] = statuses.get(status, 0) + 1
 
     await asyncio.gather(*(client() for _ in range(connections)))
     return statuses
@@ -64,10 +63,12 @@ def test_a_refusal_says_when_to_come_again(gateway):
 
     async def ask_and_read() -> bytes:
         reader, writer = await asyncio.open_connection(*one.http.split(":"))
-        writer.write(openloop.request(one.http))
-        head = await reader.readuntil(b"\r\n\r\n")
-        writer.close()
-        return head
+        try:
+            writer.write(openloop.request(one.http))
+            return await reader.readuntil(b"\r\n\r\n")
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
     async def until_refused() -> bytes:
         heavy = asyncio.create_task(openloop.run(one.http, 4 * CAPACITY, 15))
