@@ -171,6 +171,9 @@ class Replica:
     async def start(self) -> None:
         """Look once whether it answers, then regularly. Never fails: a server may come later."""
         if self._watching is None:
+            # Its life must have begun before anyone saw it well: a fall is told from one that another worker saw
+            # by that order.
+            self._lives.current(self.life_key)
             await self._look()
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
