@@ -1,6 +1,6 @@
-"""`docs/settings.md`, made from the Structs of `gateway/settings/__init__.py` and the docstrings under their fields.
+"""`docs/settings.md`, made from the Structs of `gateway/settings` and the docstrings under their fields.
 
-Contract: `render` is a pure function of that module, so a test can compare the page with it. To renew the
+Contract: `render` is a pure function of those modules, so a test can compare the page with it. To renew the
 page:
 
     python -m gateway.settings.docs > docs/settings.md
@@ -19,12 +19,13 @@ import msgspec
 from msgspec import inspect as types
 
 from gateway import settings
+from gateway.settings import access, routes, upstreams
 from gateway.settings.later import KEYS, VALUES
 
 _INTRO = """\
 # Settings: `tidegate.yaml`
 
-This page is made from the docstrings in `gateway/settings/__init__.py` (`python -m gateway.settings.docs`).
+This page is made from the docstrings in `gateway/settings/` (`python -m gateway.settings.docs`).
 
 - The file is YAML 1.2: only `true` and `false` are booleans; `on`, `off`, `yes` and `no` are strings.
 - Unknown keys, impossible values and duplicate keys are errors with file, line, column and the nearest valid
@@ -62,7 +63,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "l
 
 def render() -> str:
     """The whole page."""
-    docs = _docstrings(inspect.getsource(settings))
+    docs = _docstrings("".join(map(inspect.getsource, (settings, access, routes, upstreams))))
     parts = [_INTRO]
     for place, kind in _sections(types.type_info(settings.Settings), ""):
         parts.append("\n".join(_section(place, kind, docs)))

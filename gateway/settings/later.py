@@ -1,7 +1,7 @@
 """Keys and values that the settings format knows and this version does not serve yet.
 
 Contract: they are errors that say so and what to do instead, never ignored and never "unknown". The section
-is the Struct's name in `gateway/settings/__init__.py`; `VALUES` adds the value. An entry goes when its field comes: a
+is the Struct's name in `gateway/settings/`; `VALUES` adds the value. An entry goes when its field comes: a
 test refuses entries that name a field or value which exists.
 """
 

@@ -3,7 +3,7 @@
 Contract: each reader takes the text of one YAML scalar and returns the value in base units (seconds, bytes,
 requests a second, bytes a day), or raises ValueError whose text says what to write instead. No I/O, no
 locations: `gateway/settings_convert.py` adds those. `READERS` maps the `x-form` of a type in
-`gateway/settings/__init__.py` to its reader.
+`gateway/settings/forms.py` to its reader.
 """
 
 from __future__ import annotations
