@@ -159,6 +159,7 @@ ATTACKS = {
     "exp true": token(exp=True),
     "exp null": token(exp=None),
     "exp infinite": token(payload=json.dumps(CLAIMS).replace(str(NOW + 300), "Infinity").encode()),
+    "exp beyond any float": token(payload=json.dumps(CLAIMS).replace(str(NOW + 300), "9" * 400).encode()),
     "exp of a million digits": token(payload=b'{"iss":"https://issuer","exp":' + b"9" * 5000 + b"}"),
     "nbf in the future": token(nbf=NOW + 31),
     "iat in the future": token(iat=NOW + 31),

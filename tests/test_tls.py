@@ -62,9 +62,9 @@ def test_a_good_pair(tls: Tls) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (lambda t, a: t.cert.unlink(), [("cert", "unreadable")]),
-        (lambda t, a: t.key.unlink(), [("key", "unreadable")]),
-        (lambda t, a: t.client_ca.unlink(), [("client_ca", "unreadable")]),
+        (lambda t, a: t.cert.unlink(), [("cert", "unreadable-file")]),
+        (lambda t, a: t.key.unlink(), [("key", "unreadable-file")]),
+        (lambda t, a: t.client_ca.unlink(), [("client_ca", "unreadable-file")]),
         (lambda t, a: put(t.cert, b"nothing"), [("cert", "no-certificate")]),
         (lambda t, a: put(t.cert, b""), [("cert", "no-certificate")]),
         (lambda t, a: put(t.client_ca, b"\xff\0"), [("client_ca", "no-certificate")]),

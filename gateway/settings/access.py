@@ -45,7 +45,7 @@ class Jwt(Section, frozen=True):
     roles_claim: str = "roles"
     """Claim with the roles, a list or one text; absent in a token: none. Role R acts as `role:R`."""
     leeway: Duration = 30.0
-    """Clocks may differ by this much (`exp`, `nbf`)."""
+    """Clocks may differ by this much (`exp`, `nbf`); at most 5 min."""
 
 
 class Mtls(Section, frozen=True):

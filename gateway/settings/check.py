@@ -222,9 +222,16 @@ def _positive(settings: Settings, check: Checker) -> None:
         (("limits", "body_timeout"), settings.limits.body_timeout),
         (("telemetry", "metrics", "interval"), settings.telemetry.metrics.interval),
     ]
-    times += [
-        (("upstreams", name, "concurrency", "queue"), one.concurrency.queue) for name, one in settings.upstreams.items()
-    ]
+    for name, upstream in settings.upstreams.items():
+        at = ("upstreams", name)
+        times += [
+            ((*at, "concurrency", "queue"), upstream.concurrency.queue),
+            ((*at, "health", "interval"), upstream.health.interval),
+            ((*at, "health", "timeout"), upstream.health.timeout),
+            ((*at, "ejection", "interval"), upstream.ejection.interval),
+            ((*at, "ejection", "time"), upstream.ejection.time),
+            ((*at, "breaker", "open"), upstream.breaker.open),
+        ]
     for name, route in settings.routes.items():
         times.append((("routes", name, "timeout"), route.timeout))
         times += [(("routes", name, "shadows", at, "timeout"), one.timeout) for at, one in enumerate(route.shadows)]

@@ -15,6 +15,8 @@ from gateway.settings.units import is_loopback
 from governance.documents.convert import Place, dotted
 
 _DATABASES = 1 << 16
+_MOST_LEEWAY = 300.0
+"""Seconds: beyond it clocks are broken, and a token that was revoked by its end would live on."""
 
 
 def access(settings: Settings, check: Checker) -> None:
@@ -36,6 +38,9 @@ def _jwt(settings: Settings, check: Checker) -> None:
         place: Place = ("identity", "jwt", at)
         for key in ("issuer", "audience", "user_claim", "tenant_claim", "roles_claim"):
             check.name(getattr(one, key), (*place, key))
+        if one.leeway > _MOST_LEEWAY:
+            message = f"`{dotted((*place, 'leeway'))}` is for clocks that differ: write at most 5m"
+            check.error((*place, "leeway"), "wrong-value", message)
         same = (one.issuer, one.audience)
         if same in first:
             message = f"this issuer and audience are listed already on line {first[same]}: keep one"

@@ -106,13 +106,13 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
                 message = f"{path} is a private key and its mode {mode} lets other users in: chmod 600 {path}"
                 raise TlsFileError("open-key", message)
             if not stat.S_ISREG(status.st_mode):
-                raise TlsFileError("unreadable", f"{path} is no ordinary file: name a PEM file")
+                raise TlsFileError("unreadable-file", f"{path} is no ordinary file: name a PEM file")
             data = stream.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, TlsFileError):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise TlsFileError("unreadable", f"{path} cannot be read ({reason}): check the path and its rights") from None
+        raise TlsFileError("unreadable-file", f"{path} cannot be read ({reason}): check the path and its rights") from None
     if len(data) > _LARGEST:
         raise TlsFileError("too-large", f"{path} is larger than {_LARGEST >> 20} MiB: this is no PEM file")
     return data

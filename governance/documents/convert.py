@@ -31,6 +31,7 @@ Place: TypeAlias = tuple[str | int, ...]
 T = TypeVar("T", bound=msgspec.Struct)
 _BAD: Final = object()
 """Stands for a value that has a finding already."""
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MOST_NODES = 200_000
 """Most values after aliases are followed; thousands of routes and tenants stay far below."""
 _WORDS: dict[type[inspect.Type], str] = {
@@ -161,7 +162,12 @@ class _Converter:
                 return _BAD
             if "\0" in text:
                 return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
-            return text if text.startswith(("http://", "https://")) else str(self.base / text)
+            if text.startswith(("http://", "https://")):
+                return text
+            if _SCHEME.match(text):
+                message = f"`{dotted(place)}`: only http:// and https:// URLs are read: write one, or a path"
+                return self.error(node, "wrong-value", message)
+            return str(self.base / text)
         reader = self.forms.readers.get(name) if isinstance(name, str) else None
         if reader is None:
             return self.convert(node, kind.type, place)
