@@ -13,7 +13,7 @@ LOCK := requirements/dev.lock
 SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv triton serve test test-slow soak check format bench models lock clean docs fuzz
+.PHONY: help venv triton serve test test-slow soak check format bench models lock clean docs fuzz fuzz-asan
 .DEFAULT_GOAL := help
 
 help:
@@ -38,8 +38,11 @@ triton: venv
 serve: triton
 	@exec $(BIN)/tidegate up deploy/local
 
+# Most tests wait for processes: three at a time keep two cores busy. Files stay whole, for what they share, and in
+# their order, in which the long ones come early.
+JOBS ?= 3
 test: triton
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Real backends and other model servers, each in an environment of its own (some GB the first time).
 test-slow: triton
@@ -80,6 +83,10 @@ fuzz: venv
 	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	  > "$$(.venv-fuzz/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/gateway.pth"
 	.venv-fuzz/bin/python tests/fuzz/fuzz_atheris.py $(ARGS)
+
+# The compiled kernels under gcc's AddressSanitizer and UndefinedBehaviorSanitizer: their tests and targets.
+fuzz-asan: venv
+	$(BIN)/python tests/fuzz/sanitized.py $(ARGS)
 
 docs: venv
 	$(BIN)/python -m gateway.settings.docs > docs/settings.md

@@ -10,7 +10,7 @@ _COLOURS = ("#868e96", "#c2410c", "#0b7285")
 
 def curves(ways: dict[str, list[dict[str, Any]]], capacity: float) -> str:
     """The picture; `ways` as `bench.overload` finds them, `capacity` in requests a second."""
-    most = max(row["times"] for rows in ways.values() for row in rows)
+    most: float = max(row["times"] for rows in ways.values() for row in rows)
     latencies = [row["p99_ms"] for rows in ways.values() for row in rows if row["p99_ms"]]
     low, high = log10(min(latencies) / 1.5), log10(max(latencies) * 1.2)
     goodput = 1.15 * max(row["goodput"] for rows in ways.values() for row in rows)

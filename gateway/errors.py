@@ -20,8 +20,8 @@
         ├── UpstreamAnswered  as the upstream said
         ├── Unsupported       501  UNIMPLEMENTED
         ├── Unreachable       503  UNAVAILABLE
+        │   └── CircuitOpen   503  UNAVAILABLE     ask again after `retry_after` seconds
         ├── SequenceLost      503  UNAVAILABLE
-        │   └── CircuitOpen   503  UNAVAILABLE
         ├── BadGateway        502  INTERNAL
         └── DeadlineExceeded  504  DEADLINE_EXCEEDED
 
@@ -91,6 +91,10 @@ _HTTP_FROM_GRPC = {
     "UNKNOWN": 500,
     "DATA_LOSS": 500,
 }
+
+
+_TRACEBACK = "\n\nAt:\n"
+"""Before a traceback in a message of Triton's Python backend (pybind11's `error_already_set`)."""
 
 
 def grpc_from_http(status: int) -> str:
@@ -230,7 +234,9 @@ class UpstreamAnswered(UpstreamError):
     """The upstream answered with an error of its own: status, code and message are kept."""
 
     def __init__(self, message: str, *, status: int, code: str | None = None, detail: str = "") -> None:
-        super().__init__(message, detail=detail)
+        # A Python model's traceback follows its message: lines of files on the server.
+        said, cut, _ = message.partition(_TRACEBACK)
+        super().__init__(said, detail=detail or (message if cut else ""))
         self.status = status
         self.code = grpc_from_http(status) if code is None else code
 
@@ -260,8 +266,12 @@ class Unreachable(UpstreamError):
 class CircuitOpen(Unreachable):
     """The model failed so often on its server that nothing is sent for a while."""
 
-    def __init__(self, detail: str = "") -> None:
+    status, code = 503, "UNAVAILABLE"
+
+    def __init__(self, detail: str = "", *, retry_after: float = 1.0) -> None:
         super().__init__("the model server keeps failing and is left alone for a moment", detail=detail, sent=False)
+        self.retry_after = retry_after
+        """Seconds until it is tried again."""
 
 
 class SequenceLost(UpstreamError):

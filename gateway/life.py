@@ -22,8 +22,8 @@ class Life:
         """It accepts requests."""
         self._process = process
         self._pipe = pipe
-        self._owed_hangup = False
-        """SIGHUP came while it was starting, and so deaf: the signal would have ended it."""
+        self._owed: list[int] = []
+        """Signals that came while it was starting, and so deaf: they would have ended it. It gets them when ready."""
         self.ended = asyncio.create_task(self._end())
         """Its exit status, as `subprocess` has it."""
         self._awaiting = asyncio.create_task(self._await_ready())
@@ -49,13 +49,13 @@ class Life:
         return cls(slot, process, ours)
 
     def signal(self, sig: int) -> None:
-        """Send a signal; nothing happens when it has ended, or, but for SIGTERM, while it starts."""
+        """Send a signal, but for SIGTERM once it is ready; nothing happens when it has ended."""
         if self._process.returncode is not None:
             return
         if self.ready.is_set() or sig == signal.SIGTERM:
             self._process.send_signal(sig)
-        elif sig == signal.SIGHUP:
-            self._owed_hangup = True
+        elif sig not in self._owed:
+            self._owed.append(sig)
 
     async def leave(self, sig: int, patience: float) -> int:
         """Send a signal upon which it leaves; kill it when it has not within `patience` seconds. Its exit status."""
@@ -76,5 +76,5 @@ class Life:
         if await asyncio.get_running_loop().sock_recv(self._pipe, 16) != b"ready\n":
             return
         self.ready.set()
-        if self._owed_hangup:
-            self.signal(signal.SIGHUP)
+        for sig in self._owed:
+            self.signal(sig)

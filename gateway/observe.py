@@ -166,12 +166,16 @@ class GateMeters:
         self._queued.labels(upstream, model).set(gate.room.waiting)
 
 
+_CIRCUIT = {"circuit_closed": 0.0, "circuit_half_open": 1.0, "circuit_open": 2.0}
+
+
 class UpstreamEvents:
     """What the upstreams report: readiness as a gauge, everything else in the log or a counter."""
 
     def __init__(self, registry: Registry) -> None:
         self._ready = registry.gauge(telemetry.UPSTREAM_READY)
         self._replica_ready = registry.gauge(telemetry.REPLICA_READY)
+        self._circuit = registry.gauge(telemetry.CIRCUIT_STATE)
         self._events = registry.counter(telemetry.UPSTREAM_EVENTS)
         self._retries = registry.counter(telemetry.RETRIES)
 
@@ -183,6 +187,8 @@ class UpstreamEvents:
             self._retries.labels(upstream).inc()
         if name in ("replica_up", "replica_down", "replica_removed"):
             self._replica_ready.labels(upstream, labels["replica"]).set(1.0 if name == "replica_up" else 0.0)
+        if name in _CIRCUIT:
+            self._circuit.labels(upstream, labels["replica"], labels["model"]).set(_CIRCUIT[name])
         if name in ("up", "down"):
             self._ready.labels(upstream).set(1.0 if name == "up" else 0.0)
             report = _log.info if name == "up" else _log.warning

@@ -32,7 +32,7 @@ from gateway.errors import (
 from gateway.headers import upstream_headers
 from gateway.identity import KeysNeeded
 from gateway.routing import CallView, sequence_id, upstream_sequence_id
-from gateway.upstream.attempts import CallPlan
+from gateway.upstream.plan import CallPlan
 from gateway.wire import validate
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Pipeline:
                     )
                 finally:
                     if x.trace.sampled:
-                        _tell(span, plan)
+                        tell(span, plan)
             x.answered_by = answer.model_version
         except UpstreamAnswered as error:
             if error.status == 404:
@@ -285,7 +285,7 @@ class Pipeline:
         return signature
 
 
-def _tell(span: Step, plan: CallPlan) -> None:
+def tell(span: Step, plan: CallPlan) -> None:
     """What became of a call upstream, on its span."""
     if plan.replica is not None:
         host, _, port = plan.replica.address.rpartition(":")

@@ -21,6 +21,7 @@ from gateway import logs, telemetry
 from gateway.errors import Cancelled, Defect, TidegateError, Unreachable, not_the_clients_fault
 from gateway.headers import metadata_of
 from gateway.routing import sequence_id
+from gateway.upstream.tries import StreamTry
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class StreamSession:
             upstream.resilience.budget.deposit(time.monotonic())
             replica = upstream.pick_for(x.call, to.variant.model, to.version)
         stream = self._stream_to(x, upstream.name, replica, decoupled=signature.decoupled)
-        call.forwarding(to, replica)
+        call.forwarding(to, StreamTry(replica, upstream.resilience, to.variant.model))
         await stream.send(
             x.call,
             model=to.variant.model,
@@ -160,14 +161,14 @@ class StreamSession:
 
     async def resend(self, call: _OpenCall, error: TidegateError) -> bool:
         """Send a call whose replica broke before its first answer to another one; False when that is not safe."""
-        x, to, replica = call.x, call.to, call.replica
-        if to is None or replica is None or self._gone or not isinstance(error, Unreachable):
+        x, to, under_way = call.x, call.to, call.under_way
+        if to is None or under_way is None or self._gone or not isinstance(error, Unreachable):
             return False
         upstream = x.snapshot.upstreams[to.variant.upstream]
         assert x.call is not None
         assert x.route is not None
         safe = sequence_id(x.call.parameters) is None and (x.route.idempotent or not error.sent)
-        call.tried.append(replica)
+        call.tried.append(under_way.replica)
         # A call that ends its server must not be handed on through all replicas.
         most = min(1 if error.sent else upstream.resilience.attempts, len(upstream.replicas) - 1)
         if not safe or len(call.tried) > most:
@@ -178,7 +179,8 @@ class StreamSession:
         call.forwarded(error)
         try:
             await self._send(call, to)
-        except TidegateError:
+        except TidegateError as failed:
+            call.forwarded(failed)
             return False
         return True
 
@@ -191,6 +193,7 @@ class StreamSession:
             try:
                 await self._send(call, to)
             except TidegateError as failed:
+                call.forwarded(failed)
                 error = failed
                 continue
             return True
@@ -211,8 +214,8 @@ class _OpenCall:
     """One call that has not had its last answer."""
 
     __slots__ = (
-        "alternatives", "began", "copies", "ended", "entered", "gate", "place", "replica", "session", "started",
-        "step", "to", "tried", "x",
+        "alternatives", "began", "copies", "ended", "entered", "gate", "place", "session", "started", "step", "to",
+        "tried", "under_way", "x",
     )  # fmt: skip
 
     def __init__(self, session: StreamSession, x: Exchange) -> None:
@@ -220,8 +223,8 @@ class _OpenCall:
         self.x = x
         self.alternatives: list[Assignment] = []
         self.to: Assignment | None = None
-        self.replica: Replica | None = None
-        """Where it is under way."""
+        self.under_way: StreamTry | None = None
+        """On the replica that has it."""
         self.tried: list[Replica] = []
         """Replicas of this variant that broke before they answered."""
         self.copies: Sequence[Copy | Dropped] = ()
@@ -242,10 +245,9 @@ class _OpenCall:
         if gate is not None:
             gate.leave(self.place, self.entered, time.perf_counter(), answered)
 
-    def forwarding(self, to: Assignment, replica: Replica) -> None:
+    def forwarding(self, to: Assignment, under_way: StreamTry) -> None:
         """The call goes to a replica now."""
-        self.to, self.replica = to, replica
-        replica.in_flight += 1
+        self.to, self.under_way = to, under_way
         step = self.step = self.x.trace.span(telemetry.SPAN_FORWARD)
         step.__enter__()
         step.set(telemetry.UPSTREAM, to.variant.upstream)
@@ -254,12 +256,18 @@ class _OpenCall:
 
     def forwarded(self, error: TidegateError | None) -> None:
         """It has had its last answer from there."""
-        replica, self.replica = self.replica, None
-        if replica is not None:
-            replica.in_flight -= 1
+        self._tell_replica(error)
+        self.under_way = None
         step, self.step = self.step, None
         if step is not None:
             step.__exit__(None if error is None else type(error), error, None)
+
+    def _tell_replica(self, error: TidegateError | None) -> None:
+        """How its call ended there; what it is told first counts."""
+        if self.under_way is not None:
+            over = self.x.deadline
+            # Of two ends of its time it was the client's own if that has come.
+            self.under_way.ended(error, hurried=over is not None and asyncio.get_running_loop().time() >= over)
 
     async def answered(self, answer: InferAnswer | TidegateError, final: bool) -> None:
         """One answer of the model server, or the error that ends the call."""
@@ -299,10 +307,10 @@ class _OpenCall:
 
     def _judged(self, error: TidegateError) -> TidegateError:
         """What the failure says of the replica, and what it means for a sequence."""
-        x, to, replica = self.x, self.to, self.replica
-        if to is None or replica is None or x.call is None:
+        x, to = self.x, self.to
+        if to is None or self.under_way is None or x.call is None:
             return error
-        replica.heard(error, to.variant.model)
+        self._tell_replica(error)
         return x.snapshot.upstreams[to.variant.upstream].broke(x.call, to.variant.model, to.version, error)
 
     def _settle(self, answer: InferAnswer | None) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -26,8 +27,9 @@ from typing import Any
 
 from gateway import lastgood, logs, takeover
 from gateway.admission import forget_worker
+from gateway.descriptors import needed, raise_limit
 from gateway.life import Life
-from gateway.ports import another, reserve
+from gateway.ports import PortInUseError, another, reserve
 from gateway.settings import Settings
 from gateway.triton.supervise import describe_exit
 from kernels.counters import SHARED
@@ -42,6 +44,23 @@ _LONGEST_BACKOFF_S = 10.0
 _GRACE_S = 5.0
 # Beyond its gRPC connections' age, for what a relieved worker waits before it drains.
 _RELIEF_S = 10.0
+
+
+# A killed gateway's workers close its ports as soon as they hear of it. Who came to take over waits for so long.
+_ORPHANS_S = 10.0
+
+
+def _reserve(address: str, key: str, patience: float) -> tuple[socket.socket, str]:
+    """`ports.reserve`, tried again for `patience` seconds while another has the port."""
+    over = time.monotonic() + patience
+    while True:
+        try:
+            return reserve(address, key)
+        except PortInUseError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE or time.monotonic() > over:
+                raise
+        time.sleep(0.05)
 
 
 class StateDirError(OSError):
@@ -114,7 +133,8 @@ class Supervisor:
         for name, address in self._wanted().items():
             if address is None:
                 continue
-            sock, self.addresses[name] = reserve(address, "metrics.listen" if name == "metrics" else f"listen.{name}")
+            key = "metrics.listen" if name == "metrics" else f"listen.{name}"
+            sock, self.addresses[name] = _reserve(address, key, _ORPHANS_S if take else 0.0)
             if name == "grpc":
                 self._reserved.append(sock)
             else:
@@ -162,6 +182,7 @@ class Supervisor:
         `on_ready` is called once with the addresses when every worker accepts requests.
         """
         self._on_ready = on_ready
+        self._raise_descriptors()
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self.stop)
@@ -177,6 +198,22 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         return 2 if self.failed else 0
+
+    def _raise_descriptors(self) -> None:
+        """For the workers, which inherit it."""
+        before, now = raise_limit()
+        if now != before:
+            _log.info("file descriptors: limit raised from %d to %d", before, now)
+        settings = self.settings
+        each = (up.connections * max(1, len(up.replicas)) for up in settings.upstreams.values())
+        most = needed(len(self.addresses), settings.limits.connections, each)
+        if most > now:
+            _log.warning(
+                "file descriptors: a worker may hold %d, a process of this system may hold %d; raise the hard limit "
+                "(LimitNOFILE, ulimit -Hn) or lower limits.connections",
+                most,
+                now,
+            )
 
     def stop(self) -> None:
         """Let every worker drain and leave; the second time, at once."""

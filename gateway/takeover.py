@@ -31,6 +31,10 @@ class TakeoverError(OSError):
     """The gateway that runs cannot be taken over; it goes on. The text says why and what to do."""
 
 
+class _EndedError(OSError):
+    """The incumbent ended before it had said a word."""
+
+
 class Handover(msgspec.Struct):
     """What the incumbent says."""
 
@@ -102,7 +106,7 @@ def give(link: socket.socket, said: Handover, descriptors: Sequence[int]) -> Non
 
 
 def take(state_dir: Path, workers: int, wanted: Mapping[str, str | None]) -> Taken | None:
-    """Ask the gateway that runs on this `state_dir`; None when there is none.
+    """Ask the gateway that runs on this `state_dir`; None when there is none, or it ends before it answers.
 
     Raises:
         TakeoverError: it does not hand over, or what it has is not what these settings want.
@@ -120,6 +124,9 @@ def take(state_dir: Path, workers: int, wanted: Mapping[str, str | None]) -> Tak
         problem = _mismatch(said, workers, wanted)
         if problem:
             raise TakeoverError(f"takeover: {problem}")
+    except _EndedError:
+        link.close()
+        return None
     except (OSError, msgspec.DecodeError, struct.error) as error:
         link.close()
         if isinstance(error, TakeoverError):
@@ -135,7 +142,12 @@ def take(state_dir: Path, workers: int, wanted: Mapping[str, str | None]) -> Tak
 
 
 def _receive(link: socket.socket) -> tuple[Handover, list[int]]:
-    data, descriptors, _, _ = socket.recv_fds(link, 1 << 16, _MOST_FDS)
+    try:
+        data, descriptors, _, _ = socket.recv_fds(link, 1 << 16, _MOST_FDS)
+    except ConnectionResetError as error:
+        raise _EndedError from error
+    if not data:
+        raise _EndedError
     (length,) = struct.unpack_from("=I", data)
     while len(data) < 4 + length:
         more = link.recv(1 << 16)

@@ -291,6 +291,13 @@ REPLICA_READY = Metric(
     "1 when every worker sees the replica ready; 0 also once it has left.",
     ("upstream", "replica"),
 )
+CIRCUIT_STATE = Metric(
+    "tidegate_circuit_state",
+    "max",
+    "The circuit breaker of a model on a replica, as the worker sees it that has it most open: 0 closed again, 1 half "
+    "open (a probe was let through), 2 open. No series: it has never opened.",
+    ("upstream", "replica", "model"),
+)
 UPSTREAM_EVENTS = Metric(
     "tidegate_upstream_events_total",
     "counter",
@@ -322,6 +329,12 @@ EXPORT_FAILURES = Metric(
     "counter",
     "Exports that failed, by `traces` or `metrics`.",
     ("signal",),
+)
+WORKER_TASKS = Metric(
+    "tidegate_worker_tasks",
+    "gauge",
+    "asyncio tasks of a worker, as of the last second: its own, and one or more for each request in flight.",
+    ("worker",),
 )
 SERIES_FOLDED = Metric(
     "tidegate_metrics_folded_total",
@@ -363,6 +376,7 @@ METRICS: tuple[Metric, ...] = (
     LIMITS_AWAY,
     UPSTREAM_READY,
     REPLICA_READY,
+    CIRCUIT_STATE,
     UPSTREAM_EVENTS,
     SNAPSHOT_INFO,
     SNAPSHOT_SINCE,
@@ -371,6 +385,7 @@ METRICS: tuple[Metric, ...] = (
     SPANS_EXPORTED,
     SPANS_DROPPED,
     EXPORT_FAILURES,
+    WORKER_TASKS,
     SERIES_FOLDED,
 )
 """What a worker's registry holds."""
@@ -382,6 +397,19 @@ WORKER_CPU = Metric(
 WORKER_MEMORY = Metric("tidegate_worker_resident_memory_bytes", "gauge", "Resident memory of a worker.", ("worker",))
 WORKER_FDS = Metric("tidegate_worker_open_fds", "gauge", "Open file descriptors of a worker.", ("worker",))
 WORKER_START = Metric("tidegate_worker_start_time_seconds", "gauge", "Start of a worker, Unix time.", ("worker",))
+CONNECTIONS = Metric(
+    "tidegate_connections",
+    "gauge",
+    "Open client connections of all workers, by `http`, `grpc` and `metrics`, from the operating system.",
+    ("door",),
+)
 
-PROCESS_METRICS: tuple[Metric, ...] = (WORKERS, WORKER_CPU, WORKER_MEMORY, WORKER_FDS, WORKER_START)
+PROCESS_METRICS: tuple[Metric, ...] = (
+    WORKERS,
+    WORKER_CPU,
+    WORKER_MEMORY,
+    WORKER_FDS,
+    WORKER_START,
+    CONNECTIONS,
+)
 """What is read from the operating system when the page is asked for."""

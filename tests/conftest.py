@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from gateway_fixture import gateway, shared_gateway
 from hypothesis import HealthCheck, settings
@@ -10,6 +11,10 @@ from redis_fixture import redis_server
 from triton_fixture import triton
 
 __all__ = ["gateway", "redis_server", "shared_gateway", "triton"]
+
+# A shell starts what runs in the background with SIGINT ignored, and programs inherit that: the tests' own must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make test` runs the default profile; `HYPOTHESIS_PROFILE=thorough` looks ten times longer.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

@@ -29,12 +29,26 @@ def servers() -> list[str]:
 class RedisServer:
     """One server; its data is gone when it is killed, as that of a cache is."""
 
-    def __init__(self, binary: str, folder: Path, password: str = "") -> None:
+    def __init__(self, binary: str, folder: Path, password: str = "", tls: tuple[str, str] | None = None) -> None:
+        """`tls`: paths of certificate and key; then it speaks nothing else."""
         (self.port,) = free_ports(1)
-        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._command = [
+            binary,
+            "--port",
+            str(0 if tls else self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self._command += ["--dir", str(folder), *(["--requirepass", password] if password else [])]
+        if tls is not None:
+            self._command += ["--tls-port", str(self.port), "--tls-cert-file", tls[0], "--tls-key-file", tls[1]]
+            self._command += ["--tls-auth-clients", "no"]
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
+        self.url = f"redis{'s' if tls else ''}://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -45,6 +59,10 @@ class RedisServer:
                     return
             time.sleep(0.02)
         raise AssertionError("the server does not listen")
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -255,17 +255,22 @@ def _serve(run_dir, slot, gate, results, seconds):
 
 def test_four_workers_keep_one_limit(tmp_path):
     admission = Admission(SHARED, tmp_path, 4, 5)
-    first = time.monotonic()
-    # Of the burst of 20 s half is taken at once: it never fills up again, so that no pause of any process
-    # loses a token.
-    for _ in range(50_000):
-        admission.leave(admission.enter("acme", 0))
     (tmp_path / "inside").write_bytes(bytes(8))
     context = multiprocessing.get_context("spawn")
-    gate, results = context.Barrier(4), context.Queue()
+    gate, results = context.Barrier(5), context.Queue()
     workers = [context.Process(target=_serve, args=(tmp_path, slot, gate, results, 1.0)) for slot in range(4)]
     for worker in workers:
         worker.start()
+    deadline = time.monotonic() + 60
+    while gate.n_waiting < 4:
+        assert time.monotonic() < deadline, "the workers did not start"
+        time.sleep(0.01)
+    first = time.monotonic()
+    # Of the burst of 20 s half is taken at once, when all have started, however long that took: it never fills
+    # up again, so that no pause of any process loses a token.
+    for _ in range(50_000):
+        admission.leave(admission.enter("acme", 0))
+    gate.wait()
     got = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join()
@@ -288,8 +293,8 @@ def test_four_workers_keep_one_limit(tmp_path):
 
 def test_admission_is_cheap(tmp_path):
     admission = Admission(limits(acme={"rate": 1e9, "concurrent": 1000, "bytes": 2**50}), tmp_path, 0, 4)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(20_000):
         admission.leave(admission.enter("acme", 100), 100)
     # Some 2 us; the bound only catches a change of kind.
-    assert (time.perf_counter() - started) / 20_000 < 50e-6
+    assert (time.process_time() - started) / 20_000 < 50e-6

@@ -34,7 +34,7 @@ from gateway.triton import (
     logfile,
 )
 from gateway.triton.launch import managed, traces_url
-from gateway.triton.supervise import describe_exit
+from gateway.triton.supervise import GRACE, describe_exit
 
 install_module = sys.modules["gateway.triton.install"]
 
@@ -233,6 +233,22 @@ def locate_without_path(root: Path, monkeypatch) -> object:
         return locate(root)
 
 
+def test_an_interrupt_while_pip_is_being_started_comes_after_that():
+    """In the midst of `Popen` it would leave a pip that nobody ends."""
+    before, done = signal.getsignal(signal.SIGINT), []
+
+    def start() -> None:
+        with install_module._interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            done.append("started")
+        done.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert done == ["started"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_installation_is_current_only_while_its_lock_and_files_are(tmp_path: Path, monkeypatch):
     """An upgrade's new lock, a lost file and a broken marker each mean: install again."""
     root = installed_copy(tmp_path)
@@ -327,7 +343,7 @@ def test_spans_leave_by_otlp_for_requests_with_a_context_and_no_others(tmp_path:
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever).start()
         endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
-        with running_triton([tmp_path / "models"], tmp_path / "triton.log", otlp=endpoint) as server:
+        with running_triton([tmp_path / "models"], tmp_path / "triton.log", otlp=endpoint, grace=GRACE) as server:
             url = f"http://{server.http}/v2/models/identity_fp32/infer"
             tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [1]}
             for headers in ({}, {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}):

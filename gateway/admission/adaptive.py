@@ -12,6 +12,9 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
   soon as it grows; the latencies of finished requests would tell only later.
 - The unloaded latency is learned from requests that were alone in flight. It is a mean, not a minimum: for a
   model whose latency depends on its input a minimum would be the smallest input's.
+- Where load came before `_KNOWN` such requests, it is measured: for some answers a single request goes at a time
+  (Envoy's minRTT window, BBR's ProbeRTT). All workers do so at once, on the multiples of `_GRID` seconds of the
+  clock that they share, and again every `_AGAIN` seconds until a quiet moment tells better.
 - While R stays below `tolerance` times the unloaded latency, or within `STANDING` of it (CoDel's 5 ms: a
   standing queue shorter than that harms nobody), nothing is limited but by `max`.
 - Beyond, and while requests in flight do not decrease (a burst that drains is no overload), the limit becomes
@@ -22,13 +25,15 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
 
 A pure latency gradient fails models that batch (their best throughput is at several times the unloaded
 latency). Throughput alone fails as soon as several workers share a server, since whoever sends more gets more:
-so workers tell each other theirs (`share`), and it is the sum that is compared.
+so workers tell each other theirs (`share`), it is the sum that is compared, and none is held below an equal share of
+it: who sends more shrinks until all are equal or have what they ask for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, exp
+from typing import TypeAlias
 
 from gateway.settings import AdaptiveConcurrency
 
@@ -45,14 +50,32 @@ _IDLE = 2.0
 """A window this long with few answers means that there is no load: nothing is limited any more."""
 _LOSS = 0.07
 """Share of the throughput that a lower limit may cost: the noise of 48 answers is as large."""
-_GAIN = 1 / 32
-"""Weight of one request in the unloaded latency, after the first 32."""
+_WARM = 8
+"""Requests alone in flight that count as one: the first of a model are slow."""
+_KNOWN = 16
+"""Requests alone in flight from which on the unloaded latency is known."""
+_MEMORY = 32
+"""Requests of which it is the mean; later ones replace earlier ones."""
+_PROBED, _ENOUGH, _PROBE = 16, 4, 0.25
+"""Answers of a probe: so many, or the second number once the probe has lasted this many seconds."""
+_GRID, _AGAIN = 1.0, 64.0
+"""Seconds: probes begin when the clock is a multiple; the first one, and later ones after a few."""
 _PATIENCE = 2
 """Windows with less throughput after a jump that are waited out before it is taken back."""
 _CLIMB = 1.35
 _FADE = 60.0
+_QUICKER = 0.7
+"""A mean latency under load below this share of the unloaded one is no noise."""
 _WORTH = 0.9
 """A jump by less than a tenth is not tried."""
+
+
+Share: TypeAlias = Callable[[float], tuple[float, int]]
+
+
+def alone(x: float) -> tuple[float, int]:
+    """The `Share` of a worker that has a server for itself."""
+    return x, 1
 
 
 class Limiter:
@@ -60,6 +83,7 @@ class Limiter:
 
     __slots__ = (
         "_alone",
+        "_alone_at",
         "_area",
         "_config",
         "_congested",
@@ -68,6 +92,12 @@ class Limiter:
         "_last",
         "_n_before",
         "_patience",
+        "_pause",
+        "_probe_due",
+        "_probe_from",
+        "_probe_sum",
+        "_probe_tried",
+        "_probed",
         "_samples",
         "_settling",
         "_share",
@@ -82,8 +112,8 @@ class Limiter:
         "throughput",
     )
 
-    def __init__(self, config: AdaptiveConcurrency, now: float, share: Callable[[float], float] = lambda x: x) -> None:
-        """`share`: told this worker's throughput, it returns that of all workers."""
+    def __init__(self, config: AdaptiveConcurrency, now: float, share: Share = alone) -> None:
+        """`share`: told this worker's throughput, it returns that of all workers, and how many have any."""
         self._share = share
         self.in_flight = 0
         self.limit = config.max
@@ -91,7 +121,13 @@ class Limiter:
         """Answers a second in the last window; 0: not known."""
         self._config = config
         self._alone = 0.0  # latency of requests alone in flight; 0: none yet
+        self._alone_at = now  # when that was last seen
         self._samples = 0
+        self._probe_from = 0.0  # when the next probe may begin; 0: as soon as the grid allows
+        self._pause = _GRID  # grid of the next probe
+        self._probe_due = 0.0  # when this one ends at the latest; 0: there is none
+        self._probe_sum = 0.0
+        self._probe_tried = self._probed = 0
         self._tolerated = 0.0  # latency at which throughput was still gained; fades to `_alone`
         self._congested = False  # so was the last window
         self._settling = False  # after a jump: until those in flight fit the limit
@@ -120,6 +156,16 @@ class Limiter:
         """Whether load has ever lowered the limit since it was last quiet."""
         return self.limit < self._config.max
 
+    @property
+    def probing(self) -> bool:
+        """Whether the limit is 1 for some answers, to see the unloaded latency."""
+        return self._probe_due > 0
+
+    def look(self, now: float) -> None:
+        """To be called now and then while requests wait: ends a probe that a slow answer holds up."""
+        if 0 < self._probe_due <= now:
+            self._end_probe(now)
+
     def enter(self, now: float) -> int:
         """A request goes now: the number in flight with it, or 0: there is no room."""
         n = self.in_flight
@@ -145,18 +191,67 @@ class Limiter:
         self.in_flight = n - 1
         if answered:
             self._done += 1
-            if place == 1:
-                samples = self._samples = self._samples + 1
-                gain = 1 / samples if samples < 32 else _GAIN
-                self._alone += (now - began - self._alone) * gain
+        if place == 1:
+            self._was_alone(now - began, now, answered)
         if now >= self._until:
             self._turn(now)
+
+    # -- the unloaded latency --------------------------------------------------------------------------------
+
+    def _was_alone(self, seconds: float, now: float, answered: bool) -> None:
+        if self._probe_due:
+            if not self._probe_tried:
+                self._since = now - seconds
+            self._probe_tried += 1
+            if answered:
+                self._probed += 1
+                self._probe_sum += seconds
+            enough = self._probed >= _ENOUGH and now - self._since >= _PROBE
+            if enough or self._probe_tried >= _PROBED or now >= self._probe_due:
+                self._end_probe(now)
+        elif answered:
+            self._alone_at = now
+            samples = self._samples = self._samples + 1
+            if samples == 1:
+                self._tolerated = 0.0  # that was a guess
+            self._alone += (seconds - self._alone) / (min(samples - _WARM + 1, _MEMORY) if samples > _WARM else samples)
+
+    def _is_unknown(self, now: float) -> bool:
+        return (self._samples < _KNOWN or now - self._alone_at > _AGAIN) and self._probe_from <= now + _GRID
+
+    def _wait_to_probe(self, x: float, n: float, everyone: float, now: float) -> None:
+        """There is load; a probe begins when the time has come for all workers."""
+        if not self._probe_from:
+            self._probe_from = (now // _GRID + 1) * _GRID
+        elif now >= self._probe_from:
+            self._probe(x, n, everyone, now)
+
+    def _probe(self, x: float, n: float, everyone: float, now: float) -> None:
+        """From now on one request at a time, until there are answers enough."""
+        self._x_before, self._n_before, self._x_last = everyone, n, 0.0
+        self.throughput = x
+        self.limit = 1
+        self._probe_sum = 0.0
+        self._probe_tried = self._probed = 0
+        self._probe_due = now + 2 * n / x + 2 * _PROBE
+
+    def _end_probe(self, now: float) -> None:
+        if self._probed:
+            self._alone = self._probe_sum / self._probed
+            self._tolerated = self._alone
+        self._probe_due = 0.0
+        self._pause = min(8 * self._pause, _AGAIN)
+        pause = self._pause * ceil(self._alone / _PROBE)
+        self._probe_from = (now // pause + 1) * pause
+        self._jump(max(self._config.min, ceil(self.throughput * self._allowed())))
+        self._open_window(now)
 
     # -- windows ---------------------------------------------------------------------------------------------
 
     def _open_window(self, now: float) -> None:
         self._since = self._last = now
-        self._until = now + _SHORTEST
+        # Little's law holds for windows that are long before the latency.
+        self._until = now + min(max(_SHORTEST, self._alone), _LONGEST / 4)
         self._area = 0.0
         self._done = 0
         self._full = False
@@ -164,6 +259,8 @@ class Limiter:
 
     def _turn(self, now: float) -> None:
         """The window may end."""
+        if self._probe_due:
+            return
         elapsed = now - self._since
         if self._done < (_JUDGED if self._x_before else _COMPLETIONS):
             if elapsed >= _IDLE and self._area < elapsed:  # fewer than one in flight on the average
@@ -173,17 +270,17 @@ class Limiter:
                 self._until = now + _SHORTEST / 4
                 return
         if self._done:
-            self._window(self._done / elapsed, self._area / elapsed, elapsed)
+            self._window(self._done / elapsed, self._area / elapsed, elapsed, now)
         self._open_window(now)
 
-    def _window(self, x: float, n: float, elapsed: float) -> None:
+    def _window(self, x: float, n: float, elapsed: float, now: float) -> None:
         self.throughput = x
-        everyone = self._share(x)
+        everyone, sharers = self._share(x)
         latency = n / x
         alone = self._alone
-        if not alone:
-            return
-        if latency < alone:  # the first requests of a model are slow
+        if not alone:  # the first one is not through, or it failed
+            self._alone = alone = latency
+        elif latency < _QUICKER * alone:  # the model became quicker
             self._alone = alone = alone + (latency - alone) * 0.3
         self._tolerated = alone + max(0.0, self._tolerated - alone) * exp(-elapsed / _FADE)
         if self._settling:
@@ -191,27 +288,37 @@ class Limiter:
         elif self._x_before:
             self._judge(everyone, latency)
         else:
-            self._steer(x, n, latency, everyone)
+            self._steer(x, n, latency, everyone, sharers, now)
 
-    def _steer(self, x: float, n: float, latency: float, everyone: float) -> None:
+    def _allowed(self) -> float:
+        """Seconds of latency that are no overload."""
+        return max(self._tolerated * self._config.tolerance, self._alone + STANDING)
+
+    def _jump(self, target: int) -> None:
+        self._patience = _PATIENCE
+        self.limit = target
+        self._settling = self.in_flight > target
+
+    def _steer(self, x: float, n: float, latency: float, everyone: float, sharers: int, now: float) -> None:
         config = self._config
-        allowed = max(self._tolerated * config.tolerance, self._alone + STANDING)
+        if self._is_unknown(now) and (self._congested or self._full):
+            self._wait_to_probe(x, n, everyone, now)
+            return
+        allowed = self._allowed()
         congested = latency > allowed and self.in_flight >= self._wanted * _WORTH
         if congested and not self._congested:
             self._congested = True  # a window in which load begins holds half of what there was before
         elif congested:
-            target = max(config.min, ceil(x * allowed))
+            target = max(config.min, ceil(max(x, everyone / sharers) * allowed))
             if target < n * _WORTH and target < self.limit:
                 self._x_before, self._n_before, self._x_last = everyone, n, 0.0
-                self._patience = _PATIENCE
-                self.limit = target
-                self._settling = self.in_flight > target
+                self._jump(target)
         elif latency <= allowed:
             self._congested = False
             if self.limit >= config.max:
                 return
-            if not self._full and n < self.limit / 2:  # the load went away
-                raised = self.limit * 2
+            if not self._full and n < self.limit / 2:  # the load went away, or only for a moment
+                raised = self.limit + max(1, self.limit // 4)
             elif self._full:
                 raised = self.limit + max(1, self.limit // 10)
             else:

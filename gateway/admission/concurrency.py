@@ -16,7 +16,7 @@ from math import ceil
 from pathlib import Path
 from typing import Protocol
 
-from gateway.admission.adaptive import STANDING, Limiter
+from gateway.admission.adaptive import STANDING, Limiter, Share, alone
 from gateway.admission.limit_table import IN_FLIGHT, LimitTable
 from gateway.admission.priority import Waiter, WaitingRoom, class_of
 from gateway.errors import Overloaded
@@ -72,7 +72,7 @@ class Gate:
         call_later: Callable[[float, Callable[[], None]], Timer],
         shed: Callable[[int, str], None],
         clock: Callable[[], float] = _now,
-        share: Callable[[float], float] = lambda x: x,
+        share: Share = alone,
     ) -> None:
         self.config = config
         self.limiter = Limiter(config, now, share)
@@ -140,6 +140,7 @@ class Gate:
         for one in self.room.late(now):
             self._turn_away(one, "deadline", now)
         limiter = self.limiter
+        limiter.look(now)
         for one in self.room.expire(now, self.patience, SLOW * limiter.unloaded, limiter.in_flight):
             self._turn_away(one, "queue", now)
         if self._served + self._turned_away > 1000:  # recent ones count
@@ -202,15 +203,16 @@ class SharedRates:
         self._slot = slot
         self._table.clear(slot)
 
-    def of(self, upstream: str, model: str) -> Callable[[float], float]:
-        """For `Limiter`: takes answers a second of this worker, returns those of all."""
+    def of(self, upstream: str, model: str) -> Share:
+        """For `Limiter`: takes answers a second of this worker, returns those of all and how many have any."""
         words, slots = self._table.words, self._table.slots
         first = self._table.row(f"{upstream}\0{model}") + IN_FLIGHT
         own = first + self._slot
 
-        def share(x: float) -> float:
+        def share(x: float) -> tuple[float, int]:
             words.store(own, round(x * 1000))
-            return words.total(first, slots) / 1000
+            rates = [words.load(first + slot) for slot in range(slots)]
+            return sum(rates) / 1000, max(1, sum(rate > 0 for rate in rates))
 
         return share
 

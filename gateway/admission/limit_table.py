@@ -53,9 +53,11 @@ class LimitTable:
                     # Room for all of it now: a full disk later would end the process (SIGBUS).
                     os.posix_fallocate(self._descriptor, 0, size)
                     os.pwrite(self._descriptor, struct.pack("=QQ", _MAGIC, slots), 0)
-                head = os.pread(self._descriptor, 16, 0)
-                if head != struct.pack("=QQ", _MAGIC, slots) or os.fstat(self._descriptor).st_size != size:
+                head = os.pread(self._descriptor, 24, 0)
+                if head[:16] != struct.pack("=QQ", _MAGIC, slots) or os.fstat(self._descriptor).st_size != size:
                     raise LimitTableError(f"{path}: made for other workers or another version; remove it")
+                if struct.unpack_from("=Q", head, 16)[0] > ROWS:
+                    raise LimitTableError(f"{path}: damaged; remove it")
                 self.words = Atomics(mmap.mmap(self._descriptor, size))
         except LimitTableError:
             raise
@@ -121,6 +123,9 @@ def forget(path: Path, slot: int) -> None:
     except (FileNotFoundError, struct.error):
         return
     if magic == _MAGIC and slot < slots:
-        table = LimitTable(path, slots)
+        try:
+            table = LimitTable(path, slots)
+        except LimitTableError:  # cut short: the next worker says so
+            return
         table.clear(slot)
         table.close()

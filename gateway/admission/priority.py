@@ -12,7 +12,7 @@ priority by itself:
 - A priority is *overloaded* when its longest waiter has waited for `queue` and the queue still grows: more
   comes than is served. From then on the newest is first and whoever has waited for `patience`, some
   milliseconds, is turned away: what is served is served in time, instead of all of it late. This ends when
-  nobody had to be turned away for `CALM` seconds.
+  nobody had to be turned away for `CALM` times as long.
 
 That the queue grows is what tells overload from a fixed number of clients that each wait for their answer:
 theirs is long, but it stays.
@@ -23,13 +23,14 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
+from math import sqrt
 
 MOST = 2048
 """Waiters of one model in one worker; as many as the connection pool lets wait."""
 MOST_BYTES = 256 * 1024 * 1024
 """Request bodies that waiters of one model may keep in memory, four times the default `limits.body`."""
-CALM = 1.0
-"""Seconds without a refusal after which a priority is overloaded no more."""
+CALM = 4.0
+"""Multiples of `queue` (or of `longest`) without a refusal after which a priority is overloaded no more."""
 TICKS = 8
 """Looks at the queue within `queue` seconds."""
 LEVELS = 32
@@ -38,9 +39,11 @@ LEVELS = 32
 DEFAULT_CLASS = 10
 """Of tenants without `priority`."""
 
-_FAR = 8
-"""Growth is also judged over this many times `queue`, for overload by a few percent."""
-_GROWN = 1.1
+_SPANS = (TICKS // 2, TICKS, 2 * TICKS, 4 * TICKS, 8 * TICKS)
+"""Ticks over which growth is judged; the longer, the smaller the overload that shows."""
+_HISTORY = 2 * _SPANS[-1]
+_SIGMAS = 1.5
+"""Growth beyond so many standard deviations is no chance: of as many arrivals as there were, by Poisson's law."""
 
 
 def priority_of(tenant_class: int, triton: object) -> int:
@@ -84,29 +87,47 @@ class Waiter:
 class _Queue:
     """The waiters of one priority."""
 
-    __slots__ = ("lengths", "overloaded_until", "waiters")
+    __slots__ = ("arrived", "lengths", "overloaded_until", "waiters")
 
     def __init__(self) -> None:
         self.waiters: deque[Waiter] = deque()
         self.overloaded_until = 0.0
-        self.lengths: deque[int] = deque(maxlen=TICKS * _FAR)  # at the last ticks
+        self.arrived = 0
+        self.lengths: deque[tuple[int, int]] = deque(maxlen=_HISTORY)  # and `arrived`, at the last ticks
 
     def grows(self, inside: int) -> bool:
-        now = len(self.waiters) + inside
-        lengths = self.lengths
-        return any(len(lengths) >= ticks and now > _GROWN * lengths[-ticks] + 2 for ticks in (TICKS // 2, TICKS * _FAR))
+        now, arrived, lengths = len(self.waiters) + inside, self.arrived, self.lengths
+        for ticks in _SPANS:
+            if len(lengths) < 2 * ticks:  # a queue that has just begun has always grown
+                return False
+            before, until_then = lengths[-ticks]
+            if now - before > 2 + _SIGMAS * sqrt(arrived - until_then):
+                return True
+        return False
 
 
 class WaitingRoom:
     """All who wait for one model in one worker."""
 
-    __slots__ = ("_bytes", "_next_tick", "_order", "_queues", "_soonest", "_tick", "most", "queue", "waiting")
+    __slots__ = (
+        "_bytes",
+        "_longest",
+        "_next_tick",
+        "_order",
+        "_queues",
+        "_soonest",
+        "_tick",
+        "most",
+        "queue",
+        "waiting",
+    )
 
     def __init__(self, queue: float, most: int = MOST) -> None:
         self.queue = queue
         self.most = most
         self.waiting = 0
         self._bytes = 0
+        self._longest = queue
         self._queues: dict[int, _Queue] = {}
         self._order: list[int] = []  # priorities that have waiters
         self._soonest = float("inf")  # of the deadlines
@@ -128,6 +149,7 @@ class WaitingRoom:
         if not queue.waiters:
             insort(self._order, waiter.priority)
         queue.waiters.append(waiter)
+        queue.arrived += 1
         self.waiting += 1
         self._bytes += waiter.nbytes
         self._soonest = min(self._soonest, waiter.deadline)
@@ -188,7 +210,7 @@ class WaitingRoom:
         `patience`: in overload. `longest`: takes the place of `queue` where it is longer. `inside`: requests that
         have a place; those that move from the server's queue to this one are no growth.
         """
-        longest = max(longest, self.queue)
+        self._longest = longest = max(longest, self.queue)
         out: list[Waiter] = []
         ticked = now >= self._next_tick
         if ticked:
@@ -196,7 +218,7 @@ class WaitingRoom:
         for priority in tuple(self._order):
             queue = self._queues[priority]
             if ticked:
-                queue.lengths.append(len(queue.waiters) + inside)
+                queue.lengths.append((len(queue.waiters) + inside, queue.arrived))
             # Once one of a higher priority is turned away, all below it are.
             above = bool(out)
             calm = not above and queue.overloaded_until <= now
@@ -226,4 +248,4 @@ class WaitingRoom:
         """This priority and all below it get no more than there is room for."""
         for other, queue in self._queues.items():
             if other >= priority:
-                queue.overloaded_until = now + CALM
+                queue.overloaded_until = now + CALM * self._longest

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from redis.asyncio import Connection, SSLConnection
-from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import BlockingConnectionPool, parse_url
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway import logs
@@ -93,6 +92,8 @@ class SharedQuotas:
             decode_responses=False,
             **options,
         )
+        self._connection: AbstractConnection | None = None
+        """Out of the pool for good; opened again when it broke."""
         self._changed = changed
         self.here = True
         """Whether it answered when it was last asked; at first taken on trust."""
@@ -216,10 +217,6 @@ class SharedQuotas:
         owed = {tenant: self._owed.pop(tenant) for tenant in tenants}
         try:
             answers = await self._execute(batch, owed)
-            if any(isinstance(answer, NoScriptError) for answer in answers):
-                # It has been restarted, or its scripts were flushed: none of them ran.
-                await self._load()
-                answers = await self._execute(batch, owed)
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
@@ -240,41 +237,60 @@ class SharedQuotas:
 
     async def _execute(self, batch: list[Question], owed: dict[str, _Owed]) -> list[Any]:
         riding = dict(owed)
-        async with self._pipe() as pipe:
-            for question in batch:
-                _decide(pipe, question, riding.pop(question.tenant, None))
-            for tenant, one in riding.items():
-                pipe.evalsha(DECIDE_SHA, 2, *keys_of(tenant), 0, 0, 0, 0, -1, 0, "", one.nbytes, *one.tickets)
-            if not len(pipe) and not (self.here and self._first.is_set()):
-                pipe.ping()  # nothing to say, but whether it is there is not known
-            return list(await pipe.execute(raise_on_error=False)) if len(pipe) else []
+        asked = [_decide(question, riding.pop(question.tenant, None)) for question in batch]
+        asked += [
+            (2, *keys_of(tenant), 0, 0, 0, 0, -1, 0, "", one.nbytes, *one.tickets) for tenant, one in riding.items()
+        ]
+        if asked:
+            return await self._run_script(DECIDE_SHA, DECIDE, asked)
+        if not (self.here and self._first.is_set()):
+            await self._talk([("PING",)])  # nothing to say, but whether it is there is not known
+        return []
 
     async def _renew(self) -> None:
-        if not self._held:
-            return
-        async with self._pipe() as pipe:
-            for tenant, tickets in self._held.items():
-                # What is given back while this is under way is settled in a later turn, so after it.
-                pipe.evalsha(RENEW_SHA, 1, keys_of(tenant)[1], int(LEASE_S * 1e6), *tickets)
-            answers = await pipe.execute(raise_on_error=False)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            await self._load()
-            self._renew_at = 0.0
+        if self._held:
+            # What is given back while this is under way is settled in a later turn, so after it.
+            lease = int(LEASE_S * 1e6)
+            asked = [(1, keys_of(tenant)[1], lease, *tickets) for tenant, tickets in self._held.items()]
+            await self._run_script(RENEW_SHA, RENEW, asked)
 
-    def _pipe(self) -> Pipeline:
-        return Pipeline(self._pool, {}, transaction=False, shard_hint=None)
+    async def _run_script(self, sha: str, text: str, asked: list[tuple[Any, ...]]) -> list[Any]:
+        """A script's answers, or errors, one for each of its `asked` keys and arguments."""
+        answers = await self._talk([("EVALSHA", sha, *each) for each in asked])
+        while unknown := [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]:
+            # It has been restarted, or its scripts were flushed, maybe amid these: what ran must not run twice. The
+            # first goes with the text, so that it runs whatever happens meanwhile; the others find the script there.
+            first, *rest = unknown
+            again = [("EVAL", text, *asked[first]), *(("EVALSHA", sha, *asked[at]) for at in rest)]
+            for at, answer in zip(unknown, await self._talk(again), strict=True):
+                answers[at] = answer
+        return answers
 
-    async def _load(self) -> None:
-        async with self._pipe() as pipe:
-            pipe.script_load(DECIDE)
-            pipe.script_load(RENEW)
-            await pipe.execute()
+    async def _talk(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Their answers or errors, in one round trip.
+
+        By the connection itself: the client's `Pipeline` and pool would cost as much again as the whole rest, for
+        what one task that owns one connection does not need.
+        """
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        elif not connection.is_connected:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+        return answers
 
 
-def _decide(pipe: Pipeline, question: Question, owed: _Owed | None) -> None:
+def _decide(question: Question, owed: _Owed | None) -> tuple[Any, ...]:
+    """The script's keys and arguments."""
     emission_ns, burst_ns, concurrent, quota, nbytes = question.asked
-    pipe.evalsha(
-        DECIDE_SHA,
+    return (
         2,
         *keys_of(question.tenant),
         emission_ns,

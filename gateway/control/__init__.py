@@ -27,7 +27,7 @@ from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
 from gateway.doors.reply import error_reply
 from gateway.errors import TidegateError, Unauthenticated
-from gateway.headers import from_asgi
+from gateway.headers import from_asgi, request_id
 from gateway.tls import certificate_of_scope
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _litestar(application: Core, handlers: list[Any]) -> Litestar:
         route_handlers=handlers,
         state=State({"application": application}),
         before_request=_keys_ready,
+        before_send=[_name_request],
         exception_handlers={
             TidegateError: _tidegate_error,
             HTTPException: _http_error,
@@ -85,6 +86,16 @@ async def _keys_ready(request: Request[Any, Any, Any]) -> None:
         )
 
 
+async def _name_request(message: Any, scope: Any) -> None:
+    """Every answer carries the `x-request-id`, as those below `/v2` do; the door in the mount has written its own."""
+    if message["type"] != "http.response.start":
+        return
+    headers = message["headers"]
+    if not any(name == b"x-request-id" for name, _ in headers):
+        made = request_id(from_asgi(scope["headers"]))
+        message["headers"] = [*headers, (b"x-request-id", made.encode())]
+
+
 def _known_caller(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """What pages there are is told to whoever is accepted at all."""
     connection.app.state.application.snapshot.identifier.identify(
@@ -106,7 +117,10 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[byt
     """Litestar's own refusals: unknown page, wrong method, bad parameter."""
     own = TidegateError({404: "Not Found", 405: "Method Not Allowed"}.get(error.status_code, error.detail))
     own.status = error.status_code
-    return _respond(own)
+    answer = _respond(own)
+    if allow := (error.headers or {}).get("allow"):
+        answer.set_header("allow", allow)
+    return answer
 
 
 def _internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

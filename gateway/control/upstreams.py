@@ -6,9 +6,12 @@ from typing import Any
 
 import msgspec
 from litestar import Controller, Request, get
+from litestar.params import FromPath
 
 from gateway.admission.concurrency import Gates
 from gateway.control.access import authorised
+from gateway.control.replica_statistics import ReplicaStatistics, statistics_of
+from gateway.errors import NotFound
 
 
 class ReplicaState(msgspec.Struct):
@@ -24,6 +27,8 @@ class ReplicaState(msgspec.Struct):
     """Calls of this worker under way there."""
     models: list[str]
     """Models that are known to be ready there, `NAME/VERSION`."""
+    circuits: dict[str, str]
+    """Circuit breakers of this worker that are not closed, by model: `open` or `half_open`."""
     unrestored: dict[str, str]
     """What was asked of it and it refused when it came back, and why; see `docs/fanout.md`."""
 
@@ -81,6 +86,7 @@ class UpstreamController(Controller):
                         grpc=replica.grpc_address,
                         state=replica.state,
                         in_flight=replica.in_flight,
+                        circuits=replica.traffic.circuits(),
                         unrestored=request.app.state.application.desired.unrestored(replica),
                         models=["/".join(filter(None, each)) for each in replica.models],
                     )
@@ -100,3 +106,12 @@ class UpstreamController(Controller):
             )
             for name, upstream in snapshot.upstreams.items()
         ]
+
+    @get("/{upstream:str}/statistics")
+    async def statistics(self, request: Request[Any, Any, Any], upstream: FromPath[str]) -> list[ReplicaStatistics]:
+        """What each of its replicas has served, by its own statistics, and how this worker finds it."""
+        snapshot = authorised(request, "server", "read")
+        known = snapshot.upstreams.get(upstream)
+        if known is None:
+            raise NotFound(f"there is no upstream '{upstream}'")
+        return await statistics_of(known)

@@ -57,6 +57,20 @@ _LOOK_S: Final = 0.1
 _GRACE_S: Final = 5.0
 
 
+class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Methods that nobody serves: grpcio's own status and words, and the request id that every answer carries."""
+
+    def service(self, _: Any) -> Any:
+        """As the last of the handlers: for whatever the others do not know."""
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    @staticmethod
+    async def _refuse(_: Any, context: Any) -> None:
+        error = TidegateError("Method not found!")
+        error.code = "UNIMPLEMENTED"
+        await fail(context, error, request_id(from_metadata(context.invocation_metadata() or ())), "")
+
+
 class GrpcDoor:
     """The gRPC server of one worker."""
 
@@ -91,7 +105,7 @@ class GrpcDoor:
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, handlers), health_handlers(app))
+            (grpc.method_handlers_generic_handler(_SERVICE, handlers), health_handlers(app), _Unknown())
         )
 
     @staticmethod

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from grpc_health.v1 import health_pb2
 
+from gateway.doors.grpc_exchange import served
+from gateway.headers import from_metadata, request_id
+
 if TYPE_CHECKING:
     from gateway.core import Core
 
@@ -27,12 +30,18 @@ def health_handlers(app: Core) -> Any:
         response = health_pb2.HealthCheckResponse
         return response.SERVING if app.ready else response.NOT_SERVING
 
+    async def named(context: Any) -> None:
+        headers = from_metadata(context.invocation_metadata() or ())
+        await context.send_initial_metadata(served(request_id(headers), ""))
+
     async def check(request: Any, context: Any) -> Any:
+        await named(context)
         if request.service not in _KNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status())
 
-    async def watch(request: Any, _: Any) -> AsyncIterator[Any]:
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        await named(context)
         last: Any = None
         while True:
             unknown = request.service not in _KNOWN

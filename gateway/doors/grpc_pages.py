@@ -92,7 +92,7 @@ class GrpcPage(msgspec.Struct):
         """This call to all their replicas; raised unless every one did it."""
         return await fanout.change(
             fanout.targets(upstreams),
-            lambda to, replica: self.ask(to, replica, self.message, timeout),
+            lambda to, replica: self.ask(to, replica, self.message, fanout.change_timeout(to, replica, timeout)),
             desired=self.app.desired,
             wanted=wanted,
         )
@@ -153,14 +153,19 @@ async def model_page(page: GrpcPage) -> bytes:
     to = route.page(page.message.version)
     asked = type(page.message)(name=to.variant.model, version=to.version)
     _, told = await page.read([page.snapshot.upstreams[to.variant.upstream]], asked)
-    answer = page.agreed(told)
     if page.operation.name == "model_metadata":
+        served = {version for one in told.done.values() for version in one.versions}
+        if len(told.done) > 1:
+            for one in told.done.values():
+                del one.versions[:]
+        answer = page.agreed(told)
         answer.name = route.name
-        versions = route.versions()
+        versions = route.versions() or (served if len(told.done) > 1 else ())
         if versions:
             answer.versions[:] = sorted(versions, key=lambda version: (len(version), version))
-    elif page.operation.name == "model_config":
-        answer.config.name = route.name
+        return bytes(answer.SerializeToString())
+    answer = page.agreed(told)
+    answer.config.name = route.name
     return bytes(answer.SerializeToString())
 
 

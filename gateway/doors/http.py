@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway import logs
 from gateway.clients import drop_untrusted
 from gateway.doors.http_body import ClientWatch, plain_body, read_body
+from gateway.doors.http_connection import SPELLING_KEY
 from gateway.doors.http_pages import PAGES, PageRequest
-from gateway.doors.http_server import SPELLING_KEY
 from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import BadRequest, Cancelled, Defect, RequestTimeout, TidegateError, TooLarge

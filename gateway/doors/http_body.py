@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.doors.http_server import CONNECTION_KEY
+from gateway.doors.http_connection import CONNECTION_KEY
 from gateway.errors import Cancelled, RequestTimeout, TooLarge, UnsupportedEncoding
 from gateway.settings import Limits
 from gateway.wire import compression

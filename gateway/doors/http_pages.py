@@ -94,7 +94,9 @@ class PageRequest(msgspec.Struct):
         """POST this request's body to all their replicas; raised unless every one did it."""
         return await fanout.change(
             fanout.targets(upstreams),
-            lambda to, replica: self.ask(to, replica, "POST", target, self.body, timeout),
+            lambda to, replica: self.ask(
+                to, replica, "POST", target, self.body, fanout.change_timeout(to, replica, timeout)
+            ),
             desired=self.app.desired,
             wanted=wanted,
         )
@@ -112,12 +114,12 @@ def _decoded(told: Told[bytes], decode: Callable[[bytes], Any]) -> Told[Any]:
     return other
 
 
-def _agreed(told: Told[bytes]) -> Reply:
+def _agreed(told: Told[bytes], agreed: Callable[[Told[Any]], Any] = fanout.agreed) -> Reply:
     """The document that most replicas gave, as it came when it was one."""
     if len(told.done) == 1:
         return _reply(told, next(iter(told.done.values())))
     documents = _decoded(told, msgspec.json.decode)
-    document = fanout.agreed(documents)
+    document = agreed(documents)
     return _reply(documents, msgspec.json.encode(document))
 
 
@@ -165,7 +167,7 @@ async def _model_page(page: PageRequest, name: str) -> Reply:
     _, told = await page.read(
         [page.snapshot.upstreams[to.variant.upstream]], "GET", model_target(to.variant.model, to.version, name)
     )
-    reply = _agreed(told)
+    reply = _agreed(told, fanout.agreed if name else fanout.agreed_metadata)
     versions = route.versions()
     if to.variant.model == route.name and (name or not versions):
         return reply

@@ -21,8 +21,10 @@ import msgspec
 from gateway import telemetry
 from gateway.doors.http_body import plain_body
 from gateway.doors.reply import JSON_TYPE, Reply, error_body, served_headers
-from gateway.errors import Cancelled, TidegateError
+from gateway.errors import Cancelled, TidegateError, Unreachable
+from gateway.pipeline import tell
 from gateway.stream import StreamSession
+from gateway.upstream.plan import CallPlan
 from gateway.wire import generate as codec
 from gateway.wire import http as oip
 from gateway.wire.types import InferAnswer, InferCall
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.doors.http import HttpExchange
     from gateway.tracing import Step
-    from gateway.upstream import Replica, Stream
+    from gateway.upstream import Stream
+    from gateway.upstream.tries import StreamTry
 
 
 class EventWriter:
@@ -107,14 +110,19 @@ async def generate(app: Core, x: HttpExchange) -> Reply:
 
 async def generate_stream(app: Core, x: HttpExchange, send: Any, served: dict[str, str]) -> None:
     """Triton's `generate_stream`: its events, under the name that was asked for."""
-    async with _Generate(app, x, "generate_stream") as call:
-        served["x-tidegate-variant"] = x.variant_name
-        writer = EventWriter(send, served)
-        reader = codec.EventReader()
-        async for chunk in call.stream:
-            for data in reader.feed(chunk):
-                x.nbytes_out += await writer.write(codec.rename(data, x.model))
-        await writer.close()
+    writer = EventWriter(send, served)
+    try:
+        async with _Generate(app, x, "generate_stream") as call:
+            served["x-tidegate-variant"] = x.variant_name
+            reader = codec.EventReader()
+            async for chunk in call.stream:
+                for data in reader.feed(chunk):
+                    x.nbytes_out += await writer.write(codec.rename(data, x.model))
+    except TidegateError as error:
+        if not writer.begun or isinstance(error, Cancelled):
+            raise
+        await writer.write(error_body(error))
+    await writer.close()
 
 
 class _Generate:
@@ -124,7 +132,8 @@ class _Generate:
         self._app = app
         self._x = x
         self._page = page
-        self._replica: Replica | None = None
+        self._try: StreamTry | None = None
+        self._hurried = False
         self._began = 0.0
         self._forward: Step | None = None
         self.stream: Stream
@@ -140,13 +149,19 @@ class _Generate:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        replica = self._replica
-        if replica is not None:
-            replica.in_flight -= 1
+        ending = self._try
+        if ending is not None:
+            ending.ended(error, hurried=self._hurried)
             if error is not None:
-                await replica.leave(self.stream)
+                await ending.replica.leave(self.stream)
             else:
                 await self.stream.aclose()
+            if isinstance(error, Unreachable):
+                # A call of a sequence that broke on the way ends it.
+                told = self._broke(error)
+                if told is not error:
+                    self._end(told)
+                    raise told from None
         self._end(error)
 
     async def _open(self) -> None:
@@ -169,15 +184,30 @@ class _Generate:
         self._forward.set(telemetry.TRITON_MODEL, to.variant.model)
         self._forward.set(telemetry.TRITON_VERSION, to.version)
         self._forward.__enter__()
-        self._replica, self.stream = await upstream.open_generate(
-            call,
-            body,
-            model=to.variant.model,
-            version=to.version,
-            headers=headers,
-            timeout=x.time_left(),
-            page=self._page,
-        )
+        left = x.time_left()
+        self._hurried = x.hurried(left)
+        assert x.route is not None
+        plan = CallPlan(idempotent=x.route.idempotent, hurried=self._hurried)
+        try:
+            self._try, self.stream = await upstream.open_generate(
+                call,
+                body,
+                model=to.variant.model,
+                version=to.version,
+                headers=headers,
+                timeout=left,
+                page=self._page,
+                plan=plan,
+            )
+        finally:
+            tell(self._forward, plan)
+
+    def _broke(self, error: TidegateError) -> TidegateError:
+        x = self._x
+        assert x.assignment is not None
+        assert x.call is not None
+        to = x.assignment
+        return x.snapshot.upstreams[to.variant.upstream].broke(x.call, to.variant.model, to.version, error)
 
     def _end(self, error: BaseException | None) -> None:
         x = self._x

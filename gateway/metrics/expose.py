@@ -11,6 +11,7 @@ from math import inf, isinf, isnan
 from pathlib import Path
 
 from gateway import telemetry
+from gateway.metrics.connections import connections
 from gateway.metrics.process import ProcessStat
 from gateway.metrics.reader import Exemplar, HistogramValue, Reader, Series
 from gateway.telemetry import Metric
@@ -25,6 +26,8 @@ class Page:
     def __init__(self, directory: Path) -> None:
         self.reader = Reader(directory)
         """What the page is made from; the control pages read it too."""
+        self.doors: dict[str, str] = {}
+        """Addresses whose connections the page counts, by door."""
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and body for an `Accept` header."""
@@ -32,6 +35,8 @@ class Page:
         merged = self.reader.collect()
         families = [(metric, merged[metric.name]) for metric in telemetry.METRICS]
         families += _process_families(self.reader.processes())
+        held = connections(self.doors)
+        families.append((telemetry.CONNECTIONS, {(door,): float(count) for door, count in held.items()}))
         lines = [line for metric, series in families for line in _family(metric, series, openmetrics)]
         if openmetrics:
             lines.append("# EOF")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gateway.ports import split_address
+from gateway.ports import join_address, split_address
 from gateway.settings import Settings, Upstream
 from gateway.settings.checker import Checker
 from governance.documents.convert import Place, dotted
 
+_DNS = "dns://"
 _NEVER_UPSTREAM = frozenset({
     "authorization", "x-api-key", "proxy-authorization", "proxy-authenticate", "connection", "keep-alive",
     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length",
@@ -47,7 +48,7 @@ def addresses(name: str, upstream: Upstream) -> Iterator[tuple[Place, str]]:
     for place, http, grpc in _pairs(("upstreams", name), upstream):
         for kind, address in (("http", http), ("grpc", grpc)):
             if address is not None:
-                yield (*place, kind), address.removeprefix("dns://")
+                yield (*place, kind), address.removeprefix(_DNS)
 
 
 def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
@@ -67,11 +68,28 @@ def _upstream(name: str, upstream: Upstream, check: Checker) -> None:
         if grpc is not None and grpc == http:
             message = f"`{dotted((*pair, 'grpc'))}` is the HTTP address: Triton's gRPC port is another (8001)"
             check.error((*pair, "grpc"), "same-port", message)
+        _same_name(pair, http, grpc, check)
     check.once([(one.http, (*place, "replicas", at, "http")) for at, one in enumerate(upstream.replicas)], "replica")
     if upstream.concurrency.min > upstream.concurrency.max:
         here = (*place, "concurrency", "min")
         check.error(here, "wrong-value", f"`{dotted(here)}` is more than `max` ({upstream.concurrency.max})")
     _forwarded(upstream, place, check)
+
+
+def _same_name(pair: Place, http: str | None, grpc: str | None, check: Checker) -> None:
+    """A `dns://` name stands for one replica an address, so both doors of it have the same name."""
+    if http is None or grpc is None or not (http.startswith(_DNS) or grpc.startswith(_DNS)):
+        return
+    here = (*pair, "grpc")
+    wanted = split_address(http.removeprefix(_DNS))[0]
+    name, port = split_address(grpc.removeprefix(_DNS))
+    beside = join_address(wanted, port)
+    if not http.startswith(_DNS):
+        message = f"`{dotted(here)}` is a `dns://` name, and `{dotted((*pair, 'http'))}` is one address: write the "
+        check.error(here, "wrong-address", message + f"gRPC address beside it, such as `{beside}`")
+    elif not grpc.startswith(_DNS) or name.lower() != wanted.lower():
+        message = f"`{dotted(here)}` must be the name of `{dotted((*pair, 'http'))}` with the gRPC port, since each "
+        check.error(here, "wrong-address", message + f"of its addresses is one server: `{_DNS}{beside}`")
 
 
 def _unary(upstream: Upstream, place: Place, check: Checker) -> None:

@@ -50,7 +50,7 @@ class Ejection(Section, frozen=True):
     """Passive health: replicas that fail real requests are left out for a while (Envoy's outlier detection)."""
 
     consecutive_failures: Annotated[int, msgspec.Meta(ge=1)] = 5
-    """Failures in a row (no connection, broken, 502, 503, 504) that eject a replica."""
+    """Failures in a row (no connection, broken, unreadable, no answer in time) that eject a replica."""
     success_rate_stdev: Annotated[float, msgspec.Meta(ge=0)] = 1.9
     """A replica whose success rate is this many standard deviations below the mean of all is ejected; 0: never."""
     success_rate_requests: Annotated[int, msgspec.Meta(ge=1)] = 100

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
@@ -23,6 +24,17 @@ _LARGEST = 4 << 20
 """Bytes. The system's bundle of all public CAs has a quarter of a MiB."""
 _LEAST_RSA_BITS = 2048
 """NIST SP 800-57 part 1: 112 bits of security. OpenSSL's default level refuses less as well."""
+_BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InternalError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for files that it cannot read: its errors have no class in common. Whatever it is, it is
+the file's fault."""
 
 
 class TlsFileError(ValueError):
@@ -112,7 +124,9 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
         if isinstance(error, TlsFileError):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise TlsFileError("unreadable-file", f"{path} cannot be read ({reason}): check the path and its rights") from None
+        raise TlsFileError(
+            "unreadable-file", f"{path} cannot be read ({reason}): check the path and its rights"
+        ) from None
     if len(data) > _LARGEST:
         raise TlsFileError("too-large", f"{path} is larger than {_LARGEST >> 20} MiB: this is no PEM file")
     return data
@@ -124,11 +138,7 @@ def _certificates(data: bytes, path: Path) -> list[x509.Certificate]:
         for one in found:
             one.public_key()  # some faults are only found when a part is asked for
             one.not_valid_after_utc  # noqa: B018
-    except Exception as error:
-        # The library's own errors are of several kinds (ValueError, UnsupportedAlgorithm, InvalidVersion), and
-        # whatever is wrong with this file, it is the file's fault.
-        if isinstance(error, MemoryError):
-            raise
+    except _BROKEN:
         raise TlsFileError("no-certificate", f"{path} holds no certificate that can be read (PEM)") from None
     return found
 
@@ -139,10 +149,7 @@ def _key(data: bytes, path: Path) -> PrivateKeyTypes:
     except TypeError:
         message = f"{path} has a passphrase, which nobody could type: write it without (openssl pkey -in ... -out ...)"
         raise TlsFileError("wrong-key", message) from None
-    except Exception as error:
-        # As above; and the library's text stays away, since it may quote what it could not read.
-        if isinstance(error, MemoryError):
-            raise
+    except _BROKEN:  # the library's text stays away, since it may quote what it could not read
         raise TlsFileError("wrong-key", f"{path} holds no private key that can be read (PEM)") from None
 
 

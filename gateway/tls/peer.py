@@ -19,6 +19,8 @@ from cryptography.x509.oid import NameOID
 
 _LONGEST = 2048
 """Characters of a name (SPIFFE ID specification, 2.3: at most 2048 bytes)."""
+_BROKEN = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What the library raises for a certificate that it cannot read; these have no class in common."""
 
 
 class PeerCertificate(msgspec.Struct, frozen=True):
@@ -46,7 +48,7 @@ def certificate_of(encoded: bytes) -> PeerCertificate:
             tuple(str(one.value) for one in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)),
             found.not_valid_after_utc.timestamp(),
         )
-    except ValueError:  # OpenSSL verified the signature, not that every name in it is well-formed
+    except _BROKEN:  # OpenSSL verified the signature, not that every name in it is well-formed
         return PeerCertificate()
 
 

@@ -22,7 +22,9 @@ import os
 import platform
 import select
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,16 +141,18 @@ def _pip(root: Path, progress: Callable[[str], object]) -> None:
     ]
     argv += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-r", str(LOCK)]
     progress(f"triton: fetching {total} packages, about 200 MB (a few minutes the first time)")
-    pip = subprocess.Popen(  # noqa: S603 - argv is made here
-        argv,
-        env=_clean_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
     errors: list[str] = []
     fetched = 0
+    pip: subprocess.Popen[bytes] | None = None
     try:
+        with _interrupts_later():
+            pip = subprocess.Popen(  # noqa: S603 - argv is made here
+                argv,
+                env=_clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         for line in _lines(pip, lambda: progress("triton: still working")):
             if line.startswith("Collecting "):
                 fetched += 1
@@ -160,7 +164,7 @@ def _pip(root: Path, progress: Callable[[str], object]) -> None:
                 errors.append(line.strip())
         code = pip.wait()
     finally:
-        if pip.poll() is None:  # Ctrl-C: pip must not go on in the background
+        if pip is not None and pip.poll() is None:  # Ctrl-C: pip must not go on in the background
             pip.terminate()
             pip.wait()
     if code != 0:
@@ -169,6 +173,25 @@ def _pip(root: Path, progress: Callable[[str], object]) -> None:
             f"cannot install Triton into {root}: pip ended with status {code} ({said}). "
             f"Check the network and pip's index settings and try again, or {REMEDY}."
         )
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C within the block has its effect after it: in the midst of `Popen` it would leave a child without a parent.
+
+    In another thread than the main one there is nothing to do: Python handles signals in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _lines(process: subprocess.Popen[bytes], silent: Callable[[], object]) -> Iterator[str]:

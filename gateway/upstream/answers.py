@@ -54,6 +54,20 @@ def error_from(status: int, body: bytes) -> UpstreamError:
     return BadGateway("the model server's answer could not be understood", detail=f"HTTP {status}: {shown}")
 
 
+def header_length_of(response: Response) -> int | None:
+    """The length of the answer's JSON head before its tensors (`Inference-Header-Content-Length`); None: JSON only.
+
+    Raises:
+        BadGateway: it is no number.
+    """
+    text = response.header(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise BadGateway("the model server's answer could not be understood", detail=f"IHCL {text!r}")
+    return int(text)
+
+
 def _said(detail: str | list[_Complaint]) -> str:
     if isinstance(detail, str):
         return detail

@@ -23,7 +23,6 @@ class Breaker:
     """One circuit."""
 
     __slots__ = (
-        "_failures",
         "_limit",
         "_most_probes",
         "_open_first",
@@ -32,6 +31,7 @@ class Breaker:
         "_until",
         "closed",
         "epoch",
+        "failures",
     )
 
     def __init__(self, failures: int, open_seconds: float, probes: int) -> None:
@@ -42,7 +42,8 @@ class Breaker:
         """The common case; everything else may be looked at only when it does not hold."""
         self.epoch = 0
         """Grows with each change of state."""
-        self._failures = 0
+        self.failures = 0
+        """In a row, while it is closed. A success of the closed state may set it to 0 instead of calling `leave`."""
         self._open_now = open_seconds
         self._until = 0.0
         self._probes = 0
@@ -72,8 +73,8 @@ class Breaker:
         if self.closed:
             if failed is None:
                 return False
-            self._failures = self._failures + 1 if failed else 0
-            if self._failures < self._limit:
+            self.failures = self.failures + 1 if failed else 0
+            if self.failures < self._limit:
                 return False
             self._open_now = self._open_first
         else:
@@ -88,13 +89,9 @@ class Breaker:
         self._until = now + self._open_now
         return True
 
-    def succeeded(self) -> None:
-        """`leave` of a success in the closed state, as short as it can be."""
-        self._failures = 0
-
     def recovered(self, now: float) -> bool:
         """The replica came back: probe at once. Returns whether that changed anything."""
-        self._failures = 0
+        self.failures = 0
         if self.closed or now >= self._until:
             return False
         self._until = now
@@ -107,5 +104,5 @@ class Breaker:
     def _change(self, *, closed: bool) -> None:
         self.closed = closed
         self.epoch += 1
-        self._failures = 0
+        self.failures = 0
         self._probes = 0

@@ -90,7 +90,7 @@ class Ejection:
             self._judge(now)
 
     def failed(self, one: Outlier, now: float) -> None:
-        """No connection, a broken one, or 502, 503, 504."""
+        """The server failed; see `plan.py` for what that is."""
         one.requests += 1
         one.failed += 1
         one.consecutive += 1

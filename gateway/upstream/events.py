@@ -41,6 +41,8 @@ EVENTS: dict[str, str] = {
     "hedge": "a second try was started because the first took long",
     "hedge_won": "a second try answered first",
     "circuit_open": "a circuit breaker opened: a model on a replica gets nothing for a while",
+    "circuit_half_open": "a request was let through a circuit breaker that was open, as a probe",
+    "circuit_closed": "a circuit breaker closed: the probe succeeded, or its replica left",
     "fanout_partial": "a load, registration or setting failed on a replica while others carried it out",
     "restored": "a replica that came back was brought to what was asked through the gateway",
     "restore_failed": "a replica that came back could not be brought there; it gets no traffic and is tried again",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import msgspec
 
 from gateway import logs
-from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreachable
+from gateway.errors import BadGateway, DeadlineExceeded, NotFound, TidegateError, Unreachable, UpstreamAnswered
 from gateway.upstream import merge
 from gateway.upstream.pool import NOT_REACHED
 
@@ -36,7 +36,8 @@ PARTIAL: Final = "x-tidegate-partial"
 DIFFERS: Final = "x-tidegate-differs"
 """Likewise: the replicas that said something else than the answer."""
 DOWN_TIMEOUT: Final = 2.0
-"""Seconds for a replica that is known to be down to answer a read."""
+"""Seconds for a replica that is known to be down to answer, when others are up."""
+_FAULTS: Final = 500  # HTTP status from which on it is the server's fault
 
 _log = logs.get("fanout")
 
@@ -64,18 +65,27 @@ class Told(Generic[T]):
 
     def said(self) -> dict[str, str]:
         """Headers that say whose answers are missing or differ; empty when all said the same."""
-        found = {PARTIAL: ", ".join(self.failed), DIFFERS: ", ".join(dict.fromkeys(self.differs))}
+        # One that says no to what others answer (it lacks the version) was asked, and differs.
+        refused = [label for label, error in self.failed.items() if _refusal(error)]
+        found = {
+            PARTIAL: ", ".join(label for label in self.failed if label not in refused),
+            DIFFERS: ", ".join(dict.fromkeys([*self.differs, *refused])),
+        }
         return {name: value for name, value in found.items() if value}
 
     def failure(self) -> TidegateError:
         """The error of a request that not every replica carried out.
 
-        What all refuse with one status stays as the first said it. Else 503 when no failure is an answer (not
+        What all refuse with one status stays as the first said it; so does what all that can be reached call the
+        caller's fault. Else 503 when no failure is an answer (not
         reached, too late), 502 otherwise, with every replica that failed and why.
         """
         failures = list(self.failed.values())
         if not self.done and len({(type(each), each.status) for each in failures}) == 1:
             return failures[0]
+        refused = [each for each in failures if _refusal(each)]
+        if not self.done and len({each.status for each in refused}) == 1 and all(map(_no_other_fault, failures)):
+            return refused[0]
         total = len(self.done) + len(failures)
         text = f"{len(self.done)} of {total} replicas did it; " + "; ".join(
             f"{label} did not: {error.message}" for label, error in self.failed.items()
@@ -84,6 +94,15 @@ class Told(Generic[T]):
         if all(isinstance(each, Unreachable | DeadlineExceeded) for each in failures):
             return Unreachable(text, detail=detail)
         return BadGateway(text, detail=detail)
+
+
+def _refusal(error: TidegateError) -> bool:
+    """Whether a replica was asked and called it the caller's fault."""
+    return isinstance(error, UpstreamAnswered | NotFound) and error.status < _FAULTS
+
+
+def _no_other_fault(error: TidegateError) -> bool:
+    return _refusal(error) or isinstance(error, Unreachable | DeadlineExceeded)
 
 
 def targets(upstreams: Iterable[Upstream]) -> list[Target]:
@@ -156,6 +175,16 @@ async def read(asked: Sequence[Target], ask: Callable[[Target, Replica], Awaitab
 def read_timeout(replica: Replica, timeout: float) -> float:
     """Seconds: less for one that is known to be down, when others answer at once."""
     return timeout if replica.usable else min(timeout, DOWN_TIMEOUT)
+
+
+def change_timeout(to: Target, replica: Replica, timeout: float) -> float:
+    """Seconds: less for one that is known to be down, when others are up.
+
+    What it did not do of a change it is brought to when it returns.
+    """
+    if replica.usable or not any(other.usable for other in to.upstream.replicas):
+        return timeout
+    return min(timeout, DOWN_TIMEOUT)
 
 
 async def change(
@@ -243,6 +272,13 @@ def statistics_rows(asked: Sequence[Target], told: Told[list[merge.Row]]) -> lis
 def agreed(told: Told[Any]) -> Any:
     """The document that most gave; the others are noted in `told.differs`."""
     document, others = merge.agree(told.done)
+    told.differs += others
+    return document
+
+
+def agreed_metadata(told: Told[dict[str, Any]]) -> dict[str, Any]:
+    """A model's metadata, with the versions that any of them serves."""
+    document, others = merge.merge_metadata(told.done)
     told.differs += others
     return document
 

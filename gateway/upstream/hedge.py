@@ -74,25 +74,29 @@ class Quickness:
     model is taken for quick after `KNOWN_AFTER` quick answers, and for slow after at most twice as many slow ones.
     """
 
-    __slots__ = ("_bound", "_score", "quick")
+    __slots__ = ("_score", "bound", "quick", "sure")
 
     _MOST = 8
 
     def __init__(self, bound: float) -> None:
-        self._bound = bound
+        self.bound = bound
+        """Seconds."""
         self._score = 0
         self.quick = False
         """False until enough is known."""
+        self.sure = False
+        """Quick with all that counts: a further quick answer changes nothing and need not be told."""
 
     def observe(self, seconds: float) -> None:
         """One answer's latency."""
         score = self._score
-        if seconds < self._bound:
+        if seconds < self.bound:
             if score < self._MOST:
                 self._score = score = score + 1
                 if score == self._MOST:
-                    self.quick = True
+                    self.quick = self.sure = True
         elif score > -self._MOST:
             self._score = score = score - 1
+            self.sure = False
             if score <= 0:
                 self.quick = False

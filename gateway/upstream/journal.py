@@ -1,10 +1,12 @@
 """What was asked of upstreams through the gateway, kept in the run directory for all workers of a machine.
 
 Contract: two small files, each replaced as a whole under one file lock, so that a reader sees one state or the
-next and a worker that is killed leaves the one before. `asked` has the entries of each upstream
+next and a worker that is killed leaves the one before; its lock ends with it. `asked` has the entries of each upstream
 (`desired.Wanted`), `marks` says which of them each replica is known to have carried out, and in which of its lives
 (`lives`): a replica that fell lost all of them. They go with the run directory: Triton's own model control does
-not outlive its process either, so a gateway that is started anew asks for nothing.
+not outlive its process either, so a gateway that is started anew asks for nothing. A file that cannot be read (the
+disk's doing) counts as empty, which is logged, and is put aside by the next write: better what it asked for is lost
+than that no replica comes up any more.
 """
 
 from __future__ import annotations
@@ -15,14 +17,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
+from gateway import logs
 from gateway.upstream.desired import Entries, Wanted, after
+
+T = TypeVar("T")
 
 MOST_MARKED: Final = 1024
 """Replicas that are remembered; what is forgotten is asked for again, which does no harm."""
+
+_log = logs.get("restore")
 
 
 class Mark(msgspec.Struct):
@@ -67,7 +74,7 @@ class Journal:
     def record(self, upstream: str, asked: Wanted, did: Mapping[int, int]) -> None:
         """Something was carried out; `did`: by replicas (their keys) in these lives."""
         with self._locked():
-            everything = self._read_entries()
+            everything = self._read_entries(aside=True)
             asked = msgspec.structs.replace(asked, serial=time.time_ns())  # never one that was there before
             everything[upstream] = after(everything.get(upstream, ()), asked)
             _replace(self._asked, msgspec.json.encode(everything))
@@ -81,7 +88,7 @@ class Journal:
             self._put({replica: life}, entry, refused)
 
     def _put(self, did: Mapping[int, int], entry: Wanted, refused: str | None = None) -> None:
-        marks = self._read_marks()
+        marks = self._read_marks(aside=True)
         key = key_of(entry)
         for replica, life in did.items():
             mark = marks.pop(str(replica), None)
@@ -99,17 +106,11 @@ class Journal:
             del marks[next(iter(marks))]
         _replace(self._marks, msgspec.json.encode(marks))
 
-    def _read_entries(self) -> dict[str, Entries]:
-        try:
-            return self._entries.decode(self._asked.read_bytes())
-        except FileNotFoundError:
-            return {}
+    def _read_entries(self, *, aside: bool = False) -> dict[str, Entries]:
+        return _read(self._asked, self._entries, aside)
 
-    def _read_marks(self) -> dict[str, Mark]:
-        try:
-            return self._all_marks.decode(self._marks.read_bytes())
-        except FileNotFoundError:
-            return {}
+    def _read_marks(self, *, aside: bool = False) -> dict[str, Mark]:
+        return _read(self._marks, self._all_marks, aside)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -132,8 +133,26 @@ def pending(entries: Entries, mark: Mark) -> list[Wanted]:
     ]
 
 
+def _read(path: Path, decoder: msgspec.json.Decoder[dict[str, T]], aside: bool) -> dict[str, T]:
+    """The file's document; `aside`: keep what cannot be read beside the one that is about to be written."""
+    try:
+        return decoder.decode(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fields = {"file": path.name, "detail": str(error)}
+        _log.error("the journal cannot be read: what was asked of replicas is lost", extra={"fields": fields})
+        if aside:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        return {}
+
+
 def _replace(path: Path, content: bytes) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.touch(mode=0o600)  # a configuration may hold what is nobody else's business
-    aside.write_bytes(content)
-    aside.replace(path)
+    try:
+        aside.touch(mode=0o600)  # a configuration may hold what is nobody else's business
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

@@ -10,7 +10,8 @@ Rules:
                  latest; `batch_stats` add up by batch size, `memory_usage` by kind and device.
     index        one row per (model, version), READY as soon as one replica serves it; `reason` names every
                  replica that is in another state.
-    documents    (metadata, configuration, settings) the one that most replicas gave; the others are named.
+    documents    (configuration, settings) the one that most replicas gave; the others are named.
+    metadata     of a model: likewise, but `versions` has all that some replica serves.
     regions      (shared memory) one row per name; the others are named.
 """
 
@@ -168,6 +169,13 @@ def agree(answers: Answers) -> tuple[Any, list[str]]:
         groups.setdefault(msgspec.json.encode(answers[label], order="sorted"), []).append(label)
     chosen = max(groups.values(), key=len)  # max keeps the first of equals
     return answers[chosen[0]], [label for labels in groups.values() if labels is not chosen for label in labels]
+
+
+def merge_metadata(answers: Answers) -> tuple[Row, list[str]]:
+    """A model's metadata over replicas, and the labels of those that gave another, whatever versions they serve."""
+    versions = {version for answer in answers.values() for version in answer.get("versions", ())}
+    document, others = agree({label: {**answer, "versions": []} for label, answer in answers.items()})
+    return {**document, "versions": sorted(versions, key=lambda version: (len(version), version))}, others
 
 
 def merge_regions(answers: Answers) -> tuple[list[Row], list[str]]:

@@ -16,7 +16,7 @@ import asyncio
 import math
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias, cast
 
@@ -84,6 +84,8 @@ class Pool:
         self._closing = False
         self.connects = 0
         """Connections opened so far."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the server has closed a connection that was idle; set by whoever wants to know."""
         self._drained: asyncio.Future[None] | None = None
 
     @property
@@ -348,8 +350,10 @@ class Pool:
         if connection not in self._connections:
             return  # lost while it was being opened: `_connect` sees to its place
         self._connections.remove(connection)
-        if connection in self._idle:
+        if connection in self._idle:  # those that are closed here are taken out first
             self._idle.remove(connection)
+            if self.on_gone is not None:
+                self.on_gone()
         self._places -= 1
         self._give_place()
 

@@ -74,6 +74,8 @@ class Desired:
         self.journal = Journal(folder)
         self.counters = counters or Silent()
         self._failed: dict[int, _Failed] = {}
+        self._refused: set[tuple[int, int]] = set()
+        """Replica (key) and serial of what it refused in this life or before."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- changes ---------------------------------------------------------------------------------------------
@@ -164,7 +166,9 @@ class Desired:
         """One entry; whether anything had to be asked and was done."""
         refused: UpstreamAnswered | None = None
         asked = False
-        for attempt in range(TRIES):
+        again = (replica.life_key, entry.serial)
+        # What it refused before does not hold up its return a second time.
+        for attempt in range(1 if again in self._refused else TRIES):
             if attempt:
                 await asyncio.sleep(_FIRST_PAUSE * attempt)
             try:
@@ -176,6 +180,7 @@ class Desired:
                     raise
                 refused = error
         why = None if refused is None else refused.message
+        (self._refused.discard if refused is None else self._refused.add)(again)
         await asyncio.to_thread(self.journal.carried_out, replica.life_key, life, entry, why)
         if refused is not None:
             self.counters.on_event("restore_refused", upstream=replica.name)

@@ -49,16 +49,18 @@ class SequencePins:
     def holder(self, key: int, replicas: Sequence[Replica], *, begins: bool) -> Replica | None:
         """The replica that has the sequence; None: it begins, or nothing is known of it.
 
-        One that begins stays where it was while that replica lives, so that no state is left behind there.
+        One that begins stays where it was while that replica lives, so that no state is left behind there. One that
+        began on a replica that is taken for down, since all of them are, goes on there: it is of the life that began
+        with that fall, and a server that knows nothing of it says so.
 
         Raises:
-            SequenceLost: its replica is gone, down, or has begun another life.
+            SequenceLost: its replica is gone, is being removed, or has begun another life.
         """
         value = self._pins.get(key)
         if not value:
             return None
         for replica in replicas:
-            if replica.usable and _pin_of(replica) == value:
+            if not replica.draining and _pin_of(replica) == value:
                 return replica
         if begins:
             return None

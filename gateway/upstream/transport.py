@@ -11,18 +11,22 @@ headers that Triton could forward to the model as parameters (its two `forward-h
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from gateway.errors import BadGateway, UpstreamAnswered
+from gateway.errors import BadGateway, Unreachable, UpstreamAnswered
 from gateway.headers import metadata_of
+from gateway.upstream.capabilities import TRITON
 from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
     from gateway.upstream.grpc_channel import GrpcChannel
+    from gateway.upstream.plan import Sending
+    from gateway.upstream.replica import Replica
     from gateway.wire.types import InferAnswer, InferCall
 
 LARGEST: Final = 16 * 1024 * 1024
@@ -35,6 +39,9 @@ quick calls cancelled at random; with this pause not in 27,000. A sign that it i
 LEAST_TIME: Final = 0.1
 """Seconds below which a call keeps to HTTP: its deadline would cancel it at the server as early."""
 
+GRPC_PAUSE: Final = 5.0
+"""Seconds for which calls keep to HTTP after a gRPC address could not be reached."""
+
 _BROKEN: Final = "Stream removed"
 """grpcio's own words under the same code: no answer of the server."""
 _PARAMETERS: Final = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
@@ -42,6 +49,66 @@ _HEADERS: Final = frozenset({
     "accept", "accept-language", "baggage", "forwarded", "traceparent", "tracestate", "user-agent", "x-forwarded-for",
     "x-forwarded-host", "x-forwarded-proto", "x-request-id",
 })  # fmt: skip
+
+
+async def send(replica: Replica, sending: Sending, timeout: float) -> InferAnswer:
+    """One unary call of a model that is not known to be quick, over gRPC where that is right, else over HTTP.
+
+    Args:
+        replica: where it goes; it has a gRPC address.
+        sending: the call; its plan says afterwards how it travelled.
+        timeout: seconds for everything.
+
+    Raises:
+        TidegateError: those of `Replica.infer`.
+    """
+    plan = sending.plan
+    if timeout >= LEAST_TIME and _over_grpc(replica, sending):
+        plan.transport = "grpc"
+        known = replica.capabilities
+        try:
+            return await infer(
+                replica.grpc_channel,
+                sending.call,
+                model=sending.model,
+                version=sending.version,
+                headers=sending.headers,
+                timeout=timeout,
+                tell=plan.heeds_timeout and known is not None and known.name == TRITON,
+            )
+        except Unreachable as error:
+            if error.sent or replica.settings.unary == "grpc":
+                replica.heard(error)
+                raise
+            # Nothing listens at its gRPC address, or not yet: HTTP may do, and for the next moments too.
+            replica.grpc_again_at = asyncio.get_running_loop().time() + GRPC_PAUSE
+        except UpstreamAnswered as error:
+            replica.heard(error, sending.model)
+            raise
+    plan.transport = "http"
+    return await replica.infer(
+        sending.call,
+        model=sending.model,
+        version=sending.version,
+        headers=sending.headers,
+        timeout=timeout,
+        tell=plan.heeds_timeout,
+    )
+
+
+def _over_grpc(replica: Replica, sending: Sending) -> bool:
+    config = replica.settings
+    if replica.grpc_address is None or config.unary == "http":
+        return False
+    known = replica.capabilities
+    if config.unary == "auto" and (
+        known is None
+        or known.name != TRITON
+        or replica.grpc_again_at > asyncio.get_running_loop().time()
+        or config.binary == "never"
+    ):
+        return False
+    return same_over_grpc(sending.call, sending.headers)
 
 
 def same_over_grpc(call: InferCall, headers: Sequence[tuple[str, str]]) -> bool:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from gateway import settings
 from gateway.errors import NotFound, SequenceLost, TidegateError, Unreachable
@@ -24,18 +25,18 @@ from gateway.routing.pins import MemoryPins, Pins
 from gateway.routing.sequences import sequence_id
 from gateway.tls import ClientFiles
 from gateway.upstream import attempts
-from gateway.upstream.attempts import CallPlan, allowed
+from gateway.upstream.capabilities import Capabilities
 from gateway.upstream.choose import choose, warmed
 from gateway.upstream.events import Counters, Silent
-from gateway.upstream.grpc_stream import ModelStream
-from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.lives import Lives
 from gateway.upstream.members import Members
-from gateway.upstream.pool import NOT_REACHED, Headers
-from gateway.upstream.replica import LEARN_TIMEOUT, Capabilities, Replica, Restore
+from gateway.upstream.plan import CallPlan, Resilience, Sending, allowed, is_broken, late
+from gateway.upstream.pool import NOT_REACHED
+from gateway.upstream.replica import Replica, Restore
 from gateway.upstream.sequences import LOST, SequencePins, not_started
 from gateway.upstream.tls import UpstreamTls
+from gateway.upstream.tries import StreamTry
 from gateway.wire.types import Buffer, InferAnswer, InferCall
 from gateway.wire.validate import ModelSignature
 
@@ -61,7 +62,7 @@ class Upstream:
         self.name = name
         self.settings = config
         self._tls = None if tls is None else UpstreamTls(tls)
-        self.resilience = attempts.Resilience(name, config, counters or Silent())
+        self.resilience = Resilience(name, config, counters or Silent())
         self._counters = counters or Silent()
         self._sequences = SequencePins(name, MemoryPins() if pins is None else pins)
         self._wanted: dict[tuple[str, str], None] = {}
@@ -133,16 +134,16 @@ class Upstream:
     @property
     def has_grpc(self) -> bool:
         """Whether it has a gRPC address."""
-        return any(replica.has_grpc for replica in self.replicas)
+        return any(replica.grpc_address is not None for replica in self.replicas)
 
     # -- what models take ------------------------------------------------------------------------------------
 
     def known_signature(self, model: str, version: str = "") -> ModelSignature | None:
         """What is known of a model without asking; None: nothing yet."""
         if self._only is not None:
-            return self._only.known_signature(model, version)
+            return self._only.signatures.peek(model, version)
         for replica in self._having.get((model, version)) or self._candidates(model, version):
-            known = replica.known_signature(model, version)
+            known = replica.signatures.peek(model, version)
             if known is not None:
                 return known
         return None
@@ -153,10 +154,10 @@ class Upstream:
         Raises NotFound when every replica that answers does not have it, and the errors of `Signatures.get`.
         """
         if self._only is not None:
-            return await self._only.signature(model, version)
+            return await self._only.signatures.get(model, version)
         loop = asyncio.get_running_loop()
         asked = [one for one in self.replicas if one.usable] or list(self.replicas)
-        asking = {loop.create_task(one.signature(model, version)) for one in asked}
+        asking = {loop.create_task(one.signatures.get(model, version)) for one in asked}
         failures: list[TidegateError] = []
         try:
             while asking:
@@ -178,11 +179,11 @@ class Upstream:
     async def fresh_signature(self, model: str, version: str = "") -> ModelSignature:
         """The same, asked anew; the same object as before when nothing has changed."""
         if self._only is not None:
-            return await self._only.fresh_signature(model, version)
+            return await self._only.signatures.fresh(model, version)
         asked = list(self._having.get((model, version)) or self._candidates(model, version))
         if not asked:
             raise Unreachable(NOT_REACHED, sent=False)
-        found = await asyncio.gather(*(one.fresh_signature(model, version) for one in asked), return_exceptions=True)
+        found = await asyncio.gather(*(one.signatures.fresh(model, version) for one in asked), return_exceptions=True)
         for each in found:
             if isinstance(each, ModelSignature):
                 return each
@@ -207,7 +208,7 @@ class Upstream:
             return only
         having = self._having.get((model, version)) or self._candidates(model, version)
         if exclude:
-            having = [one for one in having if one not in exclude] or having
+            having = [one for one in having if one not in exclude] or self._others(model, version, exclude) or having
         if not having:
             raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
         now = time.monotonic()
@@ -218,6 +219,10 @@ class Upstream:
         # When all are left alone just now, the one drawn says so.
         rest = [one for one in having if allowed(one, model, now)]
         return choose(rest, random.random) if rest else chosen
+
+    def _others(self, model: str, version: str, exclude: Sequence[Replica]) -> list[Replica]:
+        """Those that have the model ready, though it is not known yet what it takes there."""
+        return [one for one in self.replicas if one.usable and one not in exclude and one.lists(model, version)]
 
     def pick_for(self, call: InferCall, model: str, version: str, plan: CallPlan | None = None) -> Replica:
         """The replica of the call's sequence, pinned by it; else any.
@@ -284,7 +289,7 @@ class Upstream:
 
     # -- calls -----------------------------------------------------------------------------------------------
 
-    async def infer(
+    def infer(
         self,
         call: InferCall,
         *,
@@ -293,66 +298,30 @@ class Upstream:
         headers: Sequence[tuple[str, str]] = (),
         timeout: float,
         plan: CallPlan | None = None,
-    ) -> InferAnswer:
-        """One inference by one of the replicas; see `attempts.run`."""
-        if plan is None:
-            plan = CallPlan()
-        if self._only is None and self.known_signature(model, version) is None:
-            await self.signature(model, version)  # shadows come without it
-        if "sequence_id" not in call.parameters:
-            return await attempts.run(
-                self, call, model=model, version=version, headers=headers, timeout=timeout, plan=plan
-            )
-        return await self._infer_in_sequence(call, model, version, headers, timeout, plan)
+    ) -> Coroutine[Any, Any, InferAnswer]:
+        """One inference by one of the replicas; see `attempts.run`. Nothing happens until it is awaited."""
+        sending = Sending(call, model, version, headers, CallPlan() if plan is None else plan)
+        if self._only is not None and "sequence_id" not in call.parameters:
+            return attempts.run(self, sending, timeout)  # the common case: without a coroutine in between
+        return self._infer(sending, timeout)
 
-    async def _infer_in_sequence(
-        self,
-        call: InferCall,
-        model: str,
-        version: str,
-        headers: Sequence[tuple[str, str]],
-        timeout: float,
-        plan: CallPlan,
-    ) -> InferAnswer:
+    async def _infer(self, sending: Sending, timeout: float) -> InferAnswer:
+        """Between several replicas, or in a sequence."""
+        if self._only is None and self.known_signature(sending.model, sending.version) is None:
+            await self.signature(sending.model, sending.version)  # shadows come without it
+        if "sequence_id" not in sending.call.parameters:
+            return await attempts.run(self, sending, timeout)
         over = time.monotonic() + timeout
         for left in range(len(self.replicas), 0, -1):
             try:
-                return await attempts.run(
-                    self, call, model=model, version=version, headers=headers, timeout=timeout, plan=plan
-                )
+                return await attempts.run(self, sending, timeout)
             except Unreachable as error:
-                told = self.broke(call, model, version, error)
+                told = self.broke(sending.call, sending.model, sending.version, error)
                 timeout = over - time.monotonic()
                 # One that begins, and of which nothing was sent, may begin elsewhere.
                 if isinstance(told, SequenceLost) or error.sent or left == 1 or timeout <= 0:
                     raise told from None
         raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
-
-    async def control(
-        self,
-        method: str,
-        target: str,
-        headers: Headers = (),
-        body: Buffer = b"",
-        timeout: float = LEARN_TIMEOUT,
-    ) -> Response:
-        """Any other page of one replica, passed through."""
-        return await self._one().control(method, target, headers, body, timeout)
-
-    async def stream_generate(
-        self,
-        body: Buffer,
-        *,
-        model: str,
-        version: str = "",
-        headers: Sequence[tuple[str, str]] = (),
-        timeout: float,
-        page: str = "generate_stream",
-    ) -> Stream:
-        """Triton's generate extension of one replica; see `Replica.stream_generate`."""
-        return await self._one().stream_generate(
-            body, model=model, version=version, headers=headers, timeout=timeout, page=page
-        )
 
     async def open_generate(
         self,
@@ -364,47 +333,42 @@ class Upstream:
         headers: Sequence[tuple[str, str]] = (),
         timeout: float,
         page: str,
-    ) -> tuple[Replica, Stream]:
-        """A generate call and the replica that serves it, whose `in_flight` counts it: the caller takes it off.
+        plan: CallPlan,
+    ) -> tuple[StreamTry, Stream]:
+        """A generate call, and its try on the replica that serves it: the caller MUST tell that how it `ended`.
 
-        Tried on another replica while nothing was sent. Errors are those of `Replica.stream_generate` and of
-        `pick_for`; `timeout` in seconds, for the head and between two chunks.
+        Tried again as a unary call is, until a head with status 200 has come. Errors are those of
+        `Replica.stream_generate` and of `pick_for`; `timeout` in seconds, for the head with all tries, then between
+        two chunks.
         """
         if self._only is None and self.known_signature(model, version) is None:
             await self.signature(model, version)
+        now = time.monotonic()
+        deadline = now + timeout
+        self.resilience.budget.deposit(now)
+        replica = self.pick_for(call, model, version, plan)
         tried: list[Replica] = []
         while True:
-            replica = self.pick(model, version, tried) if tried else self.pick_for(call, model, version)
-            replica.in_flight += 1
+            plan.replica = replica
+            ending = StreamTry(replica, self.resilience, model)
             try:
-                return replica, await replica.stream_generate(
-                    body, model=model, version=version, headers=headers, timeout=timeout, page=page
+                return ending, await replica.stream_generate(
+                    body, model=model, version=version, headers=headers, timeout=deadline - now, page=page
                 )
-            except Unreachable as error:
-                replica.in_flight -= 1
-                tried.append(replica)
-                again = not error.sent and sequence_id(call.parameters) is None and len(tried) < len(self.replicas)
-                if not again:
-                    raise self.broke(call, model, version, error) from None
-            except BaseException:  # whatever ends it, it is not under way any more
-                replica.in_flight -= 1
-                raise
+            except BaseException as error:
+                ending.ended(error, hurried=plan.hurried)
+                if not isinstance(error, TidegateError):
+                    raise
+                if is_broken(error):
+                    plan.broken += 1
+                last = error
+            other = await attempts.another(self, model, version, plan, last, tried, deadline)
+            now = time.monotonic()
+            if other is None:
+                raise self.broke(call, model, version, late(last, deadline, now)) from None
+            replica = other
 
-    async def leave(self, stream: Stream) -> None:
-        """The client of a stream went early."""
-        await self._one().leave(stream)
-
-    async def unary(
-        self, method: str, request: bytes, *, metadata: Sequence[tuple[str, str]] = (), timeout: float
-    ) -> bytes:
-        """One gRPC call of one replica, bytes in and out; see `GrpcChannel.unary`."""
-        return await self._one().unary(method, request, metadata=metadata, timeout=timeout)
-
-    def open_stream(self, *, metadata: Sequence[tuple[str, str]] = ()) -> ModelStream:
-        """A `ModelStreamInfer` stream to one replica; see `Replica.open_stream`."""
-        return self._one().open_stream(metadata=metadata)
-
-    def _one(self) -> Replica:
+    def one(self) -> Replica:
         """One that answers, for what is the same everywhere."""
         for replica in self.replicas:
             if replica.usable:

@@ -20,6 +20,8 @@ from gateway.wire.tensors import SIZES, count_elements, element_count, materiali
 from gateway.wire.types import InferCall, InputTensor
 
 INT64_MAX: Final = 2**63 - 1
+_POINTER: Final = 8
+"""Bytes of an element of BYTES in numpy."""
 _FIXED: Final = {name: size for name, size in SIZES.items() if size}
 _UNCLASSIFIED: Final = frozenset({"BOOL", "FP16", "BF16", "BYTES"})
 """Datatypes that Triton sorts no classes of; classes of BYTES, asked for over gRPC, end a Triton 2.51."""
@@ -179,9 +181,9 @@ def _check_size(tensor: InputTensor, model: str) -> None:
                 "invalid dimensions"
             )
         count *= dim
-    if not count or count > INT64_MAX:
-        _check_dims(tensor)
     size = _FIXED.get(tensor.datatype)
+    if not count or count > INT64_MAX:
+        _check_dims(tensor, size or _POINTER)
     if size is None:
         _check_bytes(tensor, count, model)
         return
@@ -200,9 +202,13 @@ def _check_size(tensor: InputTensor, model: str) -> None:
         raise _wrong_size(tensor, model, nbytes, len(data))
 
 
-def _check_dims(tensor: InputTensor) -> None:
-    """A product of 0 does not excuse the other dimensions: the server multiplies in 64 bits, in order."""
-    if element_count([dim for dim in tensor.shape if dim]) > INT64_MAX:
+def _check_dims(tensor: InputTensor, size: int) -> None:
+    """A product of 0 does not excuse the other dimensions.
+
+    The server multiplies in 64 bits, in order; and numpy, in Triton's Python backend, leaves the zeros out: beyond
+    2^63 bytes the model's process ends, and does not come back.
+    """
+    if element_count([dim for dim in tensor.shape if dim]) * size > INT64_MAX:
         raise _too_many(tensor)
 
 

@@ -149,25 +149,8 @@ class _Converter:
 
     def form(self, node: Node, kind: inspect.Metadata, place: Place) -> Any:
         name = (kind.extra_json_schema or {}).get("x-form")
-        if name == "path":
-            text = self.scalar(node, inspect.StrType(min_length=1), place)
-            if not isinstance(text, str):
-                return _BAD
-            if "\0" in text:
-                return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
-            return self.base / text
-        if name == "path-or-url":
-            text = self.scalar(node, inspect.StrType(min_length=1), place)
-            if not isinstance(text, str):
-                return _BAD
-            if "\0" in text:
-                return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
-            if text.startswith(("http://", "https://")):
-                return text
-            if _SCHEME.match(text):
-                message = f"`{dotted(place)}`: only http:// and https:// URLs are read: write one, or a path"
-                return self.error(node, "wrong-value", message)
-            return str(self.base / text)
+        if name in ("path", "path-or-url"):
+            return self.path(node, place, or_url=name == "path-or-url")
         reader = self.forms.readers.get(name) if isinstance(name, str) else None
         if reader is None:
             return self.convert(node, kind.type, place)
@@ -179,6 +162,22 @@ class _Converter:
             said = "" if self.secret(node) else f" `{_short(node.value)}`"
             return self.error(node, "wrong-value", f"`{dotted(place)}`{said}: {error}")
         return self.bounded(node, value, kind.type, place)
+
+    def path(self, node: Node, place: Place, *, or_url: bool) -> Any:
+        """A path below the file's folder (Path); with `or_url` a path or an http(s) URL (str)."""
+        text = self.scalar(node, inspect.StrType(min_length=1), place)
+        if not isinstance(text, str):
+            return _BAD
+        if "\0" in text:
+            return self.error(node, "wrong-value", f"`{dotted(place)}`: a path cannot hold a NUL character")
+        if not or_url:
+            return self.base / text
+        if text.startswith(("http://", "https://")):
+            return text
+        if _SCHEME.match(text):
+            message = f"`{dotted(place)}`: only http:// and https:// URLs are read: write one, or a path"
+            return self.error(node, "wrong-value", message)
+        return str(self.base / text)
 
     def struct(self, node: Node, kind: inspect.StructType, place: Place) -> Any:
         if not isinstance(node, MappingNode):

@@ -58,9 +58,9 @@ class Simulation:
         heapq.heappush(self._events, event)
         return event
 
-    def _told(self, own: int, x: float) -> float:
+    def _told(self, own: int, x: float) -> tuple[float, int]:
         self._rates[own] = x
-        return sum(self._rates)
+        return sum(self._rates), max(1, sum(rate > 0 for rate in self._rates))
 
     def run(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:
@@ -97,7 +97,7 @@ class Simulation:
             gate.queue(Waiter(priority, came, came + left, 100, go), came)
 
     def _serve(self) -> None:
-        while self.idle and self._backlog:
+        while self.idle > 0 and self._backlog:
             taken = [self._backlog.popleft() for _ in range(min(self.batch, len(self._backlog)))]
             self.idle -= 1
             self.call_later(self.service(self.rng, len(taken)), lambda taken=taken: self._served(taken))

@@ -7,12 +7,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import Self
 
 import grpc
-from driving import STREAM, channel, repeat
+from driving import STREAM, Clients, channel, repeat
 from gateway_fixture import Gateway, start_gateway
 from triton_fixture import RunningTriton, free_ports
 from tritonclient.grpc import service_pb2 as pb
@@ -43,26 +41,15 @@ def another(one: Gateway, *args: str) -> Gateway:
     return Gateway(one.folder, process, one.http, one.grpc, log, one.env)
 
 
-class Streams:
+class Streams(Clients):
     """gRPC streams and server-sent events, one after another, until the block ends."""
 
     def __init__(self, one: Gateway, *, count: int = 4, pause_ms: int = 60) -> None:
         self._one = one
         self._count, self._pause = count, pause_ms
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._grpc, self._sse)]
+        super().__init__((self._grpc, self._sse))
         self.errors: list[str] = []
         self.done = 0
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def _grpc(self) -> None:
         with channel(self._one.grpc) as made:

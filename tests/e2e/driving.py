@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -152,7 +152,25 @@ class Outcome:
     seconds: list[float] = field(default_factory=list)
 
 
-class Load:
+class Clients:
+    """Threads that each do one thing, which looks at `_stop`, until the block ends."""
+
+    def __init__(self, work: Sequence[Callable[[], None]]) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=each) for each in work]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+class Load(Clients):
     """Steady load on kept-alive connections until the block ends: `http` threads and `grpc` threads."""
 
     def __init__(
@@ -172,19 +190,7 @@ class Load:
         self._path = f"/v2/models/{model}/infer"
         self._body = json.dumps(document).encode()
         self._message = message(model, document)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._http) for _ in range(http)]
-        self._threads += [threading.Thread(target=self._grpc) for _ in range(grpc)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
+        super().__init__([self._http] * http + [self._grpc] * grpc)
 
     def answered(self) -> int:
         return sum(self.outcome.statuses.values())

@@ -9,31 +9,10 @@ import http.client
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-
-@dataclass
-class Reply:
-    """An HTTP answer, whatever its status; header names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> str:
-        """The message of the one error body; fails when the shape is another."""
-        assert self.headers["content-type"] == "application/json", self.headers
-        document = self.json()
-        assert list(document) == ["error"], document
-        assert isinstance(document["error"], str)
-        return document["error"]
+from gateway_fixture import Answer
 
 
 def ask(
@@ -43,7 +22,7 @@ def ask(
     body: bytes | Iterable[bytes] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 30,
-) -> Reply:
+) -> Answer:
     """One request on a connection of its own; an iterable body is sent in chunks."""
     connection = http.client.HTTPConnection(address, timeout=timeout)
     try:
@@ -59,7 +38,7 @@ def ask(
             connection.putheader("content-length", "0")
         connection.endheaders(body, encode_chunked=chunked)
         response = connection.getresponse()
-        return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:
         connection.close()
 
@@ -71,7 +50,7 @@ def joined(head: dict[str, Any], *blobs: bytes) -> tuple[bytes, dict[str, str]]:
     return b"".join([text, *blobs]), headers
 
 
-def tensors(reply: Reply) -> dict[str, Any]:
+def tensors(reply: Answer) -> dict[str, Any]:
     """The outputs of an OIP answer by name, JSON and binary alike, as plain lists; what is no tensor as it is."""
     length = reply.headers.get("inference-header-content-length")
     head = json.loads(reply.body if length is None else reply.body[: int(length)])

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from driving import ask, channel, message, sleeping, until
 from gateway_fixture import Gateway
-from triton_fixture import TEST_MODELS, running_triton
+from triton_fixture import repository, running_triton
 
 SLOW = "/v2/models/slow/infer"
 LEAVERS = 24
@@ -19,9 +19,11 @@ EACH_MS = 1500
 """Two instances would need 18 s for what the clients that leave asked for."""
 
 
-@pytest.fixture
-def own_triton(tmp_path):
-    with running_triton([TEST_MODELS], tmp_path / "triton.log") as server:
+@pytest.fixture(scope="module")
+def own_triton(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cancel")
+    models = repository(folder / "models", "slow", "identity_fp32")
+    with running_triton([models], folder / "triton.log") as server:
         yield server
 
 
@@ -95,7 +97,8 @@ def test_quick_calls_that_are_cancelled_do_not_end_triton(gateway, own_triton):
             time.sleep(0.003)
             for call in calls:
                 call.cancel()
-        assert ask(made, message("identity_fp32", document)).code == "OK"
+        last = ask(made, message("identity_fp32", document))
+        assert last.code == "OK", (last, running.log.read_text()[-2000:])
     # Or it would be HTTP calls that were cancelled: those open connections, one after the other.
     assert running.metric("tidegate_upstream_events_total", upstream="one", event="channel") == 1
     assert running.metric("tidegate_upstream_events_total", upstream="one", event="abandon") == 0

@@ -6,15 +6,13 @@ import hashlib
 import http.client
 import json
 import signal
-import threading
 from collections import Counter
 from pathlib import Path
-from typing import Self
 
 import grpc
 import pytest
 from changing import quick
-from driving import ask, channel, children, fp32, message, replace, until
+from driving import Clients, ask, channel, children, fp32, message, replace, until
 
 KEY = "a-key-that-never-changes"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -39,25 +37,14 @@ def judged(which: str) -> str:
     return f"tests: [{{name: it may, request: [user:alice, t{which}, model:r, infer], allow: true}}]\n"
 
 
-class Driver:
+class Driver(Clients):
     """Clients that note every answer's variant and everything that is no 200."""
 
     def __init__(self, one) -> None:
         self._one = one
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._http,) * 3 + (self._grpc,) * 2]
+        super().__init__([self._http] * 3 + [self._grpc] * 2)
         self.variants: Counter[str] = Counter()
         self.wrong: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def _http(self) -> None:
         connection = http.client.HTTPConnection(self._one.http, timeout=30)

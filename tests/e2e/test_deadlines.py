@@ -6,33 +6,43 @@ import json
 import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from driving import MODEL_PAGE, ask, channel, fp32, http_answer, message, sleeping
+from gateway_fixture import start_gateway
 
-SLOW = "/v2/models/slow/infer"
-UPSTREAM = "upstreams: {triton: {http: $TRITON_HTTP, grpc: $TRITON_GRPC}}\n"
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, triton):
+    """The model `slow` as two routes, `1s` and `60s`, each with that timeout; and by its own name, with the default."""
+    text = (
+        f"upstreams: {{triton: {{http: '{triton.http}', grpc: '{triton.grpc}'}}}}\npassthrough: true\n"
+        "routes: {1s: {timeout: 1s, variants: [{name: a, model: slow}]}, "
+        "60s: {timeout: 60s, variants: [{name: a, model: slow}]}}\n"
+    )
+    one = start_gateway(tmp_path_factory.mktemp("deadlines"), text)
+    yield one
+    assert one.stop() == 0
 
 
 @pytest.mark.parametrize(
     ("route", "own_us", "within"),
     [("1s", None, 1.0), ("60s", 700_000, 0.7), ("1s", 30_000_000, 1.0), ("1s", 0, 1.0)],
 )
-def test_the_first_to_end_decides_over_http(gateway, route, own_us, within):
-    running = gateway(UPSTREAM + f"routes: {{slow: {{timeout: {route}}}}}\n")
+def test_the_first_to_end_decides_over_http(running, route, own_us, within):
     document = sleeping(20_000)
     if own_us is not None:
         document["parameters"] = {"timeout": own_us}
     began = time.monotonic()
-    answer = running.post(SLOW, document)
+    answer = running.post(f"/v2/models/{route}/infer", document)
     waited = time.monotonic() - began
     assert answer.status == 504, answer.body
     assert within * 0.9 <= waited < within + 5
 
 
 @pytest.mark.parametrize(("deadline", "own_us"), [(0.7, None), (20, 700_000)])
-def test_the_first_to_end_decides_over_grpc(gateway, deadline, own_us):
-    running = gateway(UPSTREAM)
+def test_the_first_to_end_decides_over_grpc(running, deadline, own_us):
     document = sleeping(20_000)
     if own_us is not None:
         document["parameters"] = {"timeout": own_us}
@@ -91,6 +101,26 @@ class Recorder:
         return http_answer(b"" if target.startswith(b"/v2/health") else self._page)
 
 
+SERVERS = {"r0": ("triton", True), "r1": ("triton", False), "r2": ("other", True)}
+"""By route: what the server says it is, and whether its queues heed a timeout."""
+
+
+@pytest.fixture(scope="module")
+def recorders(tmp_path_factory):
+    """A gateway and the server behind each of its routes."""
+    with ExitStack() as stack:
+        servers = {route: Recorder(name, heeds=heeds) for route, (name, heeds) in SERVERS.items()}
+        for server in servers.values():
+            stack.callback(server.close)
+        upstreams = ", ".join(f"{route}: {{http: '{server.address}'}}" for route, server in servers.items())
+        routes = ", ".join(
+            f"{route}: {{timeout: 30s, variants: [{{name: a, model: m, upstream: {route}}}]}}" for route in servers
+        )
+        one = start_gateway(tmp_path_factory.mktemp("recorders"), f"upstreams: {{{upstreams}}}\nroutes: {{{routes}}}\n")
+        stack.callback(one.stop)
+        yield one, servers
+
+
 @pytest.mark.parametrize(
     ("name", "heeds", "own", "least", "most"),
     [
@@ -104,17 +134,14 @@ class Recorder:
         ("other", True, 10_000_000, 10_000_000, 10_000_000),
     ],
 )
-def test_the_time_that_is_left_travels_to_queues_that_heed_it(gateway, name, heeds, own, least, most):
-    server = Recorder(name, heeds=heeds)
-    try:
-        running = gateway(f"upstreams: {{one: {{http: '{server.address}'}}}}\nroutes: {{m: {{timeout: 30s}}}}\n")
-        document = fp32()
-        if own is not None:
-            document["parameters"] = {"timeout": own}
-        assert running.post("/v2/models/m/infer", document).status == 200
-    finally:
-        server.close()
-    sent = server.bodies[-1].get("parameters", {}).get("timeout")
+def test_the_time_that_is_left_travels_to_queues_that_heed_it(recorders, name, heeds, own, least, most):
+    gateway, servers = recorders
+    route = next(route for route, server in SERVERS.items() if server == (name, heeds))
+    document = fp32()
+    if own is not None:
+        document["parameters"] = {"timeout": own}
+    assert gateway.post(f"/v2/models/{route}/infer", document).status == 200
+    sent = servers[route].bodies[-1].get("parameters", {}).get("timeout")
     if least is None:
         assert sent is None
     else:

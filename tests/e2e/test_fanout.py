@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
+import threading
+from collections import Counter
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from changing import another
 from driving import until
 from gateway_fixture import start_gateway
-from triton_fixture import TEST_MODELS, launch
+from triton_fixture import free_ports, launch, repository
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from gateway.triton import ManagedTriton
 
-MODELS = ("identity_fp32", "params_echo")
+MODELS = ("identity_fp32", "params_echo", "sequence_accumulate")
 
 
 class Fleet:
     """Two Tritons that can be killed and started again on their ports, and a gateway in front of them."""
 
     def __init__(self, folder, stack: ExitStack) -> None:
-        models = folder / "models"
-        models.mkdir()
-        for name in MODELS:
-            (models / name).symlink_to(TEST_MODELS / name)
+        models = repository(folder / "models", *MODELS)
         self._runner = stack.enter_context(asyncio.Runner())
         self._launches = [launch([models]) for _ in range(2)]
         self._logs = [folder / f"triton{at}.log" for at in range(2)]
@@ -41,7 +42,8 @@ class Fleet:
             f"      - {{http: '{http}', grpc: '{grpc}'}}\n" for http, grpc in zip(self.http, grpc, strict=True)
         )
         self.gateway = start_gateway(
-            folder / "gateway", f"workers: 2\nupstreams:\n  fleet:\n    health: {{warmup: 0s}}\n    replicas:\n{rows}"
+            folder / "gateway",
+            f"workers: 2\nupstreams:\n  fleet:\n    health: {{warmup: 0s, timeout: 10s, unhealthy_after: 5}}\n    replicas:\n{rows}",
         )
         stack.callback(self.gateway.stop)
         self.client = stack.enter_context(httpclient.InferenceServerClient(self.gateway.http, network_timeout=60))
@@ -50,7 +52,7 @@ class Fleet:
         self.settled(["ready", "ready"])
 
     def _started(self, at: int) -> ManagedTriton:
-        server = ManagedTriton(self._launches[at], self._logs[at])
+        server = ManagedTriton(self._launches[at], self._logs[at], grace=0)
         self._runner.run(server.start())
         return server
 
@@ -149,6 +151,31 @@ def test_index_and_statistics_are_those_of_both(fleet):
     fleet.direct[1].load_model("params_echo")
 
 
+def test_each_replicas_own_statistics_are_shown(fleet):
+    def counted(answer) -> list[dict[str, int]]:
+        return [{row["model"]: row["succeeded"] for row in each["models"]} for each in answer.json()]
+
+    page = fleet.gateway.get("/gateway/v1/upstreams/fleet/statistics")
+    assert page.status == 200
+    assert [each["name"] for each in page.json()] == ["fleet[0]", "fleet[1]"]
+    assert all(each["state"] == "ready" and each["error"] is None for each in page.json())
+    before = counted(page)
+    tensor = httpclient.InferInput("INPUT0", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 2), np.float32))
+    for _ in range(3):
+        fleet.direct[1].infer("identity_fp32", [tensor])
+
+    def more() -> list[int]:
+        after = counted(fleet.gateway.get("/gateway/v1/upstreams/fleet/statistics"))
+        return [now["identity_fp32"] - then["identity_fp32"] for then, now in zip(before, after, strict=True)]
+
+    until(lambda: more() == [0, 3], 10)  # Triton counts once it has answered
+    row = next(row for row in page.json()[0]["models"] if row["model"] == "identity_fp32")
+    assert row["version"] == "1"
+    assert 0 <= row["mean_queue_ms"] <= row["mean_ms"] or not row["succeeded"]
+    assert fleet.gateway.get("/gateway/v1/upstreams/nosuch/statistics").status == 404
+
+
 def test_settings_reach_every_replica(fleet):
     fleet.client.update_log_settings({"log_verbose_level": 1})
     assert [one.get_log_settings()["log_verbose_level"] for one in fleet.direct] == [1, 1]
@@ -192,6 +219,10 @@ def test_a_replica_that_comes_back_is_as_was_asked(tmp_path, capsys):
         index = fleet.gateway.post("/v2/repository/index")
         assert index.headers["x-tidegate-partial"] == "fleet[1]"
         assert all("fleet[1]: cannot be asked" in row["reason"] for row in index.json())
+        silent = fleet.gateway.get("/gateway/v1/upstreams/fleet/statistics").json()[1]
+        assert (silent["state"], silent["models"]) == ("down", [])
+        assert silent["error"]
+        assert fleet.http[1] not in silent["error"]
         shared_memory.destroy_shared_memory_region(lost)
 
         fleet.start_again(1)
@@ -207,3 +238,143 @@ def test_a_replica_that_comes_back_is_as_was_asked(tmp_path, capsys):
         assert log.count("was brought to the state that was asked for") == 1
         with capsys.disabled():
             print(f"\npartial: {told[0]!r}; left out: {left}")
+
+
+TAKEN_OVER = """
+workers: 2
+drain: 2s
+listen: {{http: '{http}', grpc: '{grpc}', grpc_connection_age: 1s}}
+passthrough: true
+routes: {{acc: {{variants: [{{name: a, model: sequence_accumulate, weight: 50}},
+                        {{name: b, model: sequence_accumulate, weight: 50}}]}}}}
+identity:
+  anonymous: {{user: nobody, tenant: public}}
+  api_keys: [{{sha256: {key}, user: alice, tenant: acme}}]
+policy: {{file: policy.csv}}
+limits: {{tenants: {{acme: {{rate: 0.001/s, burst: 12, concurrent: 100, bytes: 1GiB/day}}}}}}
+upstreams:
+  fleet:
+    health: {{warmup: 0s, interval: 500ms, timeout: 10s, unhealthy_after: 5}}
+    replicas:
+"""
+
+
+@pytest.fixture
+def taken_over(fleet, tmp_path):
+    """A gateway of its own in front of the fleet, and those that take over from it."""
+    http, grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
+    rows = "".join(
+        f"      - {{http: '{one.listen.host}:{one.listen.http}', grpc: '{one.listen.host}:{one.listen.grpc}'}}\n"
+        for one in fleet._launches
+    )
+    text = TAKEN_OVER.format(http=http, grpc=grpc, key=hashlib.sha256(b"alice").hexdigest()) + rows
+    policy = "p, user:nobody, public, *, *, allow\np, user:alice, acme, *, *, allow\n"
+    policy += "p, user:nobody, *, server, read, allow\n"
+    one = start_gateway(tmp_path / "gateway", text, files={"policy.csv": policy}, wait="")
+    one.http, one.grpc = http, grpc
+    running = [one]
+    try:
+        one.wait_ready()
+        until(lambda: "serving: " in one.log.read_text(), 15)
+        yield running
+    finally:
+        for each in running:
+            each.stop()
+    for each in running:
+        assert "Traceback" not in each.log.read_text(), each.log.read_text()
+
+
+def _step(one, sequence: int, value: int, **flags: bool):
+    tensor = {"name": "INPUT", "datatype": "INT32", "shape": [1, 1], "data": [value]}
+    answer = one.post("/v2/models/acc/infer", {"inputs": [tensor], "parameters": {"sequence_id": sequence, **flags}})
+    if answer.status != 200:
+        return answer.status, answer.error
+    return answer.json()["outputs"][0]["data"][0], answer.headers["x-tidegate-variant"]
+
+
+@pytest.mark.slow
+def test_a_takeover_carries_on(fleet, taken_over, capsys):
+    """Sequences stay where they are, limits are as used as before, and a replica that had fallen is restored."""
+    one = taken_over[0]
+    patient = fleet.direct[0].get_model_config("sequence_accumulate")
+    patient["sequence_batching"]["max_sequence_idle_microseconds"] = 600_000_000
+    for each in fleet.direct:
+        each.load_model("sequence_accumulate", config=json.dumps(patient))
+    begun = {at: _step(one, at, at, sequence_start=True) for at in range(1, 13)}
+    assert [total for total, _ in begun.values()] == list(range(1, 13))
+    assert {variant for _, variant in begun.values()} == {"a", "b"}
+    held = [each.get_inference_statistics("sequence_accumulate")["model_stats"] for each in fleet.direct]
+    assert all(rows and rows[0]["inference_count"] for rows in held), "both replicas have some"
+    tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+    identity = {"inputs": [tensor]}
+    used = Counter(
+        one.post("/v2/models/identity_fp32/infer", identity, {"x-api-key": "alice"}).status for _ in range(5)
+    )
+    assert used == {200: 5}
+    config = _override(fleet)
+    assert one.post("/v2/repository/models/params_echo/load", {"parameters": {"config": config}}).status == 200
+
+    fleet.kill(1)
+
+    def states() -> list[str]:
+        return [row["state"] for row in one.get("/gateway/v1/upstreams").json()[0]["replicas"]]
+
+    until(lambda: all(states() == ["ready", "down"] for _ in range(8)), 20)
+    lost = {at for at in begun if _step(one, at, 0)[0] == 503}
+    assert 0 < len(lost) < 12
+
+    new = another(one, "--takeover")
+    taken_over.append(new)
+    until(lambda: "serving: " in new.log.read_text(), 30)
+    fleet.start_again(1)
+    assert one.process.wait(30) == 0
+    until(lambda: all(states() == ["ready", "ready"] for _ in range(8)), 20)
+    assert _marked(fleet.direct[1]) == "3", "the new gateway knows what the old one was asked"
+    assert new.log.read_text().count("was brought to the state that was asked for") == 1
+    for at, (total, variant) in begun.items():
+        found = _step(one, at, 100)
+        if at in lost:
+            assert found[0] == 503
+            assert "the sequence's state was lost" in found[1]
+        else:
+            assert found == (total + 100, variant)
+    used = Counter(
+        one.post("/v2/models/identity_fp32/infer", identity, {"x-api-key": "alice"}).status for _ in range(10)
+    )
+    assert used == {200: 7, 429: 3}
+    assert all(_step(one, at, 1, sequence_start=True)[0] == 1 for at in lost), "they may begin anew"
+    with capsys.disabled():
+        print(
+            f"\ntakeover: 12 sequences, {len(lost)} lost with their replica, {12 - len(lost)} went on; 12 of 15 admitted"
+        )
+
+
+@pytest.mark.slow
+def test_no_call_reaches_a_server_that_is_not_restored(fleet, capsys):
+    """A quick restart: what was unloaded through the gateway is there in the new process until it is restored."""
+    one = fleet.gateway
+    fleet.client.unload_model("identity_fp32")
+    until(lambda: not any(_here(each, "identity_fp32") for each in fleet.direct), 10)
+    tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+    stop, seen = threading.Event(), Counter()
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen[one.post("/v2/models/identity_fp32/infer", {"inputs": [tensor]}).status] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        fleet.kill(1)
+        fleet.start_again(1)
+        fleet.settled(["ready", "ready"])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert seen.total() > 50
+    assert seen[200] == 0, seen
+    fleet.client.load_model("identity_fp32")
+    with capsys.disabled():
+        print(f"\nquick restart: {seen.total()} calls of an unloaded model, {seen[200]} served")

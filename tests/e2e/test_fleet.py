@@ -17,21 +17,12 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from driving import until
 from gateway_fixture import start_gateway
-from triton_fixture import TEST_MODELS, launch, running_triton
+from triton_fixture import launch, repository, running_triton
 from tritonclient.utils import InferenceServerException
 
 from gateway.triton import ManagedTriton
 
 MODELS = ("identity_fp32", "sequence_accumulate")
-
-
-def _repository(folder, names=MODELS):
-    """A repository of few models: each start is quicker by it."""
-    made = folder / "models"
-    made.mkdir()
-    for name in names:
-        (made / name).symlink_to(TEST_MODELS / name)
-    return made
 
 
 def _settings(tritons, more: str = "") -> str:
@@ -43,7 +34,7 @@ def _settings(tritons, more: str = "") -> str:
 def fleet(tmp_path):
     """Two Tritons and a gateway with two workers in front of them."""
     with ExitStack() as stack:
-        models = _repository(tmp_path)
+        models = repository(tmp_path / "models", *MODELS)
         tritons = [stack.enter_context(running_triton([models], tmp_path / f"triton{at}.log")) for at in range(2)]
         gateway = start_gateway(tmp_path / "gateway", _settings(tritons))
         stack.callback(gateway.stop)
@@ -54,7 +45,7 @@ def fleet(tmp_path):
 @contextmanager
 def _started(wanted, log):
     with asyncio.Runner() as runner:
-        server = ManagedTriton(wanted, log)
+        server = ManagedTriton(wanted, log, grace=0)
         runner.run(server.start())
         try:
             yield server
@@ -184,7 +175,7 @@ def test_a_model_that_one_replica_lacks_is_asked_of_the_other(fleet):
 
 def test_a_replica_that_comes_back_serves_again_without_an_error(tmp_path):
     with ExitStack() as stack:
-        models = _repository(tmp_path, MODELS[:1])
+        models = repository(tmp_path / "models", MODELS[0])
         one = stack.enter_context(running_triton([models], tmp_path / "one.log"))
         wanted = launch([models])
         listen = wanted.listen

@@ -86,6 +86,7 @@ def test_a_route_that_is_not_there_and_wrong_methods(site):
     for page in (*PAGES, "/healthz", "/readyz"):
         answer = site.post(page, {}, READER)
         assert answer.status == 405, (page, answer)
+        assert "GET" in answer.headers["allow"]
         assert answer.error
 
 
@@ -102,6 +103,7 @@ def test_the_description_lists_the_pages(site):
         "/gateway/v1/routes",
         "/gateway/v1/routes/{name}",
         "/gateway/v1/upstreams",
+        "/gateway/v1/upstreams/{upstream}/statistics",
     }
     names = set()
     for item in paths.values():

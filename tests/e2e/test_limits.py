@@ -14,7 +14,7 @@ from driving import Background, ask, channel, fp32, message, sleeping, until
 from gateway_fixture import start_gateway
 
 QUOTA = 8000
-TENANTS = ["steady", "narrow", "metered", "free", "other1", "other2", "whole"]
+TENANTS = ["steady", "narrow", "metered", "free", "other1", "other2", "whole", "exact"]
 
 
 def settings(triton, workers: int, narrow: int = 3) -> str:
@@ -37,6 +37,7 @@ limits:
     narrow: {{concurrent: {narrow}}}
     metered: {{bytes: {QUOTA}/day}}
     free: {{rate: 100000/s}}
+    exact: {{rate: 0.001/s, burst: 60}}
     whole: {{rate: 0.5/s, burst: 5, concurrent: 100, bytes: 1GiB/day}}
     "*": {{rate: 0.2/s, burst: 6}}
 """
@@ -47,7 +48,7 @@ POLICY = "".join(f"p, user:{name}, {name}, model:*, *, allow\n" for name in TENA
 )
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 4])
 def site(request, tmp_path_factory, triton):
     gateway = start_gateway(
         tmp_path_factory.mktemp("limits"), settings(triton, request.param), files={"policy.csv": POLICY}
@@ -75,6 +76,15 @@ def burst(site, tenant: str, count: int) -> tuple[Counter[object], list, list]:
         grpc = [pool.submit(infer_grpc, site, tenant) for _ in range(count // 2)]
         answers, others = [each.result() for each in http], [each.result() for each in grpc]
     return Counter([answer.status for answer in answers] + [other.code for other in others]), answers, others
+
+
+def test_a_burst_of_60_is_60_of_400(site):
+    """Each request on a connection of its own, over HTTP and gRPC, so that every worker decides some."""
+    seen, _, _ = burst(site, "exact", 400)
+    assert seen[200] + seen["OK"] == 60, seen
+    assert seen[429] + seen["RESOURCE_EXHAUSTED"] == 340
+    assert site.metric("tidegate_limited_total", tenant="exact", limit="rate") == 340
+    print(f"\nlocal quotas: burst 60, 400 requests: {dict(seen)}")
 
 
 def test_a_rate_is_exact_over_workers_and_protocols(site):

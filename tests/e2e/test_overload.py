@@ -42,18 +42,19 @@ async def closed_loop(address: str, connections: int, seconds: float, message: b
     return statuses
 
 
-def test_twice_the_capacity_is_served_in_time_and_the_rest_refused_at_once(gateway):
+@pytest.mark.parametrize("seconds", [5, pytest.param(10, marks=pytest.mark.slow)])
+def test_twice_the_capacity_is_served_in_time_and_the_rest_refused_at_once(gateway, seconds: int):
     one = gateway(UPSTREAM)
-    quiet = load(one.http, CAPACITY / 4, 4)
+    quiet = load(one.http, CAPACITY / 4, seconds * 0.4)
     assert {status for _, _, status in quiet} == {200}
-    best = asyncio.run(closed_loop(one.http, 4, 4.0, openloop.request(one.http))).get(200, 0) / 4.0
-    heavy = load(one.http, CAPACITY * 2, 10)
+    best = asyncio.run(closed_loop(one.http, 4, 2.0, openloop.request(one.http))).get(200, 0) / 2.0
+    heavy = load(one.http, CAPACITY * 2, seconds)
     assert {status for _, _, status in heavy} == {200, 503}
-    served = sum(status == 200 and planned >= 3 for planned, _, status in heavy)
+    served = sum(status == 200 and planned >= 2 for planned, _, status in heavy)
     # Bounds are generous: the machine may be busy. `bench/overload.py` has the figures.
-    assert served / 7 >= 0.6 * best
+    assert served / (seconds - 2) >= 0.6 * best
     # Without the limit the last would wait for five seconds.
-    assert median(heavy, after=4) <= max(5 * median(quiet), 500)
+    assert median(heavy, after=3) <= max(5 * median(quiet), 500)
     page = one.get("/metrics").body.decode()
     assert 'tidegate_shed_total{upstream="triton",model="slow",priority="10",reason="queue"}' in page
 
@@ -85,7 +86,8 @@ def test_a_refusal_says_when_to_come_again(gateway):
     assert b"\r\nretry-after: " in refused.lower()
 
 
-def test_high_priority_is_not_refused_while_low_is_there(gateway):
+@pytest.mark.parametrize("seconds", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_high_priority_is_not_refused_while_low_is_there(gateway, seconds: int):
     keys = "\n".join(
         f"    - {{sha256: {sha256(name.encode()).hexdigest()}, user: {name}, tenant: {name}}}"
         for name in ("high", "low")
@@ -97,8 +99,8 @@ def test_high_priority_is_not_refused_while_low_is_there(gateway):
 
     async def both() -> list[list[list[float]]]:
         return await asyncio.gather(
-            openloop.run(one.http, CAPACITY * 0.3, 8, 1, "X-API-Key: high\r\n"),
-            openloop.run(one.http, CAPACITY * 1.7, 8, 2, "X-API-Key: low\r\n"),
+            openloop.run(one.http, CAPACITY * 0.3, seconds, 1, "X-API-Key: high\r\n"),
+            openloop.run(one.http, CAPACITY * 1.7, seconds, 2, "X-API-Key: low\r\n"),
         )
 
     high, low = asyncio.run(both())
@@ -106,19 +108,22 @@ def test_high_priority_is_not_refused_while_low_is_there(gateway):
     assert {status for _, _, status in low} == {200, 503}
 
 
-@pytest.mark.parametrize("connections", [64, 256])
-def test_clients_that_wait_for_their_answers_are_never_refused(gateway, connections: int):
+@pytest.mark.parametrize(
+    ("connections", "seconds"),
+    [(256, 2), *(pytest.param(connections, 4, marks=pytest.mark.slow) for connections in (64, 256))],
+)
+def test_clients_that_wait_for_their_answers_are_never_refused(gateway, connections: int, seconds: float):
     one = gateway(UPSTREAM)
     message = openloop.request(one.http).replace(b"[20]", b"[0]").replace(b"Content-Length: 81", b"Content-Length: 80")
-    assert set(asyncio.run(closed_loop(one.http, connections, 4.0, message))) == {200}
+    assert set(asyncio.run(closed_loop(one.http, connections, seconds, message))) == {200}
 
 
 def test_the_control_page_shows_the_limit(gateway):
     one = gateway(UPSTREAM)
-    load(one.http, CAPACITY / 4, 2)
+    load(one.http, CAPACITY / 4, 1)
     seen = None
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.openloop", one.http, str(2 * CAPACITY), "5"], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "bench.openloop", one.http, str(2 * CAPACITY), "2"], stdout=subprocess.DEVNULL
     ) as process:
         until = time.monotonic() + 30
         while time.monotonic() < until and not (seen and seen["limit"]):
@@ -133,6 +138,6 @@ def test_the_control_page_shows_the_limit(gateway):
 
 def test_it_can_be_turned_off(gateway):
     one = gateway("upstreams: {triton: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC', concurrency: {enabled: false}}}\n")
-    found = load(one.http, 1.5 * CAPACITY, 4)
+    found = load(one.http, 1.5 * CAPACITY, 2)
     assert {status for _, _, status in found} == {200}
     assert "tidegate_shed_total{" not in one.get("/metrics").body.decode()

@@ -16,9 +16,9 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_fixture import start_gateway
+from gateway_fixture import Answer, start_gateway
 from raw_upstream import Peer, raw_upstream
-from sides import Reply, ask, joined, raw
+from sides import ask, joined, raw
 from triton_fixture import free_ports
 from tritonclient.grpc import service_pb2 as pb
 
@@ -100,7 +100,7 @@ def slow_body(milliseconds: int = 0) -> bytes:
     ).encode()
 
 
-def http_infer(gate, model: str, milliseconds: int = 0, who: str = "alice", **headers: str) -> Reply:
+def http_infer(gate, model: str, milliseconds: int = 0, who: str = "alice", **headers: str) -> Answer:
     return ask(gate.http, "POST", f"/v2/models/{model}/infer", slow_body(milliseconds), {**key(who), **headers})
 
 
@@ -128,7 +128,7 @@ def grpc_stream(gate, message: Any, who: str = "alice") -> Any:
     return caught.value
 
 
-def judged(cls: type[errors.TidegateError], reply: Reply | None = None, error: Any = None) -> None:
+def judged(cls: type[errors.TidegateError], reply: Answer | None = None, error: Any = None) -> None:
     """The answers are those of the table."""
     if reply is not None:
         assert reply.status == cls.status, reply.body
@@ -243,9 +243,13 @@ def cause_limited(gate):
     waiting.join()
 
 
+def fails(gate, how: str) -> Answer:
+    body = {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1], "data": [how]}]}
+    return ask(gate.http, "POST", "/v2/models/fails/infer", json.dumps(body).encode(), key())
+
+
 def cause_upstream_answered(gate):
-    body = {"inputs": [{"name": "HOW", "datatype": "BYTES", "shape": [1], "data": ["error:UNAVAILABLE"]}]}
-    reply = ask(gate.http, "POST", "/v2/models/fails/infer", json.dumps(body).encode(), key())
+    reply = fails(gate, "error:UNAVAILABLE")
     assert (reply.status, reply.error) == (503, "asked to fail with UNAVAILABLE")
     message = pb.ModelInferRequest(model_name="fails")
     message.inputs.add(name="HOW", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"error:NOT_FOUND")
@@ -265,11 +269,12 @@ def cause_unreachable(gate):
 
 
 def cause_circuit_open(gate):
-    """A model whose server refused all of five calls in a row."""
+    """A model that failed five times in a row."""
     end = time.monotonic() + 30
-    while "left alone" not in (reply := http_infer(gate, "dead")).json()["error"]:
+    while "left alone" not in (reply := fails(gate, "error:UNAVAILABLE")).error:
         assert time.monotonic() < end
     assert reply.status == errors.CircuitOpen.status
+    assert int(reply.headers["retry-after"]) >= 1
 
 
 def cause_bad_gateway(gate):
@@ -321,7 +326,7 @@ def test_cause(gate, cls):
 def test_every_class_is_in_the_table():
     """Each class of the module is answered, a base of those that are, answered as its base is, or never reaches a client."""
     page = errors_docs.render()
-    bases = {"TidegateError", "ClientError", "Shed", "UpstreamError", "SettingsError", "CircuitOpen"}
+    bases = {"TidegateError", "ClientError", "Shed", "UpstreamError", "SettingsError"}
     for name, member in vars(errors).items():
         if isinstance(member, type) and issubclass(member, errors.TidegateError) and name not in bases:
             assert f"| `{name}` |" in page

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sides import Reply, ask, joined, raw, tensors
+from gateway_fixture import Answer
+from sides import ask, joined, raw, tensors
 
 DIFFERS = {
     "health-body": "KServe's client reads a JSON body on the health pages; Triton's is empty",
@@ -363,14 +364,14 @@ BROKEN = [
 CASES = [*PAGES, *every_type("json"), *every_type("binary"), *every_type("in"), *every_type("out"), *FORMS, *BROKEN]
 
 
-def plain(reply: Reply) -> Reply:
+def plain(reply: Answer) -> Answer:
     coding = reply.headers.get("content-encoding")
     if coding:
         reply.body = gzip.decompress(reply.body) if coding == "gzip" else zlib.decompress(reply.body)
     return reply
 
 
-def comparable(reply: Reply) -> Any:
+def comparable(reply: Answer) -> Any:
     """The body by value."""
     if not reply.body:
         return b""

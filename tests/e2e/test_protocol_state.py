@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.utils.shared_memory as shm
+from driving import until
 from gateway_fixture import start_gateway
 from sides import ask, tensors
 from tritonclient.grpc import service_pb2
@@ -154,6 +155,12 @@ def test_sequences_of_a_split_route_stay(tenants):
 # -- repository ------------------------------------------------------------------------------------------------
 
 
+def gone(gate) -> bool:
+    """Whether the unload of `batched` is over: until then Triton answers a load with 200 and may drop the model still."""
+    rows = {row["name"]: row.get("state") for row in post(gate, "/v2/repository/index").json()}
+    return rows["batched"] == "UNAVAILABLE"
+
+
 def test_unload_and_load(triton, gateway):
     """The server's own names; empty bodies; a model that is gone is 404 at once and there again after the load."""
     gate = gateway("upstreams: {triton: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}\n")
@@ -169,6 +176,7 @@ def test_unload_and_load(triton, gateway):
         ready = post(gate, "/v2/repository/index", {"ready": True}).json()
         assert "batched" not in {row["name"] for row in ready}
     finally:
+        until(lambda: gone(gate), 30, "the model is unloaded")
         reply = post(gate, "/v2/repository/models/batched/load")
     assert (reply.status, reply.body) == (200, b"")
     assert post(gate, "/v2/models/batched/infer", body).status == 200
@@ -195,6 +203,7 @@ def test_load_with_another_config(gateway):
     finally:
         # A plain load keeps the config of the load before; after an unload it is the repository's again.
         assert post(gate, "/v2/repository/models/batched/unload").status == 200
+        until(lambda: gone(gate), 30, "the model is unloaded")
         assert post(gate, "/v2/repository/models/batched/load").status == 200
     assert post(gate, "/v2/models/batched/infer", six).status == 200
 

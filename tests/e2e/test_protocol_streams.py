@@ -256,7 +256,7 @@ def test_sequences_stay_on_their_variant(routed):
 
 def test_many_routes_on_one_stream(routed):
     """Calls of different models: every call gets its own answers; decoupled ones wait for nobody."""
-    messages = [slow(400, "slow"), *(word(str(i), f"w{i}") for i in range(5)), repeat([1, 2, 3], 10, call_id="r")]
+    messages = [slow(1000, "slow"), *(word(str(i), f"w{i}") for i in range(5)), repeat([1, 2, 3], 10, call_id="r")]
     answers, code, _ = stream(routed.grpc, messages)
     assert code == "OK"
     ids = [answer.infer_response.id for answer in answers]

@@ -10,8 +10,9 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from driving import Load, RawUpstream, fp32, http_answer, pages, sleeping, until
-from triton_fixture import TEST_MODELS, running_triton
+from driving import STREAM, Load, RawUpstream, channel, fp32, http_answer, message, pages, sleeping, until
+from triton_fixture import free_ports, repository, running_triton
+from tritonclient.grpc import service_pb2 as pb
 
 ANSWER = (
     b'{"model_name":"m","model_version":"1","outputs":'
@@ -98,7 +99,8 @@ def test_attempts_and_budget_bound_the_retries(gateway, servers):
 @pytest.mark.parametrize("bad", [refused, breaks])
 def test_the_other_replica_answers(gateway, servers, bad):
     first, second = Counted(good), Counted(good)
-    running = gateway(settings(servers(first).address, servers(second).address))
+    text = settings(servers(first).address, servers(second).address, more="breaker: {open: 30s}, ejection: {time: 30s}")
+    running = gateway(text)
 
     def both_serve() -> bool:
         assert running.post("/v2/models/m/infer", fp32()).status == 200
@@ -108,7 +110,7 @@ def test_the_other_replica_answers(gateway, servers, bad):
     first.times, first.behave = 0, bad
     answers = [running.post("/v2/models/m/infer", fp32()).status for _ in range(30)]
     assert answers == [200] * 30
-    # Five in a row eject it and open its breaker: the rest is not even tried there.
+    # Five in a row open its breaker: the rest is not even tried there.
     assert 1 <= first.times <= 6
     assert running.metric("tidegate_retries_total", upstream="one") == first.times
 
@@ -129,6 +131,57 @@ def test_an_open_breaker_falls_back_at_once_and_closes_again(gateway, servers):
     assert running.metric("tidegate_upstream_events_total", upstream="one", event="circuit_open") >= 1
     first.behave = good
     until(lambda: running.post("/v2/models/m/infer", fp32()).headers["x-tidegate-variant"] == "a", 20)
+
+
+def begins_and_breaks(connection: socket.socket) -> None:
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        b'12\r\ndata: {"OUT": 1}\n\n\r\n'
+    )
+    breaks(connection)
+
+
+def test_streams_that_break_open_the_breaker_for_all_calls_of_the_model(gateway):
+    counted, other = Counted(begins_and_breaks), pages(good)
+
+    def answer(line: bytes, connection: socket.socket) -> None:
+        (counted if b"/generate_stream " in line else lambda to: other(line, to))(connection)
+
+    with RawUpstream(answer) as server:
+        running = gateway(settings(server.address, more="breaker: {failures: 3, open: 60s}"))
+        for _ in range(3):
+            broken = running.post("/v2/models/m/generate_stream", {"INPUT0": [1, 1]})
+            assert broken.status == 200
+            assert broken.body.startswith(b'data: {"OUT')
+            assert b'"error"' in broken.body
+        for page, document in (("generate_stream", {"INPUT0": [1, 1]}), ("infer", fp32())):
+            refused = running.post(f"/v2/models/m/{page}", document)
+            assert (refused.status, refused.error) == (
+                503,
+                "the model server keeps failing and is left alone for a moment",
+            )
+        assert counted.times == 3
+        assert running.metric("tidegate_circuit_state", upstream="one", replica="0", model="m") == 2
+        (replica,) = running.get("/gateway/v1/upstreams").json()[0]["replicas"]
+        assert replica["circuits"] == {"m": "open"}
+        assert replica["in_flight"] == 0
+
+
+def test_messages_of_a_stream_that_never_opens_open_the_breaker(gateway, servers):
+    (nobody,) = free_ports(1)
+    server = servers(good)
+    more = "breaker: {failures: 2, open: 60s}, retries: {attempts: 0}"
+    running = gateway(f"upstreams: {{one: {{http: '{server.address}', grpc: '127.0.0.1:{nobody}', {more}}}}}\n")
+    with channel(running.grpc) as made:
+        stub = made.stream_stream(
+            STREAM,
+            request_serializer=lambda m: m.SerializeToString(),
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        answers = list(stub(iter([message("m", fp32(), str(at)) for at in range(6)]), timeout=30))
+    assert len(answers) == 6
+    assert all(answer.error_message for answer in answers)
+    assert running.metric("tidegate_upstream_events_total", upstream="one", event="circuit_open") >= 1
 
 
 def test_a_hedge_answers_for_a_replica_that_hangs(gateway, servers):
@@ -158,7 +211,8 @@ def test_a_hedge_answers_for_a_replica_that_hangs(gateway, servers):
 def test_a_killed_triton_costs_no_request(gateway, tmp_path, model):
     """Two real servers under load, one ends with SIGKILL: idempotent requests in flight on it fail over."""
     with ExitStack() as stack:
-        one, two = (stack.enter_context(running_triton([TEST_MODELS], tmp_path / f"triton{at}.log")) for at in range(2))
+        models = [repository(tmp_path / "models", model)]
+        one, two = (stack.enter_context(running_triton(models, tmp_path / f"triton{at}.log")) for at in range(2))
         replicas = ", ".join(f"{{http: '{each.http}', grpc: '{each.grpc}'}}" for each in (one, two))
         running = gateway(f"upstreams: {{fleet: {{replicas: [{replicas}], concurrency: {{enabled: false}}}}}}\n")
         document = fp32() if model == "identity_fp32" else sleeping(100)

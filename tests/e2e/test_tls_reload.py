@@ -20,13 +20,13 @@ from triton_fixture import free_ports
 
 __all__ = ["authority"]
 
-SWAPS = 20
 UPSTREAM = "upstreams: {t: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}\n"
 IDENTITIES = {"tls": "", "mtls optional": "identity: {anonymous: {}, mtls: {tenant: acme}}\n"}
 
 
+@pytest.mark.parametrize("swaps", [6, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(IDENTITIES))
-def test_swaps_under_load(gateway: GatewayFactory, authority: Authority, tmp_path: Path, mode: str) -> None:
+def test_swaps_under_load(gateway: GatewayFactory, authority: Authority, tmp_path: Path, mode: str, swaps: int) -> None:
     """About 200 requests a second, kept-alive and fresh connections, HTTP and gRPC; `mode` picks gRPC's TLS."""
     one, two = free_ports(2)
     listen = {"http": f"127.0.0.1:{one}", "grpc": f"127.0.0.1:{two}"}
@@ -85,7 +85,7 @@ def test_swaps_under_load(gateway: GatewayFactory, authority: Authority, tmp_pat
     shown = first
     worst = 0.0
     try:
-        for swap in range(SWAPS):
+        for swap in range(swaps):
             issued = authority.server()
             refused = running.log.read_text().count("not reloaded")
             began = time.monotonic()
@@ -111,7 +111,7 @@ def test_swaps_under_load(gateway: GatewayFactory, authority: Authority, tmp_pat
             thread.join(30)
     print(f"{mode}: {dict(outcome)}, failed {len(failures)}, slowest swap shown after {worst:.2f} s")
     assert not failures, failures[:10]
-    assert sum(outcome.values()) > SWAPS * 10
+    assert sum(outcome.values()) > swaps * 10
 
 
 def test_a_worker_that_dies_while_a_broken_pair_lies_there(

@@ -15,7 +15,7 @@ import pytest
 from driving import ask, channel, fp32, message, repeat, until
 from gateway_fixture import GatewayFactory
 from tls_fixture import Authority, Issued, authority, put, stranger
-from triton_fixture import TEST_MODELS, RunningTriton, running_triton
+from triton_fixture import RunningTriton, repository, running_triton
 from tritonclient.grpc import service_pb2 as pb
 
 __all__ = ["authority", "stranger"]
@@ -104,7 +104,8 @@ def secure_triton(
     cert, key = authority.issue(cn="triton", dns=("triton.example",)).write(folder, "server")
     root = put(folder / "clients.pem", clients.pem)
     flags = ["--grpc-use-ssl=1", "--grpc-use-ssl-mutual=1", f"--grpc-server-cert={cert}", f"--grpc-server-key={key}"]
-    with running_triton([TEST_MODELS], folder / "log", extra=[*flags, f"--grpc-root-cert={root}"]) as server:
+    models = repository(folder / "models", "identity_fp32", "repeat_int32")
+    with running_triton([models], folder / "log", extra=[*flags, f"--grpc-root-cert={root}"]) as server:
         yield server, clients
 
 
@@ -130,14 +131,14 @@ def test_both_ways_to_triton(
             assert all(not one.error_message for one in stub(iter([request]), timeout=30))
             assert ask(made, message("identity_fp32", fp32())).code == "OK"
             # A stream goes on over the old connection while certificates change, and new ones are taken.
-            long = stub(iter([repeat(40, 200)]), timeout=60)
+            long = stub(iter([repeat(20, 200)]), timeout=60)
             next(long)
             renewed = clients.client(cn="gateway two")
             put(key, renewed.key, 0o600)
             put(cert, renewed.cert)
             until(lambda: any("gateway two" in one for one in front.seen), 15, "the new certificate is shown")
             assert running.post(INFER, fp32()).status == 200
-            assert sum(1 for one in long if not one.error_message) >= 39
+            assert sum(1 for one in long if not one.error_message) >= 19
             assert all(not one.error_message for one in stub(iter([request]), timeout=30))
         # Connections that the server closes while idle cost no request.
         for _ in range(20):

@@ -7,6 +7,7 @@ Each target runs in a process of its own, from its seeds and what earlier runs k
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import subprocess
 import sys
@@ -20,9 +21,8 @@ def child(name: str, seconds: int) -> None:
     """Fuzz one target; libFuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(
-        include=["gateway.wire", "gateway.headers", "gateway.tracecontext", "kernels.tensors"]
-    ):
+    logging.disable()  # what is refused is logged, thousands of times a second
+    with atheris.instrument_imports(include=["gateway", "governance", "kernels.tensors"]):
         from fuzz_targets import TARGETS, seeds
     kept = WORK / name
     kept.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import fuzz_files
+import fuzz_identity
+import fuzz_server
 import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
@@ -167,6 +170,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         raw_tensor, content_coding, generate_request, generate_answer, header_values,
     )
 }  # fmt: skip
+_OTHERS = (fuzz_server, fuzz_identity, fuzz_files)
+for _other in _OTHERS:
+    TARGETS |= _other.TARGETS
 
 
 def seeds(name: str) -> list[bytes]:
@@ -203,4 +209,6 @@ def seeds(name: str) -> list[bytes]:
         "generate_answer": [b'{"model_name":"m","a":[{"model_name":"n"}]}', b'\x05data: {"model_name":"m"}\r\n\r\n'],
         "header_values": [b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01\na=b,c@d=e"],
     }
+    for other in _OTHERS:
+        known |= other.seeds()
     return [*known[name], *(path.read_bytes() for path in sorted(CORPUS.glob(f"{name}-*")))]

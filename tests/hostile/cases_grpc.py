@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import grpc
 from cases_http import many_idle
-from hostile_site import BODY_LIMIT, TENSORS, UNARY, Case, Site, sent
+from hostile_site import BODY_LIMIT, TENSORS, UNARY, Case, Site, pieces, read_all, sent
 from tritonclient.grpc import service_pb2 as pb
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -109,6 +109,8 @@ def raw(start: bytes, repeat: bytes = b"", count: int = 0, wait: float = 2.0) ->
                         ended = True
                         break
                     out += piece
+                    if verdict(out, ended) != "no answer":  # what else it has to say comes soon
+                        connection.settimeout(0.2)
         return verdict(out, ended)
 
     return run
@@ -134,6 +136,44 @@ def rapid_reset(site: Site) -> str:
     return "GOAWAY" if 7 in {kind for kind, _, _ in frames(out)} else "bounded"
 
 
+def slow_body(site: Site) -> str:
+    """A message that comes a byte at a time: grpcio has no clock for it, and holds the call like any other."""
+    out = b""
+    with site.connect("grpc", timeout=0.3) as connection:
+        greet(connection)
+        connection.sendall(OPEN + frame(DATA, 0, 1, struct.pack(">BI", 0, 1000)))
+        for _ in range(10):
+            try:
+                connection.sendall(frame(DATA, 0, 1, b"\0"))
+                out += connection.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return "closed"
+    return verdict(out, False)
+
+
+def half_open(site: Site) -> str:
+    """The client's half is closed in the middle of a message: the server closes its own."""
+    with site.connect("grpc") as connection:
+        greet(connection)
+        connection.sendall(OPEN + frame(DATA, 0, 1, struct.pack(">BI", 0, 100) + b"half"))
+        connection.shutdown(socket.SHUT_WR)
+        return verdict(read_all(connection), True)
+
+
+def many_calls(site: Site) -> str:
+    """Twice as many calls as one connection may have at a time, all without their message."""
+    with site.connect("grpc", timeout=2) as connection:
+        greet(connection)
+        out = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            connection.sendall(b"".join(frame(HEADERS, END_HEADERS, n, CALL) for n in range(1, 4097, 2)))
+            while piece := connection.recv(65536):
+                out += piece
+    return verdict(out, False)
+
+
 ANY = (
     "GOAWAY",
     "RST_STREAM",
@@ -157,7 +197,20 @@ FRAMES = [
     Case(
         "HTTP/1.1 on the gRPC port", sent(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "grpc"), ("closed", "400"), door="grpc"
     ),
-    Case("a connection that says nothing", sent(b"", "grpc"), ("closed",), 20, door="grpc"),
+    Case("a connection that says nothing", sent(b"", "grpc"), ("closed",), 20, door="grpc", waits=True),
+    Case("half of the preface, then nothing", sent(PREFACE[:10], "grpc"), ("closed",), 20, door="grpc", waits=True),
+    Case(
+        "the preface, a byte each 0.1 s",
+        pieces(b"P", *(PREFACE[n : n + 1] for n in range(1, 24)), b"\0", pause=0.1, door="grpc"),
+        ("closed",),
+        20,
+        door="grpc",
+        waits=True,
+    ),
+    Case("headers without their end", raw(frame(HEADERS, 0, 1, CALL)), BOUNDED, door="grpc", waits=True),
+    Case("slow body (a byte each 0.3 s)", slow_body, BOUNDED, 20, door="grpc", waits=True),
+    Case("closed half in the middle of a message", half_open, ANY, door="grpc"),
+    Case("more calls at a time than allowed", many_calls, BOUNDED, 20, door="grpc"),
     Case("rapid reset, 20,000 streams", rapid_reset, BOUNDED, 30, door="grpc"),
     Case("HPACK bomb (30,000 references)", raw(frame(HEADERS, END_HEADERS, 1, CALL + BOMB[:16_000])), ANY, door="grpc"),
     Case("HPACK index that is none", raw(frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\x7f")), ANY, door="grpc"),
@@ -179,23 +232,31 @@ FRAMES = [
     Case("SETTINGS flood", raw(b"", frame(SETTINGS, 0, 0, b"\0\x03\0\0\0\x64") * 100, 1_000), BOUNDED, 20, door="grpc"),
     Case("PING flood", raw(b"", frame(PING, 0, 0, bytes(8)) * 100, 1_000), BOUNDED, 20, door="grpc"),
     Case("empty DATA flood", raw(OPEN, frame(DATA, 0, 1) * 100, 1_000), BOUNDED, 20, door="grpc"),
-    Case("WINDOW_UPDATE beyond 2^31", raw(OPEN, frame(WINDOW, 0, 1, b"\x7f\xff\xff\xff"), 3), BOUNDED, door="grpc"),
+    Case(
+        "WINDOW_UPDATE beyond 2^31",
+        raw(OPEN, frame(WINDOW, 0, 1, b"\x7f\xff\xff\xff"), 3),
+        BOUNDED,
+        door="grpc",
+        waits=True,
+    ),
     Case("WINDOW_UPDATE of 0", raw(OPEN + frame(WINDOW, 0, 1, bytes(4))), ANY, door="grpc"),
     Case(
         "a window of 0, the answer not taken",
         raw(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0") + OPEN + frame(DATA, END_STREAM, 1, MESSAGE)),
         BOUNDED,
         door="grpc",
+        waits=True,
     ),
     Case("a frame larger than allowed", raw(frame(DATA, 0, 1, bytes(17_000_000 - 300_000))), ANY, 20, door="grpc"),
-    Case("DATA on a stream that is none", raw(frame(DATA, 0, 7, b"x")), BOUNDED, door="grpc"),
-    Case("an even stream id", raw(frame(HEADERS, END_HEADERS, 2, CALL)), BOUNDED, door="grpc"),
+    Case("DATA on a stream that is none", raw(frame(DATA, 0, 7, b"x")), BOUNDED, door="grpc", waits=True),
+    Case("an even stream id", raw(frame(HEADERS, END_HEADERS, 2, CALL)), BOUNDED, door="grpc", waits=True),
     Case("SETTINGS of a wrong length", raw(frame(SETTINGS, 0, 0, b"xxx")), ANY, door="grpc"),
     Case(
         "length beyond the message",
         raw(OPEN + frame(DATA, END_STREAM, 1, struct.pack(">BI", 0, 1000) + b"x")),
         BOUNDED,
         door="grpc",
+        waits=True,
     ),
     Case(
         "length beyond the limit",
@@ -233,7 +294,7 @@ def bomb(site: Site) -> str:
 
 
 def compressed(plain: bytes) -> bytes:
-    body = gzip.compress(plain, 9)
+    body = gzip.compress(plain, 1)
     body = struct.pack(">BI", 1, len(body)) + body
     parts = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
     return b"".join(frame(DATA, END_STREAM if part is parts[-1] else 0, 1, part) for part in parts)
@@ -263,6 +324,13 @@ def request(**fields: object) -> bytes:
     message = pb.ModelInferRequest(model_name="identity_fp32")
     base: dict = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 2]} | fields
     message.inputs.add(**base).contents.fp32_contents.extend([1, 2])
+    return message.SerializeToString()
+
+
+def raw_contents(*contents: bytes, **fields: object) -> bytes:
+    """A request whose data stand in `raw_input_contents`."""
+    message = pb.ModelInferRequest(model_name="identity_fp32", raw_input_contents=contents)
+    message.inputs.add(**({"name": "INPUT0", "datatype": "FP32", "shape": [1, 2]} | fields))
     return message.SerializeToString()
 
 
@@ -297,6 +365,12 @@ MESSAGES = [
         ("a dimension below zero", request(shape=[-1, -2]), BAD, 10),
         ("a shape of 3,000,000 dimensions", request(shape=[1] * 3_000_000), BAD, 10),
         ("more contents than the shape says", request(shape=[1, 1]), BAD, 10),
+        ("raw contents shorter than the shape", raw_contents(bytes(7)), BAD, 10),
+        ("raw contents longer than the shape", raw_contents(bytes(9)), BAD, 10),
+        ("more raw contents than inputs", raw_contents(bytes(8), bytes(8)), BAD, 10),
+        ("no raw contents and no data", raw_contents(), BAD, 10),
+        ("raw strings that say too much", raw_contents(b"\xff" * 8, datatype="BYTES"), BAD, 10),
+        ("a shape of 2^63 - 1 strings", raw_contents(b"", datatype="BYTES", shape=[2**63 - 1]), BAD, 10),
         ("a message beyond limits.body", request() + bytes(BODY_LIMIT), ("RESOURCE_EXHAUSTED",), 10),
         ("a message far beyond limits.body", request() + bytes(4 * BODY_LIMIT), ("RESOURCE_EXHAUSTED",), 10),
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import threading
 import time
 import zlib
+from collections.abc import Callable
 
 from hostile_site import BODY_LIMIT, CONNECTIONS, GOOD, PATH, TENSORS, Case, Site, pieces, read_all, sent, statuses
 
@@ -17,6 +19,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 END = b"0\r\n\r\n"
 SMUGGLED = b"GET /v2/health/live HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 MIB = 1024 * 1024
+GOOD_FIRST = b"GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n"
 
 
 def head(*lines: bytes, body: bytes = b"") -> bytes:
@@ -81,6 +84,13 @@ FRAMING = [
         "200",
     ),
     framed("garbage", bytes(range(256)) * 16),
+    framed("garbage behind a good request", GOOD_FIRST + b"\x16\x03", "200+400"),
+    framed("two Hosts behind a good request", GOOD_FIRST + HEAD + HOST + b"\r\n" + SMUGGLED, "200+400"),
+    framed("HEAD, request behind", b"HEAD /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n" + SMUGGLED, "405+200"),
+    framed("chunk extension, line end without CR", head(CHUNKED[:-2], body=b"1;a\nb\r\na\r\n" + END + SMUGGLED)),
+    framed("chunk extension with a NUL", head(CHUNKED[:-2], body=b"1;a=\0\r\na\r\n" + END + SMUGGLED)),
+    framed("chunk size and a blank", head(CHUNKED[:-2], body=b"1 \r\na\r\n" + END + SMUGGLED)),
+    framed("chunk size with a sign", head(CHUNKED[:-2], body=b"+1\r\na\r\n" + END + SMUGGLED)),
     framed("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(506)),
 ]
 
@@ -118,12 +128,14 @@ FLOODS = [
         sent(head(b"Content-Length: %d" % (BODY_LIMIT + 1), b"Connection: close")),
         ("413",),
         15,
+        waits=True,
     ),
     Case(
         "a body beyond the limit, in chunks",
         flood(head(CHUNKED[:-2]), b"10000\r\n" + b"a" * 65536 + b"\r\n", 64 * MIB),
         ("413", "closed"),
         15,
+        waits=True,
     ),
 ]
 
@@ -151,23 +163,33 @@ def never_reads(site: Site) -> str:
     return "open"
 
 
-def pipelined(site: Site) -> str:
-    """100,000 requests without waiting for an answer; the answers are read."""
-    count = 20_000
+def pipelined(count: int) -> Callable[[Site], str]:
+    """So many requests without waiting for an answer; the answers are read."""
+    data = SMUGGLED.replace(b"Connection: close\r\n", b"") * (count - 1) + SMUGGLED
+
+    def run(site: Site) -> str:
+        with site.connect() as connection:
+
+            def send() -> None:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(data)
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            answer = read_all(connection, 1 << 26)
+            thread.join()
+        return "200" if answer.count(b"HTTP/1.1 200") == count else f"{answer.count(b'HTTP/1.1 200')} answers"
+
+    return run
+
+
+def late_body(site: Site) -> str:
+    """A page that reads no body has answered; a byte of the body comes, and no more."""
     with site.connect() as connection:
-        import threading
-
-        data = SMUGGLED.replace(b"Connection: close\r\n", b"") * (count - 1) + SMUGGLED
-
-        def send() -> None:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(data)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        answer = read_all(connection, 1 << 26)
-        thread.join()
-    return "200" if answer.count(b"HTTP/1.1 200") == count else f"{answer.count(b'HTTP/1.1 200')} answers"
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n")
+        first = connection.recv(65536)
+        connection.sendall(b"a")
+        return statuses(first + read_all(connection))
 
 
 def half_open(site: Site) -> str:
@@ -195,15 +217,18 @@ def many_idle(door: str):
 
 
 SLOW = [
-    Case("slow headers (a byte each 0.3 s)", pieces(HEAD, b"x", pause=0.3), ("408",)),
-    Case("slow start line", pieces(b"G", b"E", pause=0.3), ("408", "400")),
-    Case("slow body", pieces(head(b"Content-Length: 1000", body=b"a"), b"a", pause=0.3), ("408",)),
-    Case("slow chunks", pieces(head(CHUNKED[:-2]), b"1\r\na\r\n", pause=0.3), ("408",)),
-    Case("slow trailers", pieces(head(CHUNKED[:-2], body=b"0\r\n"), b"x", pause=0.3), ("408", "400")),
-    Case("a connection that says nothing", silent, ("closed",)),
+    Case("slow headers (a byte each 0.3 s)", pieces(HEAD, b"x", pause=0.3), ("408",), waits=True),
+    Case("slow start line", pieces(b"G", b"E", pause=0.3), ("408", "400"), waits=True),
+    Case("slow body", pieces(head(b"Content-Length: 1000", body=b"a"), b"a", pause=0.3), ("408",), waits=True),
+    Case("slow chunks", pieces(head(CHUNKED[:-2]), b"1\r\na\r\n", pause=0.3), ("408",), waits=True),
+    Case("slow trailers", pieces(head(CHUNKED[:-2], body=b"0\r\n"), b"x", pause=0.3), ("408", "400"), waits=True),
+    Case("a body behind its answer, cut short", late_body, ("200",), waits=True),
+    Case("half of a request, then nothing", sent(HEAD), ("408",), waits=True),
+    Case("a connection that says nothing", silent, ("closed",), waits=True),
     Case("a client that never reads", never_reads, ("closed",), 25),
     Case("closed half in the middle of a body", half_open, ("closed", "408", "400")),
-    Case("20,000 requests in one go", pipelined, ("200",), 60),
+    Case("4,000 requests in one go", pipelined(4_000), ("200",), 60),
+    Case("20,000 requests in one go", pipelined(20_000), ("200",), 60, slow=True),
     Case("more idle connections than allowed", many_idle("http"), ("503", "closed"), 20),
 ]
 

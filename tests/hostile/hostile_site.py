@@ -6,10 +6,12 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -36,20 +38,32 @@ class Site:
 
     gateway: Gateway
     worker: int
+    ca: bytes | None = None
+    """Of a gateway whose doors speak TLS."""
+    other: str = ""
+    """Where attacks on HTTP go when not to `listen.http`."""
 
     def connect(self, door: str = "http", receive: int = 0, timeout: float = 30.0) -> socket.socket:
         """A plain connection; `receive` bytes of receive buffer for clients that do not read."""
-        host, port = getattr(self.gateway, door).split(":")
+        address = self.other if door == "http" and self.other else getattr(self.gateway, door)
+        host, port = address.split(":")
         made = socket.socket()
         if receive:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         made.settimeout(timeout)
         try:
             made.connect((host, int(port)))
+            return made if self.ca is None else self.client_tls(door).wrap_socket(made, server_hostname=host)
         except BaseException:
             made.close()
             raise
-        return made
+
+    def client_tls(self, door: str) -> ssl.SSLContext:
+        """What a client of a door needs."""
+        assert self.ca is not None
+        context = ssl.create_default_context(cadata=self.ca.decode())
+        context.set_alpn_protocols(["h2" if door == "grpc" else "http/1.1"])
+        return context
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,10 @@ class Case:
     memory: int = 96 * 1024 * 1024
     """Bytes by which the worker may grow while it lasts."""
     door: str = "http"
+    waits: bool = False
+    """It does next to nothing but wait for a time limit: such cases run side by side."""
+    slow: bool = False
+    """The full size of a case that the ordinary tier has smaller."""
 
 
 @dataclass
@@ -103,7 +121,10 @@ class Watch:
         return self.seen
 
     def __exit__(self, *_: object) -> None:
-        time.sleep(0.2)  # at least a few good requests, however short the attack
+        # A few good requests at and after its end, however short the attack.
+        enough, until = self.seen.served + 6, time.monotonic() + 5
+        while self.seen.served < enough and time.monotonic() < until:
+            time.sleep(0.01)
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
@@ -119,9 +140,20 @@ class Watch:
             self.seen.slowest = max(self.seen.slowest, time.monotonic() - began)
 
     def _http(self) -> None:
-        connection = http.client.HTTPConnection(self._site.gateway.http, timeout=30)
+        address = self._site.gateway.http
+        if self._site.ca is None:
+            connection = http.client.HTTPConnection(address, timeout=30)
+        else:
+            connection = http.client.HTTPSConnection(address, timeout=30, context=self._site.client_tls("http"))
+
+        last = time.monotonic()
 
         def call() -> None:
+            nonlocal last
+            # A machine that is busy may keep this thread waiting for as long as the server keeps an idle connection.
+            if time.monotonic() - last > 1:
+                connection.close()
+            last = time.monotonic()
             connection.request("POST", PATH, GOOD)
             answer = connection.getresponse()
             answer.read()
@@ -134,7 +166,12 @@ class Watch:
         message = pb.ModelInferRequest(model_name="identity_fp32")
         message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
         data = message.SerializeToString()
-        with grpc.insecure_channel(self._site.gateway.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as made:
+        address, options = self._site.gateway.grpc, [("grpc.use_local_subchannel_pool", 1)]
+        with (
+            grpc.insecure_channel(address, options=options)
+            if self._site.ca is None
+            else grpc.secure_channel(address, grpc.ssl_channel_credentials(self._site.ca), options=options)
+        ) as made:
             stub = made.unary_unary(UNARY)
             self._each(lambda: stub(data, timeout=30))
 
@@ -143,18 +180,30 @@ class Watch:
             self.seen.grown = max(self.seen.grown, rss(self._site.worker) - self._base)
 
 
+def answered(site: Site, case: Case) -> tuple[str, float]:
+    """What came of one case, and after how many seconds."""
+    began = time.monotonic()
+    try:
+        answer = case.run(site)
+    except TimeoutError:
+        answer = "no answer"
+    except (ConnectionError, ssl.SSLError):  # a TLS connection may end in the middle of a record
+        answer = "closed"
+    return answer, time.monotonic() - began
+
+
 def attack(site: Site, case: Case) -> Seen:
     """Run one case beside the good clients."""
     with Watch(site) as seen:
-        began = time.monotonic()
-        try:
-            seen.answer = case.run(site)
-        except TimeoutError:
-            seen.answer = "no answer"
-        except (ConnectionError, BrokenPipeError):
-            seen.answer = "closed"
-        seen.seconds = time.monotonic() - began
+        seen.answer, seen.seconds = answered(site, case)
     return seen
+
+
+def attack_at_once(site: Site, cases: Sequence[Case]) -> list[Seen]:
+    """Run these side by side, beside the good clients; memory and what was served are those of all."""
+    with Watch(site) as seen, ThreadPoolExecutor(len(cases)) as pool:
+        answers = list(pool.map(lambda case: answered(site, case), cases))
+    return [replace(seen, answer=answer, seconds=seconds) for answer, seconds in answers]
 
 
 def read_all(connection: socket.socket, limit: int = 1 << 20) -> bytes:

@@ -12,7 +12,7 @@ import cases_grpc
 import cases_http
 import pytest
 from gateway_fixture import start_gateway
-from hostile_site import SETTINGS, Case, Site, attack, worker_of
+from hostile_site import SETTINGS, Case, Seen, Site, attack, attack_at_once, worker_of
 
 CASES: list[Case] = [*cases_http.CASES, *cases_grpc.CASES]
 ROWS: list[str] = []
@@ -32,9 +32,20 @@ def site(tmp_path_factory, triton):
     assert "defect" not in log, log[-4000:]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.door}: {case.name}")
-def test_it_is_refused_and_good_clients_are_served(site: Site, case: Case):
-    seen = attack(site, case)
+@pytest.fixture(scope="module")
+def waited(site: Site) -> dict[Case, Seen]:
+    """What came of the cases that only wait."""
+    cases = [case for case in CASES if case.waits]
+    return dict(zip(cases, attack_at_once(site, cases), strict=True))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case.slow else ()) for case in CASES],
+    ids=lambda case: f"{case.door}: {case.name}",
+)
+def test_it_is_refused_and_good_clients_are_served(site: Site, waited: dict[Case, Seen], case: Case):
+    seen = waited[case] if case.waits else attack(site, case)
     ROWS.append(
         f"| {case.door} | {case.name} | {seen.answer} | {seen.seconds * 1e3:.0f} ms | {seen.grown / 2**20:.1f} MiB |"
     )

@@ -264,7 +264,7 @@ def test_a_key_pasted_in_place_of_its_digest_is_not_repeated(tmp_path):
 def test_an_alias_bomb_is_refused_in_time(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    began = time.monotonic()
+    began = time.process_time()  # the machine may be busy with others
     findings_of(tmp_path, UP + "\n".join(lines) + "\nroutes: {m: {fallback: *a11}}\n")
     wide = (
         UP
@@ -274,7 +274,7 @@ def test_an_alias_bomb_is_refused_in_time(tmp_path):
         + "".join(f"  r{n}: {{fallback: *x}}\n" for n in range(500))
     )
     assert any(finding.code == "too-large" for finding in findings_of(tmp_path, wide))
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_a_file_that_is_far_too_large_is_not_read(tmp_path):

@@ -304,11 +304,11 @@ def test_a_reader_sees_whole_series_while_four_processes_write(tmp_path):
 def test_handles_are_cheap(tmp_path):
     registry = Registry(tmp_path, 0)
     handle = registry.histogram(t.OVERHEAD).labels("r", "http")
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(100_000):
         handle.observe(0.0001)
     # Some 60 ns here; the bound only catches a change of kind (a lock, a dict, a Python twin).
-    assert (time.perf_counter() - started) / 100_000 < 5e-6
+    assert (time.process_time() - started) / 100_000 < 5e-6
 
 
 def _grow(directory, gate):

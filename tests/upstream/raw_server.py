@@ -65,7 +65,7 @@ Script = Callable[[Peer, RawServer], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(script: Script, host: str = "127.0.0.1") -> AsyncIterator[RawServer]:
+async def serving(script: Script, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[RawServer]:
     """Run `script` for each connection; the connection is closed when it returns."""
     state = RawServer(host, 0)
     tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ async def serving(script: Script, host: str = "127.0.0.1") -> AsyncIterator[RawS
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(handle, host, 0)
+    server = await asyncio.start_server(handle, host, port)
     state.port = server.sockets[0].getsockname()[1]
     try:
         yield state

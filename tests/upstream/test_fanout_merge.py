@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstream.merge import agree, merge_index, merge_regions, sum_statistics
+from gateway.upstream.merge import agree, merge_index, merge_metadata, merge_regions, sum_statistics
 
 counts = st.integers(0, 2**40)
 duration = st.fixed_dictionaries({"count": counts, "ns": counts})
@@ -85,6 +85,13 @@ def test_the_index_names_who_differs():
     assert merge_index({"f[0]": loaded, "f[1]": []}) == [{**loaded[0], "reason": "f[1]: not in its repository"}]
     assert merge_index({"f[0]": loaded}, ["f[1]"]) == [{**loaded[0], "reason": "f[1]: cannot be asked"}]
     assert merge_index({"f[0]": gone, "f[1]": gone}) == gone
+
+
+def test_metadata_has_every_version():
+    one = {"name": "m", "versions": ["1", "10"], "platform": "python", "inputs": [], "outputs": []}
+    answers = {"f[0]": one, "f[1]": {**one, "versions": ["2"]}, "f[2]": {**one, "platform": "onnx"}}
+    for order in orders(answers):
+        assert merge_metadata(order) == ({**one, "versions": ["1", "2", "10"]}, ["f[2]"])
 
 
 def test_documents_and_regions():

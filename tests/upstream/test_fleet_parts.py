@@ -28,6 +28,7 @@ class One:
     life: int = 1
     life_key: int = 7
     usable: bool = True
+    draining: bool = False
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=8), st.integers(0, 2**32))
@@ -170,6 +171,17 @@ def test_a_sequence_stays_and_is_lost_for_good():
         pins.holder(key, [a, b], begins=False)
     pins.pin(key, a, ends=True)
     assert pins.holder(key, [a, b], begins=False) is None
+
+
+def test_a_sequence_that_began_while_every_replica_was_taken_for_down_goes_on():
+    pins = SequencePins("up", MemoryPins())
+    a = One(life_key=1, usable=False)
+    key = pins.key("m", "", {"sequence_id": 5})
+    pins.pin(key, a, ends=False)
+    assert pins.holder(key, [a], begins=False) is a
+    a.draining = True
+    with pytest.raises(SequenceLost):
+        pins.holder(key, [a], begins=False)
 
 
 def test_ids_of_another_kind_or_model_are_other_sequences():

@@ -78,12 +78,12 @@ class Taken:
 
 def test_control_calls(run_once, config):
     async def work(up):
-        assert service_pb2.ServerLiveResponse.FromString(await up.unary("ServerLive", b"", timeout=5)).live
+        assert service_pb2.ServerLiveResponse.FromString(await up.one().unary("ServerLive", b"", timeout=5)).live
         request = service_pb2.ModelMetadataRequest(name="batched").SerializeToString()
-        answer = await up.unary("ModelMetadata", request, metadata=[("x-request-id", "1")], timeout=5)
+        answer = await up.one().unary("ModelMetadata", request, metadata=[("x-request-id", "1")], timeout=5)
         assert service_pb2.ModelMetadataResponse.FromString(answer).name == "batched"
         infer = codec.encode_request(identity(2)).SerializeToString()
-        answer = service_pb2.ModelInferResponse.FromString(await up.unary("ModelInfer", infer, timeout=5))
+        answer = service_pb2.ModelInferResponse.FromString(await up.one().unary("ModelInfer", infer, timeout=5))
         assert len(answer.raw_output_contents[0]) == 8
 
     with_upstream(run_once, config, work)
@@ -98,7 +98,7 @@ def test_control_calls(run_once, config):
 def test_unary_errors_keep_status_and_words(run_once, config, how, status, code):
     async def work(up):
         with pytest.raises(UpstreamAnswered, match="asked to") as caught:
-            await up.unary("ModelInfer", codec.encode_request(fails(how)).SerializeToString(), timeout=10)
+            await up.one().unary("ModelInfer", codec.encode_request(fails(how)).SerializeToString(), timeout=10)
         assert (caught.value.status, caught.value.code) == (status, code)
 
     with_upstream(run_once, config, work)
@@ -107,20 +107,20 @@ def test_unary_errors_keep_status_and_words(run_once, config, how, status, code)
 def test_unary_without_a_server_in_time_and_with_bad_metadata(run_once, config):
     async def work(up):
         with pytest.raises(DeadlineExceeded):
-            await up.unary("ModelInfer", codec.encode_request(slow(1500)).SerializeToString(), timeout=0.2)
+            await up.one().unary("ModelInfer", codec.encode_request(slow(1500)).SerializeToString(), timeout=0.2)
         for pair in (("x-a", "\u20ac"), ("x-a", "1\n2"), ("\xe9", "1")):
             with pytest.raises(BadRequest, match="header"):
-                await up.unary("ServerLive", b"", metadata=[pair], timeout=1)
+                await up.one().unary("ServerLive", b"", metadata=[pair], timeout=1)
             with pytest.raises(BadRequest, match="header"):
-                up.open_stream(metadata=[pair])
+                up.one().open_stream(metadata=[pair])
 
     with_upstream(run_once, config, work)
 
     async def nobody(up):
         with pytest.raises(Unreachable) as caught:
-            await up.unary("ServerLive", b"", timeout=5)
+            await up.one().unary("ServerLive", b"", timeout=5)
         assert "127.0.0.1" not in caught.value.message
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         taken = Taken()
         await stream.send(identity(), model="m", timeout=5, deliver=taken)
         await until(lambda: taken.done)
@@ -135,7 +135,7 @@ def test_unary_without_a_server_in_time_and_with_bad_metadata(run_once, config):
 def test_an_http_server_at_the_grpc_address(run_once, config):
     async def work(up):
         with pytest.raises((BadGateway, Unreachable)):
-            await up.unary("ServerLive", b"", timeout=5)
+            await up.one().unary("ServerLive", b"", timeout=5)
 
     with_upstream(run_once, msgspec.structs.replace(config, grpc=config.http), work)
 
@@ -145,7 +145,7 @@ def test_an_http_server_at_the_grpc_address(run_once, config):
 
 def test_decoupled_answers_and_their_end(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         for values in ([1, 2, 3], [], [7]):
             got = [pair async for pair in stream.answers(repeat(values, id="c"), model="repeat_int32", timeout=5)]
             assert [int32(answer, "OUT") for answer, _ in got[:-1]] == values
@@ -160,7 +160,7 @@ def test_decoupled_answers_and_their_end(run_once, config):
 
 def test_many_calls_of_one_stream_mixed(run_once, config):
     async def work(up):
-        stream = up.open_stream(metadata=[("x-fwd-a", "1"), ("triton_grpc_error", "true")])
+        stream = up.one().open_stream(metadata=[("x-fwd-a", "1"), ("triton_grpc_error", "true")])
         log: list[str] = []
         takers = {name: Taken(log, name) for name in ("slow", "quick", "plain", "same", "bad", "unknown", "fails")}
         await stream.send(repeat([1, 2, 3], 60, id="x"), model="repeat_int32", timeout=5, deliver=takers["slow"])
@@ -195,7 +195,7 @@ def test_many_calls_of_one_stream_mixed(run_once, config):
 
 def test_our_own_ids_do_not_show_in_errors(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         first, second, third = Taken(), Taken(), Taken()
         await stream.send(repeat([1], 300, id="mine"), model="repeat_int32", timeout=5, deliver=first)
         await stream.send(repeat([1], 300), model="repeat_int32", timeout=5, deliver=third)
@@ -213,7 +213,7 @@ def test_our_own_ids_do_not_show_in_errors(run_once, config):
 
 def test_sequences_keep_their_order(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         one, other = Taken(), Taken()
         for n in range(5):
             flags = {"start": n == 0, "end": n == 4}
@@ -228,7 +228,7 @@ def test_sequences_keep_their_order(run_once, config):
 
 def test_a_client_that_does_not_take_holds_up_its_stream_only(run_once, config):
     async def work(up):
-        stream, free = up.open_stream(), up.open_stream()
+        stream, free = up.one().open_stream(), up.one().open_stream()
         gate = asyncio.Event()
         taken: list[int] = []
 
@@ -252,7 +252,7 @@ def test_a_client_that_does_not_take_holds_up_its_stream_only(run_once, config):
 
 def test_a_call_whose_time_is_over_ends_alone(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         late, fine = Taken(), Taken()
         began = time.monotonic()
         await stream.send(repeat([1, 2], 1500, id="a"), model="repeat_int32", timeout=0.3, deliver=late)
@@ -273,7 +273,7 @@ def test_a_call_whose_time_is_over_ends_alone(run_once, config):
 
 def test_a_cancelled_sender_does_not_end_the_stream(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         taken = Taken()
         task = asyncio.create_task(stream.send(repeat([1, 2]), model="repeat_int32", timeout=5, deliver=taken))
         await asyncio.sleep(0)
@@ -292,7 +292,7 @@ def test_a_cancelled_sender_does_not_end_the_stream(run_once, config):
 
 def test_leaving_drains(run_once, config, events):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         taken = Taken()
         await stream.send(repeat([1] * 10, 50), model="repeat_int32", timeout=5, deliver=taken)
         await until(lambda: len(taken.answers) >= 2)
@@ -302,7 +302,7 @@ def test_leaving_drains(run_once, config, events):
         await until(lambda: stream.closed)
         assert len(taken.answers) == count < 10
         # One that holds its reader up, and one with nothing open.
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         gate = asyncio.Event()
 
         async def stuck(answer, final):
@@ -312,12 +312,12 @@ def test_leaving_drains(run_once, config, events):
         await asyncio.sleep(0.3)
         stream.leave()
         await until(lambda: stream.closed)
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         await stream.send(identity(), model="identity_fp32", timeout=5, deliver=taken)
         await until(lambda: taken.done)
         stream.leave()
         await until(lambda: stream.closed)
-        up.open_stream().leave()
+        up.one().open_stream().leave()
 
     with_upstream(run_once, config, work, events)
     assert events["detach"] == events["drained"] == 2
@@ -329,7 +329,7 @@ def test_draining_has_limits(run_once, config, events, monkeypatch):
 
     async def work(up):
         # The model has sent its last answer by then or waits in a pause: closing is harmless at this rate.
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         await stream.send(repeat([1], 1500), model="repeat_int32", timeout=5, deliver=Taken())
         stream.leave()
         await until(lambda: stream.closed, 1.0)
@@ -340,7 +340,7 @@ def test_draining_has_limits(run_once, config, events, monkeypatch):
 
 def test_leaving_cancels_where_that_is_safe(run_once, config, events):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         taken = Taken()
         await stream.send(repeat([1, 2], 1000), model="repeat_int32", timeout=5, deliver=taken)
         await asyncio.sleep(0.1)
@@ -355,14 +355,14 @@ def test_leaving_cancels_where_that_is_safe(run_once, config, events):
 
 def test_leaving_an_iteration_early(run_once, config):
     async def work(up):
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         answers = stream.answers(repeat([1, 2, 3, 4], 20), model="repeat_int32", timeout=5)
         async for answer, _ in answers:
             assert int32(answer, "OUT") == 1
             break
         await answers.aclose()
         await stream.finish()
-        stream = up.open_stream()
+        stream = up.one().open_stream()
         with pytest.raises(UpstreamAnswered, match="unknown"):
             async for _ in stream.answers(identity(), model="nope", timeout=5):
                 pass
@@ -376,7 +376,7 @@ def test_the_channel_is_not_proxied(monkeypatch, run_once, config):
     monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
 
     async def work(up):
-        assert await up.unary("ServerLive", b"", timeout=5)
+        assert await up.one().unary("ServerLive", b"", timeout=5)
 
     with_upstream(run_once, config, work)
 

@@ -142,7 +142,7 @@ def test_signatures_are_fetched_once_and_keep_their_identity(run_once, config, m
         assert await up.fresh_signature("batched") is first, "asked again, found the same"
         assert len(asked) == 4
         # Old: it serves on while news is fetched.
-        up.replicas[0]._signatures._entries["batched", ""].stale_at = 0.0
+        up.replicas[0].signatures._entries["batched", ""].stale_at = 0.0
         assert up.known_signature("batched") is first
         await until(lambda: len(asked) == 6)
         up.forget_model("batched")
@@ -166,12 +166,12 @@ def test_a_cancelled_caller_does_not_spoil_the_fetch_of_others(run_once, config)
 
 def test_pages_pass_through(run_once, config):
     async def work(up):
-        response = await up.control("POST", "/v2/repository/index", (), b'{"ready":true}')
+        response = await up.one().control("POST", "/v2/repository/index", (), b'{"ready":true}')
         assert response.status == 200
         assert "identity_fp32" in {row["name"] for row in json.loads(response.body)}
-        response = await up.control("GET", model_target("nope", "", "ready"), [("x-request-id", "1")])
+        response = await up.one().control("GET", model_target("nope", "", "ready"), [("x-request-id", "1")])
         assert response.status == 400
-        assert (await up.control("HEAD", "/v2")).status == 405
+        assert (await up.one().control("HEAD", "/v2")).status == 405
 
     with_upstream(run_once, config, work)
 
@@ -179,18 +179,18 @@ def test_pages_pass_through(run_once, config):
 def test_generate_streams(run_once, config, events):
     async def work(up):
         body = b'{"IN":[1,2,3],"DELAY":[20,20,20],"WAIT":[0]}'
-        stream = await up.stream_generate(body, model="repeat_int32", timeout=5)
+        stream = await up.one().stream_generate(body, model="repeat_int32", timeout=5)
         async with stream:
             text = b"".join([chunk async for chunk in stream])
         assert [json.loads(line[6:])["OUT"] for line in text.split(b"\n\n")[:-1]] == [1, 2, 3]
         for model, status in (("nope", 404), ("identity_fp32", 400)):
             with pytest.raises(UpstreamAnswered) as caught:
-                await up.stream_generate(b'{"x":1}', model=model, timeout=5)
+                await up.one().stream_generate(b'{"x":1}', model=model, timeout=5)
             assert caught.value.status == status
-        stream = await up.stream_generate(body, model="repeat_int32", timeout=5)
+        stream = await up.one().stream_generate(body, model="repeat_int32", timeout=5)
         async with stream:
             await anext(stream)
-            await up.leave(stream)
+            await up.one().leave(stream)
         await until(lambda: up.replicas[0]._pool.idle == up.replicas[0]._pool.open == 1)
 
     with_upstream(run_once, config, work, events)
@@ -201,9 +201,9 @@ def test_generate_streams(run_once, config, events):
 def test_without_grpc(run_once, config):
     async def work(up):
         with pytest.raises(Unsupported):
-            await up.unary("ServerLive", b"", timeout=1)
+            await up.one().unary("ServerLive", b"", timeout=1)
         with pytest.raises(Unsupported):
-            up.open_stream()
+            up.one().open_stream()
 
     with_upstream(run_once, msgspec.structs.replace(config, grpc=None), work)
 
@@ -264,7 +264,7 @@ def test_a_server_without_the_binary_extension_gets_json(run_once):
         assert json.loads(request.body)["inputs"][0]["data"] == [0, 1]
         assert not (await up.signature("m")).known
         with pytest.raises(Unsupported):
-            up.open_stream()
+            up.one().open_stream()
 
     against(run_once, pages, work)
 
@@ -368,10 +368,10 @@ def test_the_fleet_keeps_what_did_not_change(run_once, config):
         await old.close(keep=new)
         await new["a"].infer(identity(), model="identity_fp32", timeout=5)
         with pytest.raises(Unreachable):
-            await old["c"].control("GET", "/v2")
+            await old["c"].one().control("GET", "/v2")
         await new.close()
         with pytest.raises(Unreachable):
-            await new["a"].control("GET", "/v2")
+            await new["a"].one().control("GET", "/v2")
 
     run_once(main())
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from calls import identity, repeat, slow
-from triton_fixture import TEST_MODELS, running_triton
+from triton_fixture import repository, running_triton
 
 from gateway import settings
 from gateway.errors import TidegateError, Unreachable
@@ -24,7 +24,8 @@ async def until(condition, seconds=5.0):
 
 
 def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events):
-    with running_triton([TEST_MODELS], tmp_path / "triton.log") as server:
+    models = repository(tmp_path / "models", "identity_fp32", "repeat_int32", "slow")
+    with running_triton([models], tmp_path / "triton.log") as server:
 
         async def main():
             up = Upstream("up", settings.Upstream(http=server.http, grpc=server.grpc), counters=events)
@@ -32,7 +33,7 @@ def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events):
             assert up.ready()
             await up.infer(identity(), model="identity_fp32", timeout=10)
             unary = [asyncio.create_task(up.infer(slow(20_000), model="slow", timeout=60)) for _ in range(3)]
-            page = await up.stream_generate(
+            page = await up.one().stream_generate(
                 b'{"IN":[1,2],"DELAY":[0,20000],"WAIT":[0]}', model="repeat_int32", timeout=60
             )
             assert await anext(page)
@@ -41,7 +42,7 @@ def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events):
             async def deliver(answer, final):
                 ends.append((answer, final))
 
-            stream = up.open_stream()
+            stream = up.one().open_stream()
             for values in ([1], [1, 2]):
                 await stream.send(
                     repeat(values, 20_000, id=str(values)), model="repeat_int32", timeout=60, deliver=deliver
@@ -62,7 +63,7 @@ def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events):
             with pytest.raises(Unreachable):
                 await up.infer(identity(), model="identity_fp32", timeout=5)
             with pytest.raises(Unreachable):
-                await up.unary("ServerLive", b"", timeout=5)
+                await up.one().unary("ServerLive", b"", timeout=5)
             with pytest.raises(TidegateError):
                 await up.signature("slow")
             assert events["resend"] == 0
