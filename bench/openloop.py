@@ -73,7 +73,8 @@ async def closed(address: str, clients: int, seconds: float) -> float:
     async def one(client: Client) -> None:
         nonlocal answers
         while time.perf_counter() < until:
-            answers += await client.ask() == 200
+            status = await client.ask()  # not within the sum: `answers` would be read before the wait
+            answers += status == 200
 
     async with Client(address, request(address)) as client:
         await asyncio.gather(*(one(client) for _ in range(clients)))

@@ -56,7 +56,7 @@ _KNOWN = 16
 """Requests alone in flight from which on the unloaded latency is known."""
 _MEMORY = 32
 """Requests of which it is the mean; later ones replace earlier ones."""
-_PROBED, _ENOUGH, _PROBE = 16, 4, 0.25
+_PROBED, _ENOUGH, _PROBE = 16, 4, 0.15
 """Answers of a probe: so many, or the second number once the probe has lasted this many seconds."""
 _GRID, _AGAIN = 1.0, 64.0
 """Seconds: probes begin when the clock is a multiple; the first one, and later ones after a few."""
