@@ -22,6 +22,8 @@ ALICE, BOB, CAROL, STRANGER = "key-of-alice", "key-of-bob", "key-of-carol", "key
 MODELS = ("identity_fp32", "sequence_accumulate", "repeat_int32", "params_echo")
 AGE_S = 20
 """Of gRPC connections: they come of age many times in an hour."""
+WORKERS = 2
+"""Of the first gateway."""
 SMALL_RATE = 20
 """Requests a second that carol's tenant may make, and as many at once."""
 POLICY = """\
@@ -61,7 +63,7 @@ limits:
 """
 
 
-def settings(turn: int = 0, workers: int = 2) -> str:
+def settings(turn: int = 0, workers: int = WORKERS) -> str:
     """All but `listen` and `upstreams`; each turn has another share."""
     people = [(ALICE, "alice", "lab"), (BOB, "bob", "shop"), (CAROL, "carol", "small")]
     keys = ", ".join(
@@ -181,9 +183,12 @@ class Site:
         return self.gateway.get(path, {"x-api-key": ALICE})
 
     def agreed(self) -> bool:
-        """Whether all workers have one snapshot, and no broken edit lies there."""
+        """Whether all workers have one snapshot; one that is being started may have read the files before an edit."""
         state = self.page("/gateway/v1/snapshot")
-        return state.status == 200 and state.json()["agreed"]
+        if state.status != 200:
+            return False
+        document = state.json()
+        return document["agreed"] and len(document["workers"]) >= WORKERS
 
     def both_ready(self) -> bool:
         """Whether the worker that answers sees both replicas ready; they are asked a few times, since any may."""
