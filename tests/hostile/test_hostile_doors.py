@@ -73,8 +73,11 @@ def old_version(site: Site) -> str:
     with replace(site, ca=None).connect("http") as bare:
         try:
             context.wrap_socket(bare, server_hostname="127.0.0.1").close()
-        except ssl.SSLError as error:  # the server's own word for it
-            return "closed" if error.reason == "TLSV1_ALERT_PROTOCOL_VERSION" else f"{error.reason}"
+        except ssl.SSLError as error:  # an alert, or no more than the end of the connection
+            closed = error.reason in ("TLSV1_ALERT_PROTOCOL_VERSION", "UNEXPECTED_EOF_WHILE_READING")
+            return "closed" if closed else f"{error.reason}"
+        except ConnectionError:
+            return "closed"
     return "spoken"
 
 
