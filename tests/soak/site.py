@@ -182,13 +182,17 @@ class Site:
         """A control page of the gateway, as alice."""
         return self.gateway.get(path, {"x-api-key": ALICE})
 
-    def agreed(self) -> bool:
-        """Whether all workers have one snapshot; one that is being started may have read the files before an edit."""
+    def agreed_on_another(self, before: str) -> bool:
+        """Whether all workers have one snapshot, and not the one of this hash.
+
+        By one answer: between two of them one worker might swap. A worker that is being started may have read the
+        files before an edit, so all must be there.
+        """
         state = self.page("/gateway/v1/snapshot")
         if state.status != 200:
             return False
         document = state.json()
-        return document["agreed"] and len(document["workers"]) >= WORKERS
+        return document["agreed"] and document["hash"] != before and len(document["workers"]) >= WORKERS
 
     def both_ready(self) -> bool:
         """Whether the worker that answers sees both replicas ready; they are asked a few times, since any may."""
