@@ -265,7 +265,13 @@ def compose(text: str, file: str, environment: Mapping[str, str] | None) -> tupl
         return None, reading.findings
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        end = len(text.rstrip())
+        if mark is not None and mark.index >= end and error.context_mark is not None:
+            mark = error.context_mark  # what was opened and never closed, not the end of the file
+        if mark is not None and mark.index < end:
+            line, column = mark.line + 1, mark.column + 1
+        else:
+            line, column = reading.at_offset(max(end - 1, 0))
         reading.error(line, column, "yaml", _syntax_message(error))
         return None, reading.findings
     if root is None:

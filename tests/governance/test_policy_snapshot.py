@@ -209,7 +209,7 @@ def test_tests_run_at_compile():
         (b"tests:\n - {name: a, request: [a, b, c, d], allow: yes}", 2, "wrong-type"),
         (b"tests:\n - {name: a, request: [a, b, c, d], alow: true}", 2, "unknown-key"),
         (b"cases: []", 1, "unknown-key"),
-        (b"tests: [\n", 2, "yaml"),
+        (b"tests: [\n", 1, "yaml"),
         (b"", 1, "empty"),
         (GOOD_TESTS + GOOD_TESTS.partition(b"\n")[2], 4, "duplicate-name"),
     ],

@@ -68,7 +68,7 @@ def test_a_file_name_that_no_terminal_can_show(tmp_path, capfd):
     assert command("check", file, "--format", "json") == 1
     assert json.loads(capfd.readouterr().out)["findings"][0]["file"] == file
     assert command("check", file) == 1
-    assert "\\udcff.yaml:1:5: error" in capfd.readouterr().out
+    assert "\\udcff.yaml:1:4: error" in capfd.readouterr().out
 
 
 def test_warnings_alone_are_0(tmp_path, capsys):
