@@ -197,6 +197,8 @@ class Supervisor:
             await asyncio.wait(list(self._leaving.values()))
         for task in self._tasks:
             task.cancel()
+        if not self.failed:
+            _log.info("stopped: every worker has left")
         return 2 if self.failed else 0
 
     def _raise_descriptors(self) -> None:
