@@ -76,6 +76,7 @@ def main() -> int:
             problems += _left_over(site, result)
             logs = [one.log.read_text() for one in (site.gateway, site.tls)]
             if keep := os.environ.get("SOAK_LOGS"):
+                Path(keep).mkdir(parents=True, exist_ok=True)
                 for name, log in zip(("gateway", "gateway-tls"), logs, strict=True):
                     Path(keep, f"{name}.log").write_text(log)
             statuses = site.stop()
