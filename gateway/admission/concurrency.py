@@ -141,7 +141,8 @@ class Gate:
             self._turn_away(one, "deadline", now)
         limiter = self.limiter
         limiter.look(now)
-        for one in self.room.expire(now, self.patience, SLOW * limiter.unloaded, limiter.in_flight):
+        inside, held = limiter.in_flight, limiter.probing or limiter.in_flight > limiter.limit
+        for one in self.room.expire(now, self.patience, SLOW * limiter.unloaded, inside, held=held):
             self._turn_away(one, "queue", now)
         if self._served + self._turned_away > 1000:  # recent ones count
             self._served //= 2

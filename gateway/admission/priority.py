@@ -204,19 +204,27 @@ class WaitingRoom:
         self._soonest = min(rest, default=float("inf"))
         return late
 
-    def expire(self, now: float, patience: float, longest: float = 0.0, inside: int = 0) -> list[Waiter]:
+    def expire(
+        self, now: float, patience: float, longest: float = 0.0, inside: int = 0, *, held: bool = False
+    ) -> list[Waiter]:
         """Who is turned away for having waited too long. To be asked every `pause` seconds.
 
         `patience`: in overload. `longest`: takes the place of `queue` where it is longer. `inside`: requests that
-        have a place; those that move from the server's queue to this one are no growth.
+        have a place; those that move from the server's queue to this one are no growth. `held`: hardly anybody
+        gets a place just now, by the limiter's own will (a probe, or more inside than the limit). That all queues
+        grow meanwhile says nothing about any but the lowest: the others are judged afterwards.
         """
         self._longest = longest = max(longest, self.queue)
         out: list[Waiter] = []
         ticked = now >= self._next_tick
         if ticked:
             self._next_tick = now + self._tick
+        lowest = max(self._queues, default=0)
         for priority in tuple(self._order):
             queue = self._queues[priority]
+            if held and priority < lowest and queue.overloaded_until <= now:
+                queue.lengths.clear()
+                continue
             if ticked:
                 queue.lengths.append((len(queue.waiters) + inside, queue.arrived))
             # Once one of a higher priority is turned away, all below it are.

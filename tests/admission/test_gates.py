@@ -154,6 +154,29 @@ def test_brown_out_in_its_order(rates):
     asyncio.run(scenario())
 
 
+def test_a_probe_that_the_load_left_behind_ends(rates):
+    async def scenario():
+        gates = Gates(upstreams(max=20), Meters(), rates)
+        gate, now = gates.of("triton", "m"), time.perf_counter()
+        inside = []
+        while not gate.limiter.probing:  # twenty at a time, 0.1 s each, until it wants to know how long one takes
+            now += 0.1
+            while len(inside) < 20 and (place := gate.limiter.enter(now)):
+                inside.append((place, now))
+            gate.leave(*inside.pop(0), now, True)
+        for place, began in inside:
+            gate.leave(place, began, now + 0.1, True)
+        assert gate.limiter.limit == 1
+        brownout = Brownout(gates, Pauses(), Meters())
+        brownout.look(now + 0.2)
+        assert gate.limiter.probing
+        brownout.look(now + 60.0)
+        assert not gate.limiter.probing
+        assert gate.limiter.limit >= 2
+
+    asyncio.run(scenario())
+
+
 def test_retry_after_grows_with_the_share_that_is_turned_away():
     gate = Gate(AdaptiveConcurrency(max=1, min=1), 0.0, lambda *_: None, lambda *_: None)
     gate.room.most = 0

@@ -11,6 +11,7 @@ from admission.service_times import KINDS, slow_at_first
 from admission.simulated import Simulation, quantile
 
 from gateway.admission.adaptive import Limiter
+from gateway.admission.priority import class_of
 from gateway.settings import AdaptiveConcurrency
 
 MODELS = [
@@ -75,6 +76,23 @@ def test_a_model_that_nobody_knows_yet(kind: str, mean: float, instances: int, t
     share, served = judged(sim, times * capacity, capacity, recognised=5.0 + 20 * mean)
     assert share >= 0.9
     assert quantile(served, 0.99) <= 3 * unloaded_p99(kind, mean, instances)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("kind", "mean", "instances"), MODELS)
+def test_the_high_are_served_while_there_are_low(kind: str, mean: float, instances: int, known: bool, seed: int):
+    """Even when nothing is known yet, and low requests from before the limit still fill the server's queue."""
+    capacity = instances / mean
+    sim = Simulation(slow_at_first(KINDS[kind](mean), 0 if known else 2 * instances), instances, seed=seed)
+    if known:
+        sim.open_loop(capacity / 4, max(2.0, 240 / capacity))
+        sim.run(max(2.0, 240 / capacity))
+    until = sim.now + max(6.0, 500 / capacity)
+    sim.open_loop(0.3 * capacity, until, tenant=1)
+    sim.open_loop(1.7 * capacity, until, tenant=20)
+    sim.run(until)
+    assert {class_of(priority) for _, priority, _ in sim.shed} == {20}
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -123,7 +123,7 @@ def test_the_control_page_shows_the_limit(gateway):
     load(one.http, CAPACITY / 4, 1)
     seen = None
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.openloop", one.http, str(2 * CAPACITY), "2"], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "bench.openloop", one.http, str(2 * CAPACITY), "4"], stdout=subprocess.DEVNULL
     ) as process:
         until = time.monotonic() + 30
         # While it measures the unloaded latency the limit is 1.
