@@ -164,6 +164,7 @@ class Application:
         if metrics is not None:
             apps.append(build_metrics_app(self))
         self._servers += [HttpServer(app, limits, tls=self._tls) for app in apps]
+        self.page.doors = self._addresses(http, metrics)  # before the first page is asked for
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
             self._serving.append(asyncio.create_task(server.run_on(sock), name="http-server"))
@@ -174,7 +175,6 @@ class Application:
             await asyncio.sleep(0.005)
         if self.place.grpc is not None:
             self._grpc = await self._open_grpc(snapshot, self.place.grpc)
-        self.page.doors = self._addresses(http, metrics)
         self._serving_now = True
 
     async def relieved(self) -> None:

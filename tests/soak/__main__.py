@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -70,15 +71,15 @@ def main() -> int:
             result["processes"] = [asdict(one) for one in grown]
         except (AssertionError, OSError) as error:
             problems.append(f"the faults ended early: {error}")
+            traceback.print_exc()  # what comes after may fail for the same reason
         finally:
             problems += traffic.stop()
             watch.end()
-            problems += _left_over(site, result)
-            logs = [one.log.read_text() for one in (site.gateway, site.tls)]
-            if keep := os.environ.get("SOAK_LOGS"):
-                Path(keep).mkdir(parents=True, exist_ok=True)
-                for name, log in zip(("gateway", "gateway-tls"), logs, strict=True):
-                    Path(keep, f"{name}.log").write_text(log)
+            try:
+                problems += _left_over(site, result)
+            finally:
+                logs = [one.log.read_text() for one in (site.gateway, site.tls)]
+                _keep(logs)
             statuses = site.stop()
         problems += [f"the {name} ended with {status}" for name, status in statuses.items() if status != 0]
         problems += [
@@ -94,6 +95,14 @@ def main() -> int:
     figures.write_text(json.dumps(result, indent=1) + "\n")
     _print(result, time.monotonic() - began)
     return 1 if problems else 0
+
+
+def _keep(logs: Sequence[str]) -> None:
+    """In the folder SOAK_LOGS."""
+    if keep := os.environ.get("SOAK_LOGS"):
+        Path(keep).mkdir(parents=True, exist_ok=True)
+        for name, log in zip(("gateway", "gateway-tls"), logs, strict=True):
+            Path(keep, f"{name}.log").write_text(log)
 
 
 def _inject(faults: Sequence[Callable[[], None]], until_: float) -> None:
