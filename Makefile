@@ -57,7 +57,7 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest --ignore-missing-stub kernels.tensors._tensors_c kernels.counters._counters_c
+	$(BIN)/python -m mypy.stubtest --ignore-missing-stub kernels.tensors._tensors_c kernels.counters._counters_c kernels.drift._drift_c
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find kernels -name '*.pyx')
 

@@ -24,6 +24,7 @@ def extension(name: str, language: str = "c") -> Extension:
 
 EXTENSIONS = [
     extension("kernels.counters._counters_c"),
+    extension("kernels.drift._drift_c"),
     extension("kernels.tensors._tensors_c", language="c++"),
 ]
 
