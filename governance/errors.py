@@ -1,7 +1,8 @@
 """Every error of governance.
 
     GovernanceError
-    └── PolicyError     a policy, or a test of it, that cannot take effect; `findings` says what and where
+    ├── PolicyError     a policy, or a test of it, that cannot take effect; `findings` says what and where
+    └── DataError       data that cannot be read or compared
 
 A refusal is no error here: it is a `Decision` that does not allow.
 """
@@ -23,3 +24,7 @@ class PolicyError(GovernanceError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__("\n".join(map(str, findings)))
         self.findings = tuple(findings)
+
+
+class DataError(GovernanceError):
+    """Data that cannot be read or compared. One line with file, place and remedy."""

@@ -1,0 +1,111 @@
+"""`tidegate drift report`: whether a table still looks like the one that a model was made with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from governance.errors import DataError
+
+if TYPE_CHECKING:
+    from governance.monitor.report import ColumnReport, Report
+
+_REPORT = """\
+examples:
+  tidegate drift report --reference train.csv --current today.csv
+  tidegate drift report --reference train.parquet --current log.jsonl --categorical postcode --format json
+
+Compares every column: distances over bins that the reference fixes (psi, js, hellinger, kl), tests over the values
+(ks, cvm, chi2) and the way that the values moved (wasserstein, in the column's unit). A column with fewer than
+--min-rows values on a side is "insufficient": it says nothing, which is not the same as no drift.
+Parquet and the tests need `pip install tidegate[monitor]`.
+exit status: 0 compared, 2 a table cannot be read or the two have no column in common
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    drift = subparsers.add_parser("drift", help="compare data with the data that a model was made with")
+    commands = drift.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    report = commands.add_parser(
+        "report",
+        help="compare two tables column by column",
+        epilog=_REPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tables_help = "CSV, JSONL or Parquet, by the name's end"
+    report.add_argument("--reference", type=Path, required=True, metavar="DATA", help=f"what is normal: {tables_help}")
+    report.add_argument("--current", type=Path, required=True, metavar="DATA", help="what is compared with it")
+    report.add_argument("--bins", type=_two_or_more, default=10, metavar="N", help="of numbers (default: 10)")
+    report.add_argument(
+        "--min-rows", type=_two_or_more, default=30, metavar="N", help="values a side needs (default: 30)"
+    )
+    report.add_argument(
+        "--categorical", action="append", default=[], metavar="NAME", help="a column whose numbers are names"
+    )
+    add_format(report, "json")
+    report.set_defaults(run=run)
+
+
+def _two_or_more(text: str) -> int:
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if found < 2:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of 2 or more")
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares; its exit status."""
+    # Other commands do not wait for numpy.
+    from governance.monitor import tables  # noqa: PLC0415
+    from governance.monitor.report import compare  # noqa: PLC0415
+
+    try:
+        reference, current = (tables.read(path) for path in (args.reference, args.current))
+        report = compare(
+            reference,
+            current,
+            bins=args.bins,
+            min_rows=args.min_rows,
+            categorical=args.categorical,
+            progress=_progress if sys.stderr.isatty() else lambda _: None,
+        )
+    except DataError as error:
+        say(f"tidegate: {error}")
+        return NOT_JUDGED
+    if args.format == "json":
+        emit_json(msgspec.to_builtins(report))
+    else:
+        _print(report)
+    return HOLDS
+
+
+def _progress(name: str) -> None:
+    say(f"comparing {name}")
+
+
+def _print(report: Report) -> None:
+    emit(f"{report.rows['reference']} rows of reference, {report.rows['current']} now")
+    width = max(len(column.name) for column in report.columns)
+    emit(f"{'column':{width}}  {'kind':11}  {'status':12}  {'psi':>8}  {'js':>6}  {'missing':>15}  p")
+    for column in report.columns:
+        emit(_line(column, report, width))
+
+
+def _line(column: ColumnReport, report: Report, width: int) -> str:
+    shown = {name: "-" if (value := column.statistics[name]) is None else f"{value:.4f}" for name in ("psi", "js")}
+    tests = ", ".join(f"{name} {value:.2g}" for name, value in column.p_values.items() if value is not None)
+    sides = ((column.missing_reference, report.rows["reference"]), (column.missing_current, report.rows["current"]))
+    missing = " to ".join(f"{count / rows:.1%}" if rows else "-" for count, rows in sides)
+    return (
+        f"{column.name:{width}}  {column.kind:11}  {column.status:12}  {shown['psi']:>8}  {shown['js']:>6}"
+        f"  {missing:>15}  {tests or '-'}"
+    )

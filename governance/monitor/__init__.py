@@ -1,0 +1,7 @@
+"""Whether what a model sees today is what it was made with: tables read, cells counted, distances between them.
+
+The files in the order in which a report meets them: `tables` (a file's columns as they stand), `kinds` (what a column
+is, and its values as that), `cells` (bins and categories, fixed by the reference), `distances` and `tests` (numbers
+from cells and from values), `report` (all of it for two tables). Definitions and edge cases stand where they are
+computed; formulas name their source.
+"""
