@@ -65,7 +65,7 @@ def _two_or_more(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Compares; its exit status."""
     # Other commands do not wait for numpy.
-    from governance.monitor import tables  # noqa: PLC0415
+    from governance import tables  # noqa: PLC0415
     from governance.monitor.report import compare  # noqa: PLC0415
 
     try:

@@ -1,7 +1,6 @@
-"""Whether what a model sees today is what it was made with: tables read, cells counted, distances between them.
+"""Whether what a model sees today is what it was made with: cells counted, distances between them.
 
-The files in the order in which a report meets them: `tables` (a file's columns as they stand), `kinds` (what a column
-is, and its values as that), `cells` (bins and categories, fixed by the reference), `distances` and `tests` (numbers
-from cells and from values), `report` (all of it for two tables). Definitions and edge cases stand where they are
-computed; formulas name their source.
+The files in the order in which a report meets them: `kinds` (what a column is, and its values as that), `cells` (bins
+and categories, fixed by the reference), `distances` and `significance` (numbers from cells and from values), `report`
+(all of it for two tables). Definitions and edge cases stand where they are computed; formulas name their source.
 """

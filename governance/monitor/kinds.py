@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from governance.monitor.tables import Column
+from governance.tables import Column
 
 Kind = Literal["numeric", "boolean", "timestamp", "categorical"]
 

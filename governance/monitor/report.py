@@ -24,7 +24,7 @@ from governance.monitor.cells import (
     edges_of,
 )
 from governance.monitor.kinds import Values, kind_of, values_of
-from governance.monitor.tables import Column, Table
+from governance.tables import Column, Table
 
 STATISTICS = ("psi", "js", "hellinger", "kl", "ks", "wasserstein", "chi2", "cvm")
 TESTED = ("ks", "chi2", "cvm")

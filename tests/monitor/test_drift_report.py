@@ -14,12 +14,13 @@ from pyarrow import parquet
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
+from governance import tables
 from governance.errors import DataError
-from governance.monitor import distances, significance, tables
+from governance.monitor import distances, significance
 from governance.monitor.cells import categories_of, count_bins, edges_of
 from governance.monitor.kinds import kind_of, values_of
 from governance.monitor.report import compare
-from governance.monitor.tables import Column
+from governance.tables import Column
 
 
 def command(*arguments):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Table(msgspec.Struct, frozen=True):
     path: Path
     rows: int
     columns: Mapping[str, Column]
+    lines: Sequence[int]
+    """Where each row ends in the file (Parquet: its number, from 1)."""
 
 
 def read(path: Path) -> Table:
@@ -66,6 +68,7 @@ def _csv(path: Path) -> Table:
             if doubled is not None:
                 raise DataError(f"{path}:1: two columns are named '{doubled}'; rename one")
             columns: list[list[Any]] = [[] for _ in names]
+            ends: list[int] = []
             for cells in lines:
                 if not cells:
                     continue  # an empty line is no row
@@ -74,6 +77,7 @@ def _csv(path: Path) -> Table:
                         f"{path}:{lines.line_num}: {len(cells)} fields, the header has {len(names)}; "
                         "quote fields that hold commas"
                     )
+                ends.append(lines.line_num)
                 for column, cell in zip(columns, cells, strict=True):
                     column.append(cell)
         except csv.Error as error:
@@ -81,12 +85,12 @@ def _csv(path: Path) -> Table:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     found = {name: Column(values, written=True) for name, values in zip(names, columns, strict=True)}
-    return Table(path, len(columns[0]), found)
+    return Table(path, len(ends), found, ends)
 
 
 def _jsonl(path: Path) -> Table:
     columns: dict[str, list[Any]] = {}
-    rows = 0
+    ends: list[int] = []
     for number, record in _records(path):
         for name, value in record.items():
             if isinstance(value, (list, dict)):
@@ -96,12 +100,13 @@ def _jsonl(path: Path) -> Table:
             column = columns.get(name)
             if column is None:
                 column = columns[sys.intern(name)] = []
-            column.extend([None] * (rows - len(column)))
+            column.extend([None] * (len(ends) - len(column)))
             column.append(value)
-        rows += 1
+        ends.append(number)
     for column in columns.values():
-        column.extend([None] * (rows - len(column)))
-    return Table(path, rows, {name: Column(values, written=False) for name, values in columns.items()})
+        column.extend([None] * (len(ends) - len(column)))
+    found = {name: Column(values, written=False) for name, values in columns.items()}
+    return Table(path, len(ends), found, ends)
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -135,7 +140,7 @@ def _parquet(path: Path) -> Table:
         columns[field.name] = Column(
             chunks.to_pylist(), written=False, declared=_declared(path, pa, chunks.type, field.name)
         )
-    return Table(path, table.num_rows, columns)
+    return Table(path, table.num_rows, columns, range(1, table.num_rows + 1))
 
 
 def _declared(path: Path, pa: Any, kind: Any, name: str) -> str:
