@@ -2,7 +2,8 @@
 
     GovernanceError
     ├── PolicyError     a policy, or a test of it, that cannot take effect; `findings` says what and where
-    └── DataError       data that cannot be read or compared
+    ├── DataError       data that cannot be read or compared
+    └── CardError       a model card that is none; `findings` says what and where
 
 A refusal is no error here: it is a `Decision` that does not allow.
 """
@@ -28,3 +29,11 @@ class PolicyError(GovernanceError):
 
 class DataError(GovernanceError):
     """Data that cannot be read or compared. One line with file, place and remedy."""
+
+
+class CardError(GovernanceError):
+    """A model card that is none. The text names each fault with file, line and remedy."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = tuple(findings)

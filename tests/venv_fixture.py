@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-NAMES = ("mlserver", "kserve", "mlflow", "phoenix")
+NAMES = ("mlserver", "kserve", "mlflow", "phoenix", "oracles")
 
 
 def environment(name: str) -> Path:

@@ -1,0 +1,255 @@
+"""The model card as people write it: YAML beside the model, every key optional, no other key allowed.
+
+A card may be begun with its keys alone: what is absent, null, blank or empty is missing, and `complete` says so.
+Numbers, dates and truth values where text is expected are taken as they are written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from governance.documents.convert import convert
+from governance.documents.nodes import BOOL, FLOAT, INT, NULL, STR, compose, decode
+from governance.errors import CardError
+from governance.types import Finding
+
+_NUMBERS = frozenset({"value", "lower_bound", "upper_bound"})
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a card."""
+
+
+class Owner(_Part, frozen=True):
+    """Who answers for the model."""
+
+    name: str = ""
+    contact: str = ""
+
+
+class License(_Part, frozen=True):
+    """An SPDX identifier, or LicenseRef-X."""
+
+    identifier: str = ""
+
+
+class Reference(_Part, frozen=True):
+    """A URL."""
+
+    reference: str = ""
+
+
+class Hash(_Part, frozen=True):
+    """Of the model's file."""
+
+    alg: Literal["SHA-256"] = "SHA-256"
+    content: str = ""
+
+
+class ModelDetails(_Part, frozen=True):
+    """What it is."""
+
+    name: str = ""
+    version: str = ""
+    overview: str = ""
+    owners: tuple[Owner, ...] = ()
+    licenses: tuple[License, ...] = ()
+    references: tuple[Reference, ...] = ()
+    released: str = ""
+    download_location: str = ""
+    hashes: tuple[Hash, ...] = ()
+    language: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+class Dataset(_Part, frozen=True):
+    """What it was trained or tested on."""
+
+    name: str = ""
+    type: str = ""
+    """Identifier on the Hugging Face Hub, or one in its manner."""
+    description: str = ""
+    sensitive_data: tuple[str, ...] = ()
+
+
+class Format(_Part, frozen=True):
+    """An input or output."""
+
+    name: str = ""
+    format: str = ""
+
+
+Approach = Literal["supervised", "unsupervised", "reinforcement-learning", "semi-supervised", "self-supervised"]
+
+
+class ModelParameters(_Part, frozen=True):
+    """How it was made, and what goes in and out."""
+
+    approach: Approach | None = None
+    task: str = ""
+    architecture_family: str = ""
+    model_architecture: str = ""
+    library_name: str = ""
+    hyperparameters: dict[str, str] = {}
+    datasets: tuple[Dataset, ...] = ()
+    inputs: tuple[Format, ...] = ()
+    outputs: tuple[Format, ...] = ()
+
+
+class Interval(_Part, frozen=True):
+    """Of a metric."""
+
+    lower_bound: float | None = None
+    upper_bound: float | None = None
+
+
+class Metric(_Part, frozen=True):
+    """How well it does."""
+
+    type: str = ""
+    value: float | None = None
+    slice: str = ""
+    dataset: str = ""
+    """Name of one of the datasets."""
+    confidence_interval: Interval | None = None
+
+
+class QuantitativeAnalysis(_Part, frozen=True):
+    """Measured."""
+
+    performance_metrics: tuple[Metric, ...] = ()
+
+
+class EthicalConsideration(_Part, frozen=True):
+    """A risk and what is done about it."""
+
+    name: str = ""
+    mitigation_strategy: str = ""
+
+
+class FairnessAssessment(_Part, frozen=True):
+    """What it may do to a group."""
+
+    group_at_risk: str = ""
+    benefits: str = ""
+    harms: str = ""
+    mitigation_strategy: str = ""
+
+
+class Considerations(_Part, frozen=True):
+    """For whom, for what, and for what not."""
+
+    users: tuple[str, ...] = ()
+    use_cases: tuple[str, ...] = ()
+    limitations: tuple[str, ...] = ()
+    tradeoffs: tuple[str, ...] = ()
+    ethical_considerations: tuple[EthicalConsideration, ...] = ()
+    fairness_assessments: tuple[FairnessAssessment, ...] = ()
+
+
+class Risk(_Part, frozen=True):
+    """How much is at stake."""
+
+    rating: Literal["serious", "high", "medium", "low"] | None = None
+    explanation: str = ""
+
+
+class Change(_Part, frozen=True):
+    """Of the model over its life."""
+
+    version: str = ""
+    description: str = ""
+
+
+class Compliance(_Part, frozen=True):
+    """What Annex IV of the EU AI Act asks for beyond the rest."""
+
+    human_oversight: str = ""
+    functioning_and_control: str = ""
+    metrics_appropriateness: str = ""
+    risk_management: str = ""
+    changes: tuple[Change, ...] = ()
+    standards: tuple[str, ...] = ()
+    declaration_of_conformity: str = ""
+    post_market_monitoring: str = ""
+
+
+class Card(_Part, frozen=True):
+    """The whole."""
+
+    schema_version: Literal["tidegate.card/1"] = "tidegate.card/1"
+    model_details: ModelDetails = ModelDetails()
+    model_parameters: ModelParameters = ModelParameters()
+    quantitative_analysis: QuantitativeAnalysis = QuantitativeAnalysis()
+    considerations: Considerations = Considerations()
+    risk: Risk = Risk()
+    compliance: Compliance = Compliance()
+
+
+def read(path: Path) -> Card:
+    """The card in a file.
+
+    Raises:
+        CardError: it cannot be read, has a key that is none, or a value that cannot be.
+    """
+    file = str(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"cannot be read ({error.strerror or error}): check the path and its rights"
+        raise CardError([Finding(file, 1, 1, "error", "unreadable", message)]) from None
+    text, findings = decode(data, file)
+    if text is None:
+        raise CardError(findings)
+    document, findings = compose(text, file, None)
+    if document is None or findings:
+        raise CardError(findings)
+    _plain(document.root)
+    card, places, findings = convert(document, Card, file, path.parent)
+    if card is None or findings:
+        raise CardError(findings)
+    names = {dataset.name for dataset in card.model_parameters.datasets}
+    for at, metric in enumerate(card.quantitative_analysis.performance_metrics):
+        if metric.dataset and metric.dataset not in names:
+            place = ("quantitative_analysis", "performance_metrics", at, "dataset")
+            message = f"`{metric.dataset}` is none of `model_parameters.datasets`: use the name of one"
+            findings.append(Finding(file, *places.of(place), "error", "unknown-dataset", message))
+    if findings:
+        raise CardError(findings)
+    return card
+
+
+def _plain(node: Node, key: str = "") -> None:
+    """Take out what is null, and take as text what only looks like another kind."""
+    if isinstance(node, MappingNode):
+        node.value = [(name, child) for name, child in node.value if not _is_null(child)]
+        for name, child in node.value:
+            _plain(child, "" if key == "hyperparameters" else name.value if isinstance(name, ScalarNode) else "")
+    elif isinstance(node, SequenceNode):
+        node.value = [child for child in node.value if not _is_null(child)]
+        for child in node.value:
+            _plain(child, key)
+    elif node.tag in (INT, FLOAT, BOOL) and key not in _NUMBERS:
+        node.tag = STR
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.tag == NULL
+
+
+def builtins(value: Any) -> Any:
+    """A part of a card as it would stand in JSON, without what is missing."""
+    plain = msgspec.to_builtins(value)
+    return _kept(plain)
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: kept for key, item in value.items() if (kept := _kept(item)) not in (None, "", [], {})}
+    if isinstance(value, (list, tuple)):
+        return [_kept(item) for item in value]
+    return value.strip() if isinstance(value, str) else value
