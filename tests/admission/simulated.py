@@ -8,6 +8,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from admission.published import Unlimited
+
 from gateway.admission.concurrency import Gate
 from gateway.admission.peers import Peers
 from gateway.admission.priority import Waiter, priority_of
@@ -30,7 +32,9 @@ class Simulation:
         batch: int = 1,
         gates: int = 1,
         seed: int = 1,
+        other: Callable[[], Unlimited] | None = None,
     ) -> None:
+        """`other` makes what takes the place of each gate (`published`)."""
         self.now = 0.0
         self.rng = random.Random(seed)
         self.service = service
@@ -45,17 +49,21 @@ class Simulation:
         self.served = [0] * gates
         """Answers of each gate."""
         self._words = Atomics(bytearray(16 * gates))
-        self.gates = [
-            Gate(
-                config or AdaptiveConcurrency(),
-                0.0,
-                self.call_later,
-                lambda priority, reason: self.shed.append((self.now, priority, reason)),
-                lambda: self.now,
-                Peers(self._words, 0, gates, own, gates),
-            )
-            for own in range(gates)
-        ]
+        self.gates: list[Gate] | list[Unlimited] = (
+            [other() for _ in range(gates)]
+            if other
+            else [
+                Gate(
+                    config or AdaptiveConcurrency(),
+                    0.0,
+                    self.call_later,
+                    lambda priority, reason: self.shed.append((self.now, priority, reason)),
+                    lambda: self.now,
+                    Peers(self._words, 0, gates, own, gates),
+                )
+                for own in range(gates)
+            ]
+        )
 
     def call_later(self, seconds: float, what: Callable[[], None]):
         event = (self.now + seconds, next(self._serial), what)
