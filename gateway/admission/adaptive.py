@@ -13,8 +13,9 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
 - The unloaded latency is learned from requests that were alone in flight. It is a mean, not a minimum: for a
   model whose latency depends on its input a minimum would be the smallest input's.
 - Where load came before `_KNOWN` such requests, it is measured: for some answers a single request goes at a time
-  (Envoy's minRTT window, BBR's ProbeRTT). All workers do so at once, on the multiples of `_GRID` seconds of the
-  clock that they share, and again every `_AGAIN` seconds until a quiet moment tells better.
+  (Envoy's minRTT window, BBR's ProbeRTT), and again every `_AGAIN` seconds until a quiet moment tells better.
+  One worker measures for all (`peers`): the others hold their requests back, and it begins once nobody has any
+  at the server. Probes begin at multiples of `_GRID` seconds of the clock that they share; who comes later joins.
 - While R stays below `tolerance` times the unloaded latency, or within `STANDING` of it (CoDel's 5 ms: a
   standing queue shorter than that harms nobody), nothing is limited but by `max`.
 - Beyond, and while requests in flight do not decrease (a burst that drains is no overload), the limit becomes
@@ -25,16 +26,15 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
 
 A pure latency gradient fails models that batch (their best throughput is at several times the unloaded
 latency). Throughput alone fails as soon as several workers share a server, since whoever sends more gets more:
-so workers tell each other theirs (`share`), it is the sum that is compared, and none is held below an equal share of
+so workers tell each other theirs, it is the sum that is compared, and none is held below an equal share of
 it: who sends more shrinks until all are equal or have what they ask for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil, exp
-from typing import TypeAlias
 
+from gateway.admission.peers import Peers, nobody
 from gateway.settings import AdaptiveConcurrency
 
 STANDING = 0.005
@@ -54,6 +54,8 @@ _WARM = 8
 """Requests alone in flight that count as one: the first of a model are slow."""
 _KNOWN = 16
 """Requests alone in flight from which on the unloaded latency is known."""
+_LEARNED = 12
+"""Requests alone in flight that a probe's result, or another worker's word, counts for."""
 _MEMORY = 32
 """Requests of which it is the mean; later ones replace earlier ones."""
 _PROBED, _ENOUGH, _PROBE = 16, 4, 0.15
@@ -70,37 +72,31 @@ _WORTH = 0.9
 """A jump by less than a tenth is not tried."""
 
 
-Share: TypeAlias = Callable[[float], tuple[float, int]]
-
-
-def alone(x: float) -> tuple[float, int]:
-    """The `Share` of a worker that has a server for itself."""
-    return x, 1
-
-
 class Limiter:
     """The limit of one model on one upstream, in one worker."""
 
     __slots__ = (
         "_alone",
-        "_alone_at",
         "_area",
         "_config",
         "_congested",
         "_done",
         "_full",
+        "_known_until",
         "_last",
         "_n_before",
         "_patience",
         "_pause",
+        "_peers",
         "_probe_due",
         "_probe_from",
+        "_probe_late",
         "_probe_sum",
         "_probe_tried",
         "_probed",
+        "_quiet",
         "_samples",
         "_settling",
-        "_share",
         "_since",
         "_tolerated",
         "_until",
@@ -112,19 +108,21 @@ class Limiter:
         "throughput",
     )
 
-    def __init__(self, config: AdaptiveConcurrency, now: float, share: Share = alone) -> None:
-        """`share`: told this worker's throughput, it returns that of all workers, and how many have any."""
-        self._share = share
+    def __init__(self, config: AdaptiveConcurrency, now: float, peers: Peers | None = None) -> None:
+        """`peers`: the other workers before the same server; None: there are none."""
+        self._peers = peers or nobody()
         self.in_flight = 0
         self.limit = config.max
         self.throughput = 0.0
         """Answers a second in the last window; 0: not known."""
         self._config = config
         self._alone = 0.0  # latency of requests alone in flight; 0: none yet
-        self._alone_at = now  # when that was last seen
+        self._known_until = 0.0  # until then that need not be looked for
         self._samples = 0
-        self._probe_from = 0.0  # when the next probe may begin; 0: as soon as the grid allows
-        self._pause = _GRID  # grid of the next probe
+        self._quiet = True  # no other worker has lowered its limit: alone here is alone there
+        self._probe_from = 0.0  # when the next probe begins; 0: none is wanted
+        self._pause = _GRID  # grid of the next but one
+        self._probe_late = 0.0  # when workers that do not take part are waited for no longer
         self._probe_due = 0.0  # when this one ends at the latest; 0: there is none
         self._probe_sum = 0.0
         self._probe_tried = self._probed = 0
@@ -158,13 +156,16 @@ class Limiter:
 
     @property
     def probing(self) -> bool:
-        """Whether the limit is 1 for some answers, to see the unloaded latency."""
+        """Whether requests are held back, but for one at a time here or in another worker, to see its latency."""
         return self._probe_due > 0
 
     def look(self, now: float) -> None:
-        """To be called now and then while requests wait: ends a probe that a slow answer holds up."""
-        if 0 < self._probe_due <= now:
-            self._end_probe(now)
+        """To be called now and then, more often while requests wait: what no request of this worker's can tell."""
+        if self._probe_due:
+            self._follow(now)
+        elif not self.in_flight and now - self._last > _IDLE and self.throughput:
+            self._free()
+            self._open_window(now)
 
     def enter(self, now: float) -> int:
         """A request goes now: the number in flight with it, or 0: there is no room."""
@@ -191,33 +192,39 @@ class Limiter:
         self.in_flight = n - 1
         if answered:
             self._done += 1
-        if place == 1:
-            self._was_alone(now - began, now, answered)
+        if self._probe_due:
+            if place == 1 and self.limit:
+                self._was_probe(now - began, answered)
+            self._peers.hold(n - 1)
+            self._follow(now)
+        elif place == 1 and answered and self._quiet:
+            self._was_alone(now - began, now)
         if now >= self._until:
             self._turn(now)
 
     # -- the unloaded latency --------------------------------------------------------------------------------
 
-    def _was_alone(self, seconds: float, now: float, answered: bool) -> None:
-        if self._probe_due:
-            if not self._probe_tried:
-                self._since = now - seconds
-            self._probe_tried += 1
-            if answered:
-                self._probed += 1
-                self._probe_sum += seconds
-            enough = self._probed >= _ENOUGH and now - self._since >= _PROBE
-            if enough or self._probe_tried >= _PROBED or now >= self._probe_due:
-                self._end_probe(now)
-        elif answered:
-            self._alone_at = now
-            samples = self._samples = self._samples + 1
-            if samples == 1:
-                self._tolerated = 0.0  # that was a guess
-            self._alone += (seconds - self._alone) / (min(samples - _WARM + 1, _MEMORY) if samples > _WARM else samples)
+    def _was_alone(self, seconds: float, now: float) -> None:
+        samples = self._samples = self._samples + 1
+        if samples == 1:
+            self._tolerated = 0.0  # that was a guess
+        self._alone += (seconds - self._alone) / (min(samples - _WARM + 1, _MEMORY) if samples > _WARM else samples)
+        if samples >= _KNOWN:
+            self._known_until = now + _AGAIN
 
     def _is_unknown(self, now: float) -> bool:
-        return (self._samples < _KNOWN or now - self._alone_at > _AGAIN) and self._probe_from <= now + _GRID
+        """Neither is it known here, nor does another worker tell."""
+        if self._known_until > now:
+            return False
+        told, until = self._peers.told(now)
+        if told:
+            self._learn(told, until)
+        return not told
+
+    def _learn(self, alone: float, until: float) -> None:
+        self._alone = self._tolerated = alone
+        self._samples = max(self._samples, _LEARNED)
+        self._known_until = until
 
     def _wait_to_probe(self, x: float, n: float, everyone: float, now: float) -> None:
         """There is load; a probe begins when the time has come for all workers."""
@@ -227,23 +234,57 @@ class Limiter:
             self._probe(x, n, everyone, now)
 
     def _probe(self, x: float, n: float, everyone: float, now: float) -> None:
-        """From now on one request at a time, until there are answers enough."""
+        """From now on nothing, then one request at a time of one worker, until there are answers enough."""
         self._x_before, self._n_before, self._x_last = everyone, n, 0.0
         self.throughput = x
-        self.limit = 1
+        self.limit = 0
         self._probe_sum = 0.0
         self._probe_tried = self._probed = 0
+        self._probe_from = 0.0
+        self._probe_late = now + n / x + _SHORTEST
         self._probe_due = now + 2 * n / x + 2 * _PROBE
+        self._peers.hold(self.in_flight)
+
+    def _follow(self, now: float) -> None:
+        """In a probe: does another worker tell the result, is it over, is it this one that measures?"""
+        told, until = self._peers.told(now)
+        if told:
+            self._learn(told, until)
+            self._end_probe(now)
+        elif now >= self._probe_due:
+            self._measured(now)
+        elif self.limit:
+            enough = self._probed >= _ENOUGH and now - self._since >= _PROBE
+            if enough or self._probe_tried >= _PROBED:
+                self._measured(now)
+        elif not self.in_flight and self._peers.is_next(all_in=now < self._probe_late):
+            self.limit = 1
+            self._since = now
+
+    def _was_probe(self, seconds: float, answered: bool) -> None:
+        self._probe_tried += 1
+        if answered:
+            self._probed += 1
+            self._probe_sum += seconds
+
+    def _measured(self, now: float) -> None:
+        """This worker's own probe is over, perhaps without a result."""
+        pause = self._pause = min(8 * self._pause, _AGAIN)
+        if self._probed:
+            alone = self._probe_sum / self._probed
+            pause *= ceil(alone / _PROBE)
+            until = (now // pause + 1) * pause
+            self._learn(alone, until)
+            self._peers.tell(alone, until)
+        else:
+            self._probe_from = (now // pause + 1) * pause
+        self._end_probe(now)
 
     def _end_probe(self, now: float) -> None:
-        if self._probed:
-            self._alone = self._probe_sum / self._probed
-            self._tolerated = self._alone
         self._probe_due = 0.0
-        self._pause = min(8 * self._pause, _AGAIN)
-        pause = self._pause * ceil(self._alone / _PROBE)
-        self._probe_from = (now // pause + 1) * pause
+        self._peers.release()
         self._jump(max(self._config.min, ceil(self.throughput * self._allowed())))
+        self._quiet = not self._peers.share(self.throughput, lowered=self.limiting)[2]
         self._open_window(now)
 
     # -- windows ---------------------------------------------------------------------------------------------
@@ -262,6 +303,10 @@ class Limiter:
         if self._probe_due:
             return
         elapsed = now - self._since
+        if self._known_until <= now and self._done and self._peers.probing and self._is_unknown(now):
+            x, n = self._done / elapsed, self._area / elapsed
+            self._probe(x, n, self._peers.share(x, lowered=self.limiting)[0], now)
+            return
         if self._done < (_JUDGED if self._x_before else _COMPLETIONS):
             if elapsed >= _IDLE and self._area < elapsed:  # fewer than one in flight on the average
                 self._free()
@@ -275,7 +320,10 @@ class Limiter:
 
     def _window(self, x: float, n: float, elapsed: float, now: float) -> None:
         self.throughput = x
-        everyone, sharers = self._share(x)
+        everyone, sharers, lowered = self._peers.share(x, lowered=self.limiting)
+        self._quiet = not lowered
+        if self._samples >= _KNOWN and self._known_until > now:
+            self._peers.tell(self._alone, self._known_until)
         latency = n / x
         alone = self._alone
         if not alone:  # the first one is not through, or it failed
@@ -301,7 +349,7 @@ class Limiter:
 
     def _steer(self, x: float, n: float, latency: float, everyone: float, sharers: int, now: float) -> None:
         config = self._config
-        if self._is_unknown(now) and (self._congested or self._full):
+        if (self._congested or self._full) and self._is_unknown(now):
             self._wait_to_probe(x, n, everyone, now)
             return
         allowed = self._allowed()
@@ -349,8 +397,9 @@ class Limiter:
         self._tolerated = max(self._tolerated, 1.1 * latency / self._config.tolerance)
 
     def _free(self) -> None:
-        self._share(0.0)
         self.throughput = 0.0
         self.limit = self._config.max
+        self._peers.share(0.0, lowered=False)
+        self._quiet = True
         self._x_before = 0.0
         self._settling = self._congested = False

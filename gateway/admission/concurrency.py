@@ -16,8 +16,9 @@ from math import ceil
 from pathlib import Path
 from typing import Protocol
 
-from gateway.admission.adaptive import STANDING, Limiter, Share, alone
+from gateway.admission.adaptive import STANDING, Limiter
 from gateway.admission.limit_table import IN_FLIGHT, LimitTable
+from gateway.admission.peers import Peers, nobody
 from gateway.admission.priority import Waiter, WaitingRoom, class_of
 from gateway.errors import Overloaded
 from gateway.settings import AdaptiveConcurrency, Upstream
@@ -62,7 +63,7 @@ class Gate:
         call_later: calls after so many seconds.
         shed: is told (priority, reason) of each that is turned away.
         clock: where `now` comes from.
-        share: see `Limiter`.
+        peers: see `Limiter`.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class Gate:
         call_later: Callable[[float, Callable[[], None]], Timer],
         shed: Callable[[int, str], None],
         clock: Callable[[], float] = _now,
-        share: Share = alone,
+        peers: Peers | None = None,
     ) -> None:
         self.config = config
-        self.limiter = Limiter(config, now, share)
+        self.limiter = Limiter(config, now, peers)
         self.room = WaitingRoom(config.queue)
         self._call_later = call_later
         self._shed = shed
@@ -196,7 +197,7 @@ class Gate:
 
 
 class SharedRates:
-    """The throughput of every model in every worker of a machine, in `RUN_DIR/rates`."""
+    """What the workers of a machine tell each other about every model, in `RUN_DIR/rates`."""
 
     def __init__(self, run_dir: Path, slot: int, slots: int) -> None:
         """`slot`: this worker's, of `slots`. Raises LimitTableError."""
@@ -204,18 +205,12 @@ class SharedRates:
         self._slot = slot
         self._table.clear(slot)
 
-    def of(self, upstream: str, model: str) -> Share:
-        """For `Limiter`: takes answers a second of this worker, returns those of all and how many have any."""
-        words, slots = self._table.words, self._table.slots
-        first = self._table.row(f"{upstream}\0{model}") + IN_FLIGHT
-        own = first + self._slot
-
-        def share(x: float) -> tuple[float, int]:
-            words.store(own, round(x * 1000))
-            rates = [words.load(first + slot) for slot in range(slots)]
-            return sum(rates) / 1000, max(1, sum(rate > 0 for rate in rates))
-
-        return share
+    def of(self, upstream: str, model: str) -> Peers:
+        """For the `Limiter` of a model."""
+        load, found = (self._table.row(f"{upstream}\0{model}{what}") + IN_FLIGHT for what in ("", "\0unloaded"))
+        if load == found:  # the table is full: from here on each worker judges by itself
+            return nobody()
+        return Peers(self._table.words, load, found, self._slot, self._table.slots)
 
     def close(self) -> None:
         """This worker serves nobody any more."""
@@ -266,7 +261,7 @@ class Gates:
             _now(),
             asyncio.get_running_loop().call_later,
             lambda priority, reason: shed(upstream, model, class_of(priority), reason),
-            share=self._rates.of(upstream, model),
+            peers=self._rates.of(upstream, model),
         )
         self._gates[upstream, model] = gate
         return gate

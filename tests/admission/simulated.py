@@ -8,9 +8,13 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from admission.published import Unlimited
+
 from gateway.admission.concurrency import Gate
+from gateway.admission.peers import Peers
 from gateway.admission.priority import Waiter, priority_of
 from gateway.settings import AdaptiveConcurrency
+from kernels.counters import Atomics
 
 
 class Simulation:
@@ -28,7 +32,9 @@ class Simulation:
         batch: int = 1,
         gates: int = 1,
         seed: int = 1,
+        other: Callable[[], Unlimited] | None = None,
     ) -> None:
+        """`other` makes what takes the place of each gate (`published`)."""
         self.now = 0.0
         self.rng = random.Random(seed)
         self.service = service
@@ -40,27 +46,29 @@ class Simulation:
         self.shed: list[tuple[float, int, str]] = []
         self.answers: list[tuple[float, float, int]] = []
         """(when, seconds, priority) of each."""
-        self._rates = [0.0] * gates
-        self.gates = [
-            Gate(
-                config or AdaptiveConcurrency(),
-                0.0,
-                self.call_later,
-                lambda priority, reason: self.shed.append((self.now, priority, reason)),
-                lambda: self.now,
-                lambda x, own=own: self._told(own, x),
-            )
-            for own in range(gates)
-        ]
+        self.served = [0] * gates
+        """Answers of each gate."""
+        self._words = Atomics(bytearray(16 * gates))
+        self.gates: list[Gate] | list[Unlimited] = (
+            [other() for _ in range(gates)]
+            if other
+            else [
+                Gate(
+                    config or AdaptiveConcurrency(),
+                    0.0,
+                    self.call_later,
+                    lambda priority, reason: self.shed.append((self.now, priority, reason)),
+                    lambda: self.now,
+                    Peers(self._words, 0, gates, own, gates),
+                )
+                for own in range(gates)
+            ]
+        )
 
     def call_later(self, seconds: float, what: Callable[[], None]):
         event = (self.now + seconds, next(self._serial), what)
         heapq.heappush(self._events, event)
         return event
-
-    def _told(self, own: int, x: float) -> tuple[float, int]:
-        self._rates[own] = x
-        return sum(self._rates), max(1, sum(rate > 0 for rate in self._rates))
 
     def run(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:
@@ -72,7 +80,8 @@ class Simulation:
         self, done: Callable[[bool], None] = lambda _: None, *, tenant: int = 10, triton: int = 0, left: float = 60.0
     ) -> None:
         """One request through one of the gates; `done(answered)`."""
-        gate = self.rng.choice(self.gates)
+        chosen = self.rng.randrange(len(self.gates))
+        gate = self.gates[chosen]
         came = self.now
         priority = priority_of(tenant, triton)
 
@@ -84,6 +93,7 @@ class Simulation:
 
             def over() -> None:
                 self.answers.append((self.now, self.now - came, priority))
+                self.served[chosen] += 1
                 gate.leave(place, began, self.now, True)
                 done(True)
 

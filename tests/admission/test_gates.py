@@ -117,17 +117,6 @@ def test_reload_keeps_what_was_learned_and_turns_off(rates):
     asyncio.run(scenario())
 
 
-def test_workers_add_their_throughput(tmp_path):
-    first, second = SharedRates(tmp_path, 0, 2), SharedRates(tmp_path, 1, 2)
-    assert first.of("a", "m")(10.5) == (10.5, 1)
-    assert second.of("a", "m")(4.0) == (14.5, 2)
-    assert second.of("a", "other")(1.0) == (1.0, 1)
-    assert second.of("a", "other")(0.0) == (0.0, 1)
-    second.close()
-    assert first.of("a", "m")(10.5) == (10.5, 1)
-    first.close()
-
-
 def test_brown_out_in_its_order(rates):
     async def scenario():
         meters, pauses = Meters(), Pauses()
