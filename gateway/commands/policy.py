@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.commands import policy_ask, policy_judge
+from gateway.commands import policy_ask, policy_change, policy_judge
 from gateway.commands.output import add_format, not_judged
 from governance.errors import PolicyError
 
@@ -37,6 +37,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     test.add_argument("--tests", type=Path, required=True, metavar="YAML", help="policy tests")
     decide = asked(command("decide", "answer requests", policy_ask.DECIDE, policy_ask.run_decide, "json"))
     decide.add_argument("--requests", type=Path, metavar="JSONL", help="requests (default: standard input)")
+    explain = command("explain", "say why, and what is missing", policy_ask.EXPLAIN, policy_ask.run_explain)
+    explain.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the policy")
+    explain.add_argument("--role", action="append", default=[], help="a role of the credential, without `role:`")
+    for name, text in policy_ask.REQUEST:
+        explain.add_argument(name, metavar=name.upper(), help=text)
+    diff = command("diff", "who gains and loses what", policy_change.DIFF, policy_change.run_diff)
+    report = command("report", "a page for who approves", policy_change.REPORT, policy_change.run_report)
+    for parser in (diff, report):
+        parser.add_argument("old", type=Path, metavar="OLD", help="the policy in force")
+        parser.add_argument("new", type=Path, metavar="NEW", help="the proposed policy")
+    diff.add_argument("--exit-code", action="store_true", help="exit 1 when they grant differently")
+    report.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page")
+    report.add_argument("--tests", type=Path, metavar="YAML", help="policy tests")
+    replay = command("replay", "decide recorded requests again", policy_change.REPLAY, policy_change.run_replay)
+    replay.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the proposed policy")
+    for parser in (report, replay):
+        wanted = parser is replay
+        parser.add_argument("--log", type=Path, required=wanted, metavar="JSONL", help="exported decision records")
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from governance.policy.definition import Definition, builtin, define
 from governance.policy.engine import Engine
 from governance.policy.lint import lint
 from governance.policy.model import EVERYWHERE, key_match
-from governance.policy.parse import ParsedPolicy, Rule, parse
+from governance.policy.parse import Membership, ParsedPolicy, Rule, parse
 from governance.policy.roles import Carried
 from governance.types import Decision, Finding
 
@@ -42,7 +42,7 @@ _EVERYTHING = (("*", "*"),)
 class PolicySnapshot:
     """A policy that decides. Made by its class methods; safe to share by threads."""
 
-    __slots__ = ("_everyone", "_old", "_young", "engine", "file", "findings", "hash")
+    __slots__ = ("_everyone", "_old", "_young", "engine", "file", "findings", "hash", "memberships")
 
     def __init__(self, parsed: ParsedPolicy, digest: str, everyone: tuple[tuple[str, str], ...] = ()) -> None:
         self.file = parsed.file
@@ -51,6 +51,7 @@ class PolicySnapshot:
         self.findings: tuple[Finding, ...] = tuple(parsed.findings)
         """The policy's warnings."""
         self.engine = Engine(parsed)
+        self.memberships: tuple[Membership, ...] = tuple(parsed.memberships)
         self._everyone = everyone
         # Two generations in place of an eviction order: when the young one is full it becomes the old one.
         # Each step is one atomic operation on a dict or attribute, and a lost race costs one evaluation.
