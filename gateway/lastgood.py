@@ -9,7 +9,6 @@ only its owner may read it. It is gone with the run directory.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gateway.identity.reading import read_key_sets
 from gateway.settings import Settings
 from gateway.tls import Material, read_material
 from governance.documents.convert import Places
+from governance.policy import policy_digest
 
 FILE = "last-good"
 """Its name in the run directory."""
@@ -33,6 +33,8 @@ class LastGood(msgspec.Struct, frozen=True):
     tls: Material = Material()
     jwks: dict[str, bytes] = {}
     """The key sets of tokens' issuers, by their files' paths."""
+    model: bytes | None = None
+    """The policy's Casbin model (None: the built-in one)."""
 
 
 def keep(
@@ -47,19 +49,22 @@ def keep(
     Args:
         run_dir: of this run.
         settings: in force.
-        policy_hash: SHA-256 of the policy's bytes in force. When the file no longer holds that policy, what was
+        policy_hash: hash of the policy in force (`policy_digest`). When the file no longer holds that policy, what was
             kept before stays: the edit is judged on its own.
         tls: in force; None: what the files hold now.
         jwks: in force; None: what the files hold now.
     """
     policy = None if settings.policy is None else settings.policy.file.read_bytes()
-    if policy is not None and policy_hash not in (None, hashlib.sha256(policy).hexdigest()):
+    named = None if settings.policy is None else settings.policy.model
+    model = None if named is None else named.read_bytes()
+    if policy is not None and policy_hash not in (None, policy_digest(policy, model)):
         return
     good = LastGood(
         settings,
         policy,
         read_material(settings)[0] if tls is None else tls,
         read_key_sets(settings, "", Places())[0] if jwks is None else jwks,
+        model,
     )
     restore(run_dir, msgspec.msgpack.encode(good, enc_hook=str))
 

@@ -37,7 +37,7 @@ from gateway.upstream import Counters, Upstreams
 from gateway.upstream.lives import Lives
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
-from governance.policy import PolicySnapshot, request_of
+from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
 from governance.types import Finding, Subject
 
 _log = logs.get("snapshot")
@@ -199,7 +199,9 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
     if good.policy is None or settings.policy is None:
         policy = policy_of(settings)
     else:
-        policy = PolicySnapshot.compile(good.policy, str(settings.policy.file))
+        named = settings.policy
+        model = None if good.model is None else (good.model, str(named.model))
+        policy = PolicySnapshot.compile(good.policy, str(named.file), model=model, fields=GATEWAY_FIELDS)
     return _compiled(settings, policy, parts, None, good.tls, good.jwks)
 
 
@@ -281,7 +283,8 @@ def policy_of(settings: Settings) -> PolicySnapshot:
         PolicyError: with every finding of severity `error`.
     """
     if settings.policy is not None:
-        return PolicySnapshot.load(settings.policy.file, settings.policy.tests)
+        policy = settings.policy
+        return PolicySnapshot.load(policy.file, policy.tests, model=policy.model, fields=GATEWAY_FIELDS)
     if settings.identity is not None:
         return PolicySnapshot.open_models()
     return PolicySnapshot.allow_all()
@@ -398,7 +401,7 @@ class Keeper:
         files = [self._config]
         for policy in (self.current.settings.policy, self._refused_policy):
             if policy is not None:
-                files += [file for file in (policy.file, policy.tests) if file is not None]
+                files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
         files += dict.fromkeys((*watched(now), *key_files.watched(now), *self._refused_tls))
         return tuple(_stat(file) for file in files)

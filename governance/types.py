@@ -41,6 +41,10 @@ class Finding(msgspec.Struct, frozen=True):
     """`error` or `warning`."""
     code: str
     message: str
+    fix: str | None = None
+    """What to write instead of the line, where that is sure or likely."""
+    witness: tuple[str, ...] | None = None
+    """A request that shows it."""
 
     def __str__(self) -> str:
         """`FILE:LINE:COLUMN: severity: message [code]`, as compilers print it."""

@@ -45,8 +45,11 @@ def say(text: str) -> None:
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Findings as JSON objects: file, line, column, severity, code, message."""
-    return [dict(msgspec.structs.asdict(finding)) for finding in findings]
+    """Findings as JSON objects: file, line, column, severity, code, message; fix and witness where there are any."""
+    return [
+        {key: value for key, value in msgspec.structs.asdict(finding).items() if value is not None}
+        for finding in findings
+    ]
 
 
 def not_judged(findings: Sequence[Finding], more: str = "") -> int:

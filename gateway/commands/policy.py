@@ -1,185 +1,67 @@
-"""`tidegate policy lint|decide|test`: a policy judged, asked and tested outside of the gateway."""
+"""`tidegate policy ...`: a policy judged, asked, tested and compared outside of the gateway."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from gateway.commands.output import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    NOT_JUDGED,
-    add_format,
-    as_json,
-    count,
-    emit,
-    emit_json,
-    not_judged,
-    say,
-)
+from gateway.commands import policy_ask, policy_change, policy_judge
+from gateway.commands.output import add_format, not_judged
 from governance.errors import PolicyError
-from governance.policy.cases import CaseFile, parse_cases, run, undecided
-from governance.policy.lint import lint
-from governance.policy.parse import parse
-from governance.policy.snapshot import PolicySnapshot, read_policy
-from governance.types import Decision
-
-_LINT = """\
-examples:
-  tidegate policy lint --policy policy.csv
-  tidegate policy lint --policy policy.csv --format json
-
-exit status: 0 no errors (warnings may stand), 1 errors, 2 the file cannot be opened
-"""
-_DECIDE = """\
-examples:
-  echo '["user:alice", "acme", "model:credit", "infer"]' | tidegate policy decide --policy policy.csv
-  tidegate policy decide --policy policy.csv --requests requests.jsonl
-
-Reads one JSON array a line: subject, tenant, object, action. Writes one object a line, in the same order:
-{"allow": true, "line": 3}. `line` is the deciding rule's line in the policy, null where no rule decided.
-Governance objects (registry:, route:, policy, audit, server) are asked in tenant `*`.
-exit status: 0 all were decided, 2 the policy or a request cannot be read
-"""
-_TEST = """\
-examples:
-  tidegate policy test --policy policy.csv --tests policy_tests.yaml
-
-The tests:
-  tests:
-    - {name: alice scores, request: [user:alice, acme, model:credit, infer], allow: true}
-    - {name: guests do not, request: [user:guest, acme, model:credit, infer], allow: false}
-
-exit status: 0 all pass, 1 one fails, 2 the policy or the tests cannot be read
-"""
-_REQUEST = msgspec.json.Decoder(tuple[str, str, str, str])
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the commands."""
-    policy = subparsers.add_parser("policy", help="judge, ask and test a policy")
+    policy = subparsers.add_parser("policy", help="judge, ask, test and compare policies")
     commands = policy.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _command(commands, "lint", "judge a policy line by line", _LINT, run_lint, "text")
-    decide = _command(commands, "decide", "answer requests", _DECIDE, run_decide, "json")
-    decide.add_argument("--requests", type=Path, metavar="JSONL", help="requests (default: standard input)")
-    test = _command(commands, "test", "run policy tests", _TEST, run_test, "text")
+
+    def command(
+        name: str, text: str, epilog: str, run: Callable[[argparse.Namespace], int], default: str = "text"
+    ) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        add_format(parser, default)
+        parser.set_defaults(run=lambda args: _guarded(run, args))
+        return parser
+
+    def asked(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        parser.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the policy")
+        parser.add_argument("--model", type=Path, metavar="CONF", help="its Casbin model (default: the built-in one)")
+        return parser
+
+    lint = asked(command("lint", "judge a policy line by line", policy_judge.LINT, policy_judge.run_lint))
+    lint.add_argument("--fix", action="store_true", help="repair what can be meant in one way alone, in place")
+    test = asked(command("test", "run policy tests", policy_judge.TEST, policy_judge.run_test))
     test.add_argument("--tests", type=Path, required=True, metavar="YAML", help="policy tests")
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    epilog: str,
-    run: Callable[[argparse.Namespace], int],
-    default: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the policy")
-    parser.add_argument("--model", type=Path, metavar="CONF", help="another Casbin model: not in this version")
-    add_format(parser, default)
-    parser.set_defaults(run=lambda args: _guarded(run, args))
-    return parser
+    decide = asked(command("decide", "answer requests", policy_ask.DECIDE, policy_ask.run_decide, "json"))
+    decide.add_argument("--requests", type=Path, metavar="JSONL", help="requests (default: standard input)")
+    explain = command("explain", "say why, and what is missing", policy_ask.EXPLAIN, policy_ask.run_explain)
+    explain.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the policy")
+    explain.add_argument("--role", action="append", default=[], help="a role of the credential, without `role:`")
+    for name, text in policy_ask.REQUEST:
+        explain.add_argument(name, metavar=name.upper(), help=text)
+    diff = command("diff", "who gains and loses what", policy_change.DIFF, policy_change.run_diff)
+    report = command("report", "a page for who approves", policy_change.REPORT, policy_change.run_report)
+    for parser in (diff, report):
+        parser.add_argument("old", type=Path, metavar="OLD", help="the policy in force")
+        parser.add_argument("new", type=Path, metavar="NEW", help="the proposed policy")
+    diff.add_argument("--exit-code", action="store_true", help="exit 1 when they grant differently")
+    report.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page")
+    report.add_argument("--tests", type=Path, metavar="YAML", help="policy tests")
+    replay = command("replay", "decide recorded requests again", policy_change.REPLAY, policy_change.run_replay)
+    replay.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the proposed policy")
+    for parser in (report, replay):
+        wanted = parser is replay
+        parser.add_argument("--log", type=Path, required=wanted, metavar="JSONL", help="exported decision records")
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    if args.model is not None:
-        say(f"tidegate: {args.model}: other models are not in this version; leave --model out")
-        return NOT_JUDGED
     try:
         return run(args)
     except PolicyError as error:
-        more = f"; `tidegate policy lint --policy {args.policy}` lists them"
+        policy = getattr(args, "policy", None)
+        model = f" --model {args.model}" if getattr(args, "model", None) is not None else ""
+        more = "" if policy is None else f"; `tidegate policy lint --policy {policy}{model}` lists them"
         return not_judged(error.findings, more)
-
-
-def run_lint(args: argparse.Namespace) -> int:
-    """Judges a policy; its exit status."""
-    policy = parse(read_policy(args.policy), str(args.policy))
-    lint(policy)
-    if args.format == "json":
-        emit_json({"findings": as_json(policy.findings)})
-    else:
-        for finding in policy.findings:
-            emit(str(finding))
-        say(f"{args.policy}: {count(policy.findings)}")
-    return DOES_NOT_HOLD if policy.broken else HOLDS
-
-
-def run_decide(args: argparse.Namespace) -> int:
-    """Answers requests; its exit status."""
-    policy = PolicySnapshot.load(args.policy, judge=False)
-    name = "standard input" if args.requests is None else str(args.requests)
-    try:
-        for number, line in enumerate(_lines(args.requests), 1):
-            if not line.strip():
-                continue
-            try:
-                request = _REQUEST.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                say(
-                    f"tidegate: {name}:{number}: not a request ({error}): write "
-                    '["user:NAME", "TENANT", "OBJECT", "ACTION"]'
-                )
-                return NOT_JUDGED
-            _print_decision(policy.decide(*request), args.format)
-    except OSError as error:
-        say(f"tidegate: {name}: cannot be read ({error.strerror}): check the path and its rights")
-        return NOT_JUDGED
-    return HOLDS
-
-
-def _lines(path: Path | None) -> Iterator[bytes]:
-    if path is None:
-        yield from sys.stdin.buffer
-    else:
-        with path.open("rb") as stream:
-            yield from stream
-
-
-def _print_decision(decision: Decision, form: str) -> None:
-    if form == "json":
-        emit_json({"allow": decision.allow, "line": decision.line})
-    else:
-        by = "by default" if decision.line is None else f"by line {decision.line}"
-        emit(f"{'allow' if decision.allow else 'deny'} {by}")
-
-
-def run_test(args: argparse.Namespace) -> int:
-    """Runs policy tests; its exit status."""
-    policy = PolicySnapshot.load(args.policy, judge=False)
-    tests, problems = parse_cases(read_policy(args.tests), str(args.tests))
-    if tests is None:
-        return not_judged(problems)
-    result = _tested(policy, tests)
-    if args.format == "json":
-        emit_json(result)
-    else:
-        for case in result["cases"]:
-            got = "allowed" if case["got"] else "denied"
-            emit(f"{'pass' if case['passed'] else 'FAIL'} {case['name']}" + ("" if case["passed"] else f": was {got}"))
-        if result["undecided_lines"]:
-            lines = ", ".join(map(str, result["undecided_lines"]))
-            say(f"rules that decide no test: {args.policy} lines {lines}")
-        say(f"{result['passed']} passed, {result['failed']} failed")
-    return DOES_NOT_HOLD if result["failed"] else HOLDS
-
-
-def _tested(policy: PolicySnapshot, tests: CaseFile) -> dict[str, Any]:
-    decisions = [run(case, policy.decide) for case in tests.cases]
-    cases = [
-        {"name": case.name, "passed": decision.allow is case.allow, "got": decision.allow}
-        for case, decision in zip(tests.cases, decisions, strict=True)
-    ]
-    passed = sum(case["passed"] is True for case in cases)
-    return {
-        "passed": passed,
-        "failed": len(cases) - passed,
-        "cases": cases,
-        "undecided_lines": undecided([rule.line for rule in policy.rules], decisions),
-    }

@@ -78,7 +78,9 @@ class Policy(Section, frozen=True):
     """
 
     file: FilePath
-    """Casbin policy (CSV) of the built-in model; see `docs/policy.md`."""
+    """Casbin policy (CSV); see `docs/policy.md`."""
+    model: FilePath | None = None
+    """Its Casbin model; absent: the built-in one. Its requests have the fields `sub, dom, obj, act`."""
     tests: FilePath | None = None
     """Policy tests (YAML); a policy that fails one does not take effect."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 KEYS: dict[tuple[str, str], str] = {
     ("Route", "features"): "send the model's own tensors, and remove the key",
     ("Route", "monitor"): "remove the key",
-    ("Policy", "model"): "write the policy for the built-in model, and remove the key",
     ("Audit", "erasure"): "remove the key: no audit log is written",
     ("Audit", "origin"): "remove the key: no audit log is written",
 }

@@ -1,6 +1,6 @@
 """The policy that the settings name, judged with them.
 
-Contract: the policy and its tests are compiled as the gateway would; what is wrong with them stands at their
+Contract: the policy, its model and its tests are compiled as the gateway would; what is wrong with them stands at their
 own lines. Models and tenants that the policy names and the settings do not are warnings.
 """
 
@@ -12,7 +12,7 @@ from gateway.settings import Settings
 from governance.documents.convert import Places, dotted
 from governance.documents.words import nearest
 from governance.errors import PolicyError
-from governance.policy.snapshot import PolicySnapshot
+from governance.policy.snapshot import GATEWAY_FIELDS, PolicySnapshot
 from governance.types import Finding
 
 _UPSTREAM_ACTIONS = frozenset({"load", "unload", "configure", "*"})
@@ -29,9 +29,13 @@ def check_policy(settings: Settings, file: str, places: Places) -> list[Finding]
     if settings.policy is None:
         return []
     try:
-        policy = PolicySnapshot.load(settings.policy.file, settings.policy.tests)
+        policy = PolicySnapshot.load(
+            settings.policy.file, settings.policy.tests, model=settings.policy.model, fields=GATEWAY_FIELDS
+        )
     except PolicyError as error:
         return [_moved(finding, settings, file, places) for finding in error.findings]
+    if settings.policy.model is not None:  # what its fields hold is not known here
+        return list(policy.findings)
     return [*policy.findings, *_unknown(settings, policy)]
 
 
@@ -39,7 +43,8 @@ def _moved(finding: Finding, settings: Settings, file: str, places: Places) -> F
     """A finding as it is, save that a file which cannot be opened is the fault of the settings' line."""
     if finding.code != "unreadable" or settings.policy is None:
         return finding
-    place = ("policy", "file" if finding.file == str(settings.policy.file) else "tests")
+    names = {str(settings.policy.file): "file", str(settings.policy.model): "model"}
+    place = ("policy", names.get(finding.file, "tests"))
     line, column = places.of(place)
     message = f"`{dotted(place)}` {finding.file} {finding.message}"
     return Finding(file, line, column, "error", "unreadable-policy", message)

@@ -1,7 +1,8 @@
 """Policy tests: requests with the answers that a policy must give.
 
 Contract: YAML `tests: [{name, request: [SUBJECT, TENANT, OBJECT, ACTION], allow: true}]`, read strictly and
-with places. Requests are asked as they stand: governance objects need tenant `*`.
+with places; a request has as many fields as the model's `r`. Requests are asked as they stand:
+governance objects need tenant `*`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One request and its answer."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
-    request: Annotated[tuple[str, ...], msgspec.Meta(min_length=4, max_length=4)]
+    request: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     allow: bool
 
 
@@ -39,12 +40,13 @@ class CaseFile(msgspec.Struct, frozen=True):
     places: Places
 
 
-def parse_cases(data: bytes, file: str) -> tuple[CaseFile | None, list[Finding]]:
+def parse_cases(data: bytes, file: str, fields: int = 4) -> tuple[CaseFile | None, list[Finding]]:
     """The tests of a file, or what is wrong with it.
 
     Args:
         data: the file's bytes.
         file: its name in findings.
+        fields: how many a request has.
     """
     text, findings = decode(data, file)
     if text is None:
@@ -58,6 +60,10 @@ def parse_cases(data: bytes, file: str) -> tuple[CaseFile | None, list[Finding]]
         return None, findings
     first: dict[str, int] = {}
     for at, case in enumerate(found.tests):
+        if len(case.request) != fields:
+            line, column = places.of(("tests", at, "request"))
+            message = f"`request` has {len(case.request)} fields, and a request of this model has {fields}"
+            findings.append(Finding(file, line, column, "error", "wrong-value", message))
         line, column = places.of(("tests", at, "name"))
         if case.name in first:
             message = f"test `{case.name}` is on line {first[case.name]} already: give it another name"
@@ -66,11 +72,11 @@ def parse_cases(data: bytes, file: str) -> tuple[CaseFile | None, list[Finding]]
     return (None if findings else CaseFile(file, found.tests, places)), findings
 
 
-def failures(tests: CaseFile, decide: Callable[[str, str, str, str], Decision]) -> list[Finding]:
+def failures(tests: CaseFile, answer: Callable[[Sequence[str]], Decision]) -> list[Finding]:
     """The tests that a policy fails, as errors at their lines."""
     findings: list[Finding] = []
     for at, case in enumerate(tests.cases):
-        got = run(case, decide)
+        got = answer(case.request)
         if got.allow is not case.allow:
             line, column = tests.places.of(("tests", at))
             by = f"by line {got.line}" if got.line is not None else "by default"
@@ -78,12 +84,6 @@ def failures(tests: CaseFile, decide: Callable[[str, str, str, str], Decision]) 
             message = f"test `{case.name}` fails: [{', '.join(case.request)}] is {verdict} {by}"
             findings.append(Finding(tests.file, line, column, "error", "test-failed", message))
     return findings
-
-
-def run(case: Case, decide: Callable[[str, str, str, str], Decision]) -> Decision:
-    """What a policy says to a test's request."""
-    sub, dom, obj, act = case.request
-    return decide(sub, dom, obj, act)
 
 
 def undecided(rules: Sequence[int], decisions: Sequence[Decision]) -> list[int]:

@@ -14,6 +14,8 @@ from governance.policy.model import ACTIONS, EVERYWHERE, MOST_HOPS, OBJECT_PREFI
 from governance.policy.parse import Membership, ParsedPolicy, Rule
 from governance.policy.roles import Roles
 
+_MOST_CANDIDATES = 64
+"""Names that a mistyped one is compared with."""
 _OBJECT_FORMS = "`model:NAME`, `registry:NAME`, `route:NAME`, `policy`, `audit`, `server` or `*`"
 _WORDS = "`infer`, `read`, `load`, `unload`, `configure`, `approve`, `promote`, `export`, `edit` or `*`"
 
@@ -176,5 +178,9 @@ def _role_held(policy: ParsedPolicy, rule: Rule, held: dict[str, set[str]]) -> N
 
 
 def _did_you_mean(name: str, valid: Iterable[str], otherwise: str) -> str:
-    close = nearest(name, [one for one in valid if one != name])
+    # Half of a mistyped name is as it should be; comparing with every name would take minutes in large policies.
+    half = max(1, len(name) // 2)
+    start, end = name[:half].lower(), name[half:].lower()
+    likely = [one for one in valid if one != name and (one.lower().startswith(start) or one.lower().endswith(end))]
+    close = nearest(name, likely[:_MOST_CANDIDATES])
     return f"did you mean `{close}`?" if close else otherwise

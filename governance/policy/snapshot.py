@@ -2,26 +2,25 @@
 
 Contract: `compile` refuses a policy with an error (`PolicyError` with every finding), so a snapshot that
 exists can decide. `decide` is synchronous, never raises for a name that a caller may send, and default is
-deny. Casbin gives the verdict; the line is the first matching deny, else the first matching allow, in file
-order. Decisions are kept for the snapshot's lifetime in a bounded cache: a new policy is a new snapshot, so
-nothing ever has to be invalidated.
+deny. Decisions are `engine.py`'s, kept for the snapshot's lifetime in a bounded cache: a new policy is a new
+snapshot, so nothing ever has to be invalidated.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
 from governance.errors import PolicyError
-from governance.policy.casbin_ref import Reference
 from governance.policy.cases import failures, parse_cases
+from governance.policy.definition import Definition, builtin, define
+from governance.policy.engine import Engine
 from governance.policy.lint import lint
 from governance.policy.model import EVERYWHERE, key_match
-from governance.policy.parse import ParsedPolicy, Rule, parse
-from governance.policy.roles import Roles
+from governance.policy.parse import Membership, ParsedPolicy, Rule, parse
+from governance.policy.roles import Carried
 from governance.types import Decision, Finding
 
 _Key: TypeAlias = tuple[str, str, str, str, tuple[str, ...]]
@@ -32,8 +31,9 @@ _LONGEST = 512
 """Characters of a request that is kept. Longer names come from nobody's policy, only from a caller's hand."""
 _LARGEST = 64 << 20
 """Bytes of a policy file: some million rules."""
+GATEWAY_FIELDS = ("sub", "dom", "obj", "act")
+"""What the gateway asks; a model for it has these fields in `r`, in this order."""
 
-_DENIED = Decision(allow=False, line=None)
 _ALLOWED = Decision(allow=True, line=None)
 _OPEN_MODELS = (("model:*", "infer"), ("model:*", "read"))
 _EVERYTHING = (("*", "*"),)
@@ -42,32 +42,17 @@ _EVERYTHING = (("*", "*"),)
 class PolicySnapshot:
     """A policy that decides. Made by its class methods; safe to share by threads."""
 
-    __slots__ = (
-        "_by_subject",
-        "_everyone",
-        "_old",
-        "_reference",
-        "_roles",
-        "_rules",
-        "_young",
-        "file",
-        "findings",
-        "hash",
-    )
+    __slots__ = ("_everyone", "_old", "_young", "engine", "file", "findings", "hash", "memberships")
 
     def __init__(self, parsed: ParsedPolicy, digest: str, everyone: tuple[tuple[str, str], ...] = ()) -> None:
         self.file = parsed.file
         self.hash = digest
-        """SHA-256 of the policy's bytes, lower-case hex."""
+        """SHA-256 of the policy's bytes (after those of its model, where it has one), lower-case hex."""
         self.findings: tuple[Finding, ...] = tuple(parsed.findings)
         """The policy's warnings."""
-        self._rules: tuple[Rule, ...] = tuple(parsed.rules)
-        self._roles = Roles(parsed.memberships)
-        self._reference = Reference(self._roles)
+        self.engine = Engine(parsed)
+        self.memberships: tuple[Membership, ...] = tuple(parsed.memberships)
         self._everyone = everyone
-        self._by_subject: dict[tuple[str, str], list[Rule]] = {}
-        for rule in parsed.rules:
-            self._by_subject.setdefault((rule.dom, rule.sub), []).append(rule)
         # Two generations in place of an eviction order: when the young one is full it becomes the old one.
         # Each step is one atomic operation on a dict or attribute, and a lost race costs one evaluation.
         self._young: dict[_Key, Decision] = {}
@@ -80,6 +65,8 @@ class PolicySnapshot:
         file: str,
         *,
         tests: tuple[bytes, str] | None = None,
+        model: tuple[bytes, str] | None = None,
+        fields: tuple[str, ...] | None = None,
         judge: bool = True,
     ) -> PolicySnapshot:
         """A snapshot of a policy.
@@ -88,7 +75,10 @@ class PolicySnapshot:
             text: the policy's CSV, as text or bytes; None is `open_models`.
             file: its name in findings.
             tests: bytes and name of a file of policy tests; one that fails refuses the policy.
-            judge: False looks at syntax, arity and effect alone, not at what the words mean.
+            model: bytes and name of its Casbin model; None: the built-in one.
+            fields: names that the model's requests must have; None: any.
+            judge: False looks at syntax, arity and effect alone, not at what the words mean. What words mean is
+                known for the built-in model alone.
 
         Raises:
             PolicyError: with every finding, when one of them is an error.
@@ -96,31 +86,46 @@ class PolicySnapshot:
         if text is None:
             return cls.open_models()
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        parsed = parse(raw, file)
-        if judge:
+        definition = builtin() if model is None else definition_of(*model)
+        if fields is not None and definition.request != fields:
+            message = f"requests have the fields `{', '.join(fields)}`: write `r = {', '.join(fields)}`"
+            raise PolicyError([Finding(definition.file, 1, 1, "error", "request", message)])
+        parsed = parse(raw, file, definition)
+        if judge and model is None:
             lint(parsed)
-        cases, problems = parse_cases(*tests) if tests is not None else (None, [])
+        cases, problems = parse_cases(*tests, fields=len(definition.request)) if tests is not None else (None, [])
         if parsed.broken or problems:
             raise PolicyError([*parsed.findings, *problems])
-        snapshot = cls(parsed, hashlib.sha256(raw).hexdigest())
-        if cases is not None and (failed := failures(cases, snapshot.decide)):
+        snapshot = cls(parsed, policy_digest(raw, None if model is None else model[0]))
+        if cases is not None and (failed := failures(cases, snapshot.answer)):
             raise PolicyError([*parsed.findings, *failed])
         return snapshot
 
     @classmethod
-    def load(cls, path: Path, tests: Path | None = None, *, judge: bool = True) -> PolicySnapshot:
+    def load(
+        cls,
+        path: Path,
+        tests: Path | None = None,
+        *,
+        model: Path | None = None,
+        fields: tuple[str, ...] | None = None,
+        judge: bool = True,
+    ) -> PolicySnapshot:
         """A snapshot of a policy file.
 
         Args:
             path: the policy.
             tests: its tests, if it has any.
+            model: its Casbin model; None: the built-in one.
+            fields: as for `compile`.
             judge: as for `compile`.
 
         Raises:
             PolicyError: with every finding; code `unreadable` where a file cannot be opened.
         """
         given = (read_policy(tests), str(tests)) if tests is not None else None
-        return cls.compile(read_policy(path), str(path), tests=given, judge=judge)
+        written = (read_policy(model), str(model)) if model is not None else None
+        return cls.compile(read_policy(path), str(path), tests=given, model=written, fields=fields, judge=judge)
 
     @classmethod
     def open_models(cls) -> PolicySnapshot:
@@ -154,41 +159,59 @@ class PolicySnapshot:
             return found
         found = self._old.get(key)
         if found is None:
-            found = self._evaluate(sub, dom, obj, act, roles)
+            found = self._evaluate((sub, dom, obj, act), roles)
         if len(sub) + len(dom) + len(obj) + len(act) + sum(map(len, roles)) <= _LONGEST:
             if len(self._young) >= _GENERATION:
                 self._old, self._young = self._young, {}
             self._young[key] = found
         return found
 
-    def _evaluate(self, sub: str, dom: str, obj: str, act: str, roles: Sequence[str]) -> Decision:
-        for pattern, action in self._everyone:
-            if key_match(obj, pattern) and action in (act, "*"):
-                return _ALLOWED
-        carried = () if dom == EVERYWHERE else tuple("role:" + role for role in roles)
-        rules = self._candidates(sub, dom, carried)
-        if not rules:
-            return _DENIED
-        allow = self._reference.allows(rules, (sub, dom, obj, act), carried)
-        effect = "allow" if allow else "deny"
-        for rule in rules:
-            if rule.eft == effect and rule.act in (act, "*") and key_match(obj, rule.obj):
-                return Decision(allow, rule.line)
-        return Decision(allow)
+    def answer(self, request: Sequence[str], roles: Sequence[str] = ()) -> Decision:
+        """As `decide`, for a model of any fields, and nothing is kept.
 
-    def _candidates(self, sub: str, dom: str, carried: Sequence[str]) -> list[Rule]:
-        """The rules whose subject and tenant hold for a request, in file order."""
-        names = self._roles.reach(sub, dom, carried)
-        found = [
-            rule for name in names for tenant in {dom, EVERYWHERE} for rule in self._by_subject.get((tenant, name), ())
-        ]
-        found.sort(key=attrgetter("line"))
-        return found
+        Args:
+            request: the fields of `r`, in order.
+            roles: roles of the credential without `role:`.
+        """
+        return self._evaluate(tuple(request), roles)
+
+    def _evaluate(self, request: tuple[str, ...], roles: Sequence[str]) -> Decision:
+        for pattern, action in self._everyone:
+            if key_match(request[2], pattern) and action in (request[3], "*"):
+                return _ALLOWED
+        return self.engine.decide(request, self.carried(request, roles) if roles else None)
+
+    def carried(self, request: Sequence[str], roles: Sequence[str]) -> Carried | None:
+        """The memberships that a credential's roles are for one request."""
+        definition = self.engine.definition
+        subject = request[definition.request.index("sub") if "sub" in definition.request else 0]
+        arity = dict(definition.roles).get("g")
+        if arity is None:
+            return None
+        if arity == 2:
+            return Carried(subject, "", tuple("role:" + role for role in roles))
+        domain = request[definition.request.index("dom")] if "dom" in definition.request else EVERYWHERE
+        if domain == EVERYWHERE:
+            return None
+        return Carried(subject, domain, tuple("role:" + role for role in roles))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The policy's rules in file order."""
-        return self._rules
+        return tuple(sorted(self.engine.rules, key=lambda rule: rule.line))
+
+
+def policy_digest(policy: bytes, model: bytes | None) -> str:
+    """SHA-256, in hex, of a policy's bytes, after those of its model and a NUL where it has one."""
+    return hashlib.sha256(policy if model is None else model + b"\0" + policy).hexdigest()
+
+
+def definition_of(data: bytes, file: str) -> Definition:
+    """The model of a file. Raises PolicyError with every finding."""
+    definition, findings = define(data, file)
+    if definition is None:
+        raise PolicyError(findings)
+    return definition
 
 
 def read_policy(path: Path) -> bytes:

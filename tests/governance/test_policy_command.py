@@ -153,3 +153,100 @@ def test_what_cannot_be_judged_is_2_in_one_line(policy, tmp_path, capsys):
         assert out == ""
         assert err.count("\n") == 1
         assert err.startswith("tidegate: ")
+
+
+MODEL = """\
+[request_definition]
+r = who, what
+[policy_definition]
+p = priority, who, what, eft
+[role_definition]
+g = _, _
+[policy_effect]
+e = priority(p.eft) || deny
+[matchers]
+m = g(r.who, p.who) && keyMatch2(r.what, p.what)
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> tuple[str, ...]:
+    (tmp_path / "model.conf").write_text(MODEL)
+    (tmp_path / "own.csv").write_text(
+        "p, 2, staff, /a/:id, allow\np, 1, ann, /a/7, deny\ng, ann, staff\ng, bob, staff\n"
+    )
+    return "--policy", str(tmp_path / "own.csv"), "--model", str(tmp_path / "model.conf")
+
+
+def test_a_model_of_ones_own(own, tmp_path, capsys):
+    requests = tmp_path / "requests"
+    requests.write_text('["ann", "/a/7"]\n["ann", "/a/8"]\n["bob", "/a/7"]\n["eve", "/a/7"]\n')
+    assert command("decide", *own, "--requests", str(requests)) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"allow": False, "line": 2},
+        {"allow": True, "line": 1},
+        {"allow": True, "line": 1},
+        {"allow": False, "line": None},
+    ]
+    tests = tmp_path / "tests.yaml"
+    tests.write_text("tests: [{name: ann, request: [ann, /a/8], allow: true}]\n")
+    assert command("test", *own, "--tests", str(tests), "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["undecided_lines"] == [2]
+    assert command("lint", *own) == 0
+    requests.write_text('["ann", "/a/7", "read"]\n')
+    assert command("decide", *own, "--requests", str(requests)) == 2
+    assert '3 fields): write ["WHO", "WHAT"]' in capsys.readouterr().err
+
+
+def test_a_model_that_is_refused(own, tmp_path, capsys):
+    (tmp_path / "model.conf").write_text(MODEL.replace("g(r.who, p.who)", "eval(p.who)"))
+    assert command("decide", *own) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "model.conf:10:5: error: matcher: `eval` runs text" in err
+    assert command("lint", *own, "--format", "json") == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [(one["file"], one["line"], one["code"]) for one in findings] == [(own[3], 10, "unsupported")]
+
+
+def test_what_a_spreadsheet_did_is_undone(tmp_path, capsys):
+    file = tmp_path / "policy.csv"
+    saved = (
+        '\ufeff"# Who may score, and who may not",,,,,\r\np,role:scorer,acme,model:credit,infer,Allow\r\n'
+        '"p","user:mallory","acme","model:credit","infer","deny"\r\n,,,,,\r\ng,user:alice,role:scorer,acme,,\r\n'
+    )
+    file.write_bytes(saved.encode())
+    assert command("lint", "--policy", str(file)) == 1
+    capsys.readouterr()
+    assert file.read_bytes() == saved.encode()
+    assert command("lint", "--policy", str(file), "--fix") == 0
+    assert "repaired (lines 1, 2, 3, 4, 5)" in capsys.readouterr().err
+    assert file.read_bytes().decode() == (
+        "# Who may score, and who may not\r\np, role:scorer, acme, model:credit, infer, allow\r\n"
+        "p, user:mallory, acme, model:credit, infer, deny\r\n\r\ng, user:alice, role:scorer, acme\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("p;role:a;t;model:m;infer;allow", "p, role:a, t, model:m, infer, allow"),
+        ("P, role:a, t, model:m, infer, DENY", "p, role:a, t, model:m, infer, deny"),
+        ("p, role:a\u200b, t, model:m\u00a0, infer, allow", "p, role:a, t, model:m, infer, allow"),
+        ("p, role:a, t, model:m, infer, allow # why", "# why\np, role:a, t, model:m, infer, allow"),
+        ("; note", "# note"),
+        # what would need a guess stays
+        ("p, role:a, t, model:m, infer, denied", None),
+        ('p, "role:a, b", t, model:m, infer, allow', None),
+        ("p, role:a, t, model:m, infer", None),
+        ("perm, role:a, t, model:m, infer, allow", None),
+        ("p, role:(a, t, model:m, infer, allow", None),
+    ],
+)
+def test_repairs_are_sure_or_not_made(tmp_path, capsys, line, becomes):
+    file = tmp_path / "policy.csv"
+    file.write_text(POLICY + line)
+    command("lint", "--policy", str(file), "--fix", "--format", "json")
+    assert file.read_text() == POLICY + (line if becomes is None else becomes)
+    fixed = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["line"] > 5 and "fix" in one]
+    assert fixed == []

@@ -93,10 +93,10 @@ def test_what_is_fine_stays_fine():
     policy = parse(text, "p")
     assert policy.findings == []
     assert [(rule.line, rule.values) for rule in policy.rules] == [
-        (5, ["role:a", "t", "model:m#2", "infer", "allow"]),
-        (6, ["user:o'brien", "t", "model:caf\u00e9 au lait", "infer", "deny"]),
+        (5, ("role:a", "t", "model:m#2", "infer", "allow")),
+        (6, ("user:o'brien", "t", "model:caf\u00e9 au lait", "infer", "deny")),
     ]
-    assert [one.values for one in policy.memberships] == [["user:x(y)", "role:a", "t"]]
+    assert [one.values for one in policy.memberships] == [("user:x(y)", "role:a", "t")]
     assert policy.rules[0].columns == (3, 11, 13, 23, 29) or policy.rules[0].columns[0] == 3
 
 

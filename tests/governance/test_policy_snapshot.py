@@ -135,7 +135,7 @@ def test_names_that_callers_make_up_do_not_grow_the_snapshot():
         snapshot.decide(f"user:x{number}", f"t{number}", f"model:{number}", "infer", (f"r{number}",))
     assert len(snapshot._young) <= _GENERATION
     assert len(snapshot._old) <= _GENERATION
-    assert len(snapshot._roles._reached) == 5
+    assert len(snapshot.engine.roles["g"].known) == 5
     snapshot.decide("user:alice", "acme", "model:" + "x" * 5000, "infer")
     assert all(sum(map(len, key[:4])) < 600 for key in snapshot._young)
 

@@ -179,7 +179,6 @@ CASES = [
     ("upstreams: {t: {http: '[::1]:8000', grpc: 'dns://b:8001'}}\n", 1, 43, "wrong-address", "`[::1]:8001`"),
     (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 5, "not-in-this-version", "monitor"),
-    (UP + "policy: {file: a, model: b}\n", 2, 19, "not-in-this-version", "policy.model"),
     (UP + "audit: {mode: strict}\n", 2, 15, "not-in-this-version", "mode: off"),
     (UP + "audit: {mode: async}\n", 2, 15, "not-in-this-version", "mode: off"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),

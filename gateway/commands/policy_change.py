@@ -1,0 +1,139 @@
+"""`tidegate policy diff`, `replay` and `report`: what a change of a policy would do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, emit, emit_json, not_judged, say
+from governance.policy.cases import parse_cases
+from governance.policy.compare import Changes, Replay, compare, replay
+from governance.policy.report import Change, html
+from governance.policy.snapshot import PolicySnapshot, read_policy
+
+DIFF = """\
+examples:
+  tidegate policy diff policy.csv draft.csv
+  tidegate policy diff policy.csv draft.csv --format json --exit-code
+
+Who gains and who loses what, over the users, tenants, objects and actions that either file names; what gives
+power over the gateway itself, or without bounds, comes first.
+exit status: 0, with `--exit-code` 1 when the policies grant differently; 2 a policy cannot be read
+"""
+REPLAY = """\
+examples:
+  tidegate policy replay --policy draft.csv --log decisions.jsonl
+
+Decides recorded requests again: one record a line, as `tidegate audit export` writes them. `was` and `now` say
+whether it is allowed. Records of no decision, and those whose subject is a pseudonym, cannot be replayed.
+exit status: 0, or 2 when the policy or the log cannot be read
+"""
+REPORT = """\
+examples:
+  tidegate policy report policy.csv draft.csv --output change.html
+  tidegate policy report policy.csv draft.csv --tests policy_tests.yaml --log decisions.jsonl --output change.html
+
+One page, without any other file, for the person who approves: hashes, grants gained and lost, findings, tests,
+recorded requests decided again, changed lines.
+exit status: 0 it was written, 2 a file cannot be read or written
+"""
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """Compares two policies; the exit status."""
+    old, new = (PolicySnapshot.load(path, judge=False) for path in (args.old, args.new))
+    changes = compare(old, new)
+    if args.format == "json":
+        emit_json(msgspec.to_builtins(changes))
+    else:
+        _print(changes)
+    return DOES_NOT_HOLD if args.exit_code and (changes.gained or changes.lost) else HOLDS
+
+
+def _print(changes: Changes) -> None:
+    for subject, (gained, lost) in changes.by_subject.items():
+        emit(subject)
+        for sign, grants in (("+", gained), ("-", lost)):
+            for one in grants:
+                note = "   (look at it first)" if one.escalates and sign == "+" else ""
+                emit(f"  {sign} {one.action} on {one.object} in {one.tenant}{note}")
+    say(f"{len(changes.gained)} gained, {len(changes.lost)} lost")
+
+
+def run_replay(args: argparse.Namespace) -> int:
+    """Decides recorded requests again; the exit status."""
+    policy = PolicySnapshot.load(args.policy, judge=False)
+    try:
+        result = replay(policy, _records(args.log))
+    except _NoLog as error:
+        say(f"tidegate: {error}")
+        return NOT_JUDGED
+    if args.format == "json":
+        emit_json(msgspec.to_builtins(result))
+    else:
+        for one in result.changed:
+            was, now = ("allowed" if verdict else "denied" for verdict in (one.was, one.now))
+            by = "by default" if one.line is None else f"by line {one.line}"
+            emit(f"{one.index} {one.id}: was {was}, now {now} {by}")
+        say(f"{result.replayed} replayed, {result.unreplayable} cannot be, {len(result.changed)} decided otherwise")
+    return HOLDS
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Writes the page of a change; the exit status."""
+    texts = [read_policy(path) for path in (args.old, args.new)]
+    old, new = (
+        PolicySnapshot.compile(text, str(path), judge=path is args.new)
+        for text, path in zip(texts, (args.old, args.new), strict=True)
+    )
+    tests = None
+    if args.tests is not None:
+        tests, problems = parse_cases(read_policy(args.tests), str(args.tests))
+        if tests is None:
+            return not_judged(problems)
+    again: Replay | None = None
+    try:
+        if args.log is not None:
+            again = replay(new, _records(args.log))
+        page = html(Change(old, new, texts[0], texts[1], tests, again))
+        args.output.write_text(page, "utf-8")
+    except _NoLog as error:
+        say(f"tidegate: {error}")
+        return NOT_JUDGED
+    except OSError as error:
+        say(f"tidegate: {args.output}: cannot be written ({error.strerror}): check the path and its rights")
+        return NOT_JUDGED
+    if args.format == "json":
+        emit_json({"old": old.hash, "new": new.hash, "report": str(args.output)})
+    else:
+        say(f"{args.output}: {old.hash[:12]} to {new.hash[:12]}")
+    return HOLDS
+
+
+class _NoLog(ValueError):
+    """Recorded decisions cannot be read; the text says where and what to do."""
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_dir():
+        message = f"{path}: is a folder: write its records to a file first, with `tidegate audit export {path} --to FILE.jsonl`"
+        raise _NoLog(message)
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    message = (
+                        f"{path}:{number}: no record ({error}): a line is one JSON object, as `audit export` writes it"
+                    )
+                    raise _NoLog(message) from None
+    except OSError as error:
+        raise _NoLog(f"{path}: cannot be read ({error.strerror}): check the path and its rights") from None
