@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import version
 from typing import NoReturn
 
-from gateway.commands import card, check, drift, fairness, keys, policy, serve
+from gateway.commands import audit, card, check, drift, fairness, keys, policy, serve
 from gateway.triton import cli as triton
 
 _EPILOG = """\
@@ -22,13 +22,14 @@ examples:
   tidegate check tidegate.yaml             judge settings and policy without serving
   tidegate keys new --user alice --tenant acme
   tidegate policy test --policy policy.csv --tests policy_tests.yaml
+  tidegate audit verify state/audit --key state/audit/log.vkey
 
 `tidegate COMMAND --help` teaches each command by example.
 exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be judged
 """
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
-_COMMANDS = (serve, check, keys, policy, drift, fairness, card, triton)
+_COMMANDS = (serve, check, keys, policy, audit, drift, fairness, card, triton)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,11 +1,16 @@
 """Every error of governance.
 
     GovernanceError
-    ├── PolicyError     a policy, or a test of it, that cannot take effect; `findings` says what and where
-    ├── DataError       data that cannot be read or compared
-    └── CardError       a model card that is none; `findings` says what and where
+    ├── PolicyError          a policy, or a test of it, that cannot take effect; `findings` says what and where
+    ├── DataError            data that cannot be read or compared
+    ├── CardError            a model card that is none; `findings` says what and where
+    └── AuditError           the audit log
+        ├── AuditInputError  a file or argument that cannot be read as what it should be; says file and remedy
+        ├── AuditUnavailable a record cannot be made durable now: refuse what would need it, and try again
+        └── AuditBroken      the log's own files contradict each other: stop, never guess
 
-A refusal is no error here: it is a `Decision` that does not allow.
+A refusal is no error here: it is a `Decision` that does not allow. Nor is a log that does not verify: that is
+findings.
 """
 
 from __future__ import annotations
@@ -37,3 +42,25 @@ class CardError(GovernanceError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__("\n".join(map(str, findings)))
         self.findings = tuple(findings)
+
+
+class AuditError(GovernanceError):
+    """Base of the audit log's errors."""
+
+
+class AuditInputError(AuditError):
+    """A file or argument cannot be used. The text is one line: file, what is wrong, remedy."""
+
+
+class AuditUnavailable(AuditError):
+    """A record cannot be made durable now (full disk, failed fsync, a queue that is full).
+
+    Whoever must not act unrecorded answers 503 and may be asked again.
+    """
+
+
+class AuditBroken(AuditError):
+    """The files of the log contradict each other, or a step of it failed in a way that must not be repeated.
+
+    Going on could fork the log. The text says which file, and what to do.
+    """

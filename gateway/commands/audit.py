@@ -1,0 +1,230 @@
+"""`tidegate audit verify|proof|verify-proof|show|export`: a log looked at, by whoever has a copy of it."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.commands import audit_state
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from governance.audit import show
+from governance.audit.proof import prove, verify_proof
+from governance.audit.verify import Report, read_keys, verify
+from governance.errors import AuditError, AuditInputError
+
+_VERIFY = """\
+examples:
+  tidegate audit verify state/audit --key state/audit/log.vkey
+  tidegate audit verify copy/ --key log.vkey --remembered checkpoint-of-march --format json
+
+Takes any log of the form C2SP tlog-tiles, and needs nothing but its folder and its public key. Get the key from the
+operator once, over a way that you trust, and keep it; keep the checkpoints that you saw, and hold later copies of
+the log against them: that is what shows a history that was rewritten and signed again.
+A finding is FILE: entry N: what is wrong [code].
+exit status: 0 all of it holds, 1 something does not, 2 the folder, the key or a remembered checkpoint cannot be read
+"""
+_PROOF = """\
+examples:
+  tidegate audit proof state/audit --index 4711 > decision.tlog-proof
+  tidegate audit show state/audit --from 4711 --to 4711 --raw > decision.json
+
+The proof (c2sp.org/tlog-proof@v1) and the entry together show to anyone who has the public key that the decision
+stands in the log, without the rest of it: see `tidegate audit verify-proof --help`.
+exit status: 0 done, 2 the log cannot be read, has no such entry, or does not lead to its own root
+"""
+_VERIFY_PROOF = """\
+examples:
+  tidegate audit verify-proof decision.tlog-proof --key log.vkey --entry decision.json
+
+exit status: 0 the entry stands in the log, 1 the proof does not show it, 2 a file cannot be read
+"""
+_SHOW = """\
+examples:
+  tidegate audit show state/audit --from 100 --to 200
+  tidegate audit show state/audit --request 6f1ed002ab5595859014ebf0951522d9
+  tidegate audit show state/audit --follow | jq 'select(.outcome == "refused")'
+  tidegate audit show state/audit --from 4711 --to 4711 --raw
+
+One JSON object a line, in the log's order, each with its index; both ends are included. `--raw` prints the entry as
+it is in the log, whose hash is the leaf's. Nothing is verified: that is `tidegate audit verify`.
+exit status: 0 done, 1 `--request` names none that is in the log, 2 the log cannot be read
+"""
+_EXPORT = """\
+examples:
+  tidegate audit export state/audit --to decisions.jsonl
+  tidegate audit export state/audit --to decisions.parquet
+  duckdb -c "select outcome, count(*) from 'decisions.parquet' group by all"
+
+exit status: 0 done, 2 the log cannot be read, or the file not written
+"""
+_PROGRESS_S = 2.0
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the commands."""
+    audit = subparsers.add_parser("audit", help="verify, read and keep the audit log")
+    commands = audit.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    check = _command(commands, "verify", "verify a log with nothing but its public key", _VERIFY, run_verify)
+    check.add_argument("dir", type=Path, metavar="DIR", help="the log (state_dir/audit, or a copy)")
+    check.add_argument("--key", type=Path, required=True, metavar="FILE", help="its verifier keys, one a line")
+    check.add_argument(
+        "--remembered",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="a checkpoint seen before; may be given several times",
+    )
+    add_format(check)
+
+    proof = _command(commands, "proof", "prove that an entry stands in a log", _PROOF, run_proof)
+    proof.add_argument("dir", type=Path, metavar="DIR", help="the log")
+    proof.add_argument("--index", type=_index, required=True, metavar="N", help="the entry's index, from 0")
+
+    judge = _command(commands, "verify-proof", "check such a proof", _VERIFY_PROOF, run_verify_proof)
+    judge.add_argument("proof", type=Path, metavar="PROOF", help="the proof")
+    judge.add_argument("--key", type=Path, required=True, metavar="FILE", help="the log's verifier keys, one a line")
+    judge.add_argument("--entry", type=Path, required=True, metavar="FILE", help="the raw entry")
+    add_format(judge)
+
+    shown = _command(commands, "show", "print records", _SHOW, run_show)
+    shown.add_argument("dir", type=Path, metavar="DIR", help="the log")
+    shown.add_argument("--from", dest="first", type=_index, default=0, metavar="N", help="first index (default: 0)")
+    shown.add_argument("--to", dest="last", type=_index, metavar="N", help="last index (default: the last there is)")
+    shown.add_argument("--request", metavar="ID", help="only records of this request id")
+    shown.add_argument("--raw", action="store_true", help="the entries as they are in the log")
+    shown.add_argument("--follow", action="store_true", help="go on with what comes, until interrupted")
+
+    export = _command(commands, "export", "write records to a file", _EXPORT, run_export)
+    export.add_argument("dir", type=Path, metavar="DIR", help="the log")
+    export.add_argument("--to", type=Path, required=True, metavar="FILE", help="FILE.jsonl or FILE.parquet")
+    add_format(export)
+
+    audit_state.add_commands(commands, _command)
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    epilog: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(run=lambda args: _guarded(run, args))
+    return parser
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    try:
+        return run(args)
+    except AuditError as error:
+        say(f"tidegate: {error}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        say(f"tidegate: {error.filename}: {error.strerror}: check the path, its rights and the room on the disk")
+    return NOT_JUDGED
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be an index, a number from 0 on, not {text!r}")
+    return int(text)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AuditInputError(f"{path}: cannot be read ({error.strerror}): give {what}") from None
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Verifies a log; its exit status."""
+    report = verify(args.dir, read_keys(args.key), args.remembered, _progress())
+    root = None if report.root is None else base64.b64encode(report.root).decode()
+    return _judged(report, args, {"ok": report.ok, "size": report.size, "root": root})
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Says now and then how far it is, on a log that takes a while."""
+    began = said = time.monotonic()
+
+    def progress(done: int, size: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _PROGRESS_S:
+            said = now
+            say(f"{done} of {size} entries, {done / (now - began):.0f} a second")
+
+    return progress
+
+
+def _judged(report: Report, args: argparse.Namespace, result: dict[str, Any]) -> int:
+    if args.format == "json":
+        emit_json({**result, "findings": [msgspec.structs.asdict(finding) for finding in report.findings]})
+    else:
+        for finding in report.findings:
+            emit(str(finding))
+        facts = ", ".join(f"{name} {value}" for name, value in result.items() if name != "ok" and value is not None)
+        emit(f"{'ok' if report.ok else 'NOT ok'}: {facts}")
+    return HOLDS if report.ok else DOES_NOT_HOLD
+
+
+def run_proof(args: argparse.Namespace) -> int:
+    """Prints a proof; its exit status."""
+    sys.stdout.buffer.write(prove(args.dir, args.index).encode())
+    sys.stdout.buffer.flush()
+    return HOLDS
+
+
+def run_verify_proof(args: argparse.Namespace) -> int:
+    """Checks a proof; its exit status."""
+    keys = read_keys(args.key)
+    entry = _read(args.entry, "the raw entry, as `audit show --raw` prints it")
+    content = _read(args.proof, "the proof, as `audit proof` prints it")
+    report, index = verify_proof(content, keys, entry, str(args.proof))
+    return _judged(report, args, {"ok": report.ok, "index": index, "size": report.size})
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Prints records; its exit status."""
+    found = show.follow(args.dir, args.first) if args.follow else show.entries(args.dir, args.first, args.last)
+    shown = 0
+    for index, entry in found:
+        if args.last is not None and index > args.last:
+            break
+        value = show.as_object(index, entry)
+        if args.request is not None and value.get("id") != args.request:
+            continue
+        shown += 1
+        if args.raw:
+            sys.stdout.buffer.write(entry + b"\n")
+        else:
+            emit_json(value)
+        if args.follow:
+            sys.stdout.flush()
+    sys.stdout.flush()
+    if args.request is not None and not shown:
+        say(f"tidegate: {args.dir}: no record of request {args.request}")
+        return DOES_NOT_HOLD
+    return HOLDS
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Writes records to a file; its exit status."""
+    count = show.export(args.dir, args.to)
+    if args.format == "json":
+        emit_json({"records": count, "file": str(args.to)})
+    else:
+        emit(f"{count} records in {args.to}")
+    return HOLDS

@@ -1,0 +1,95 @@
+"""`tidegate audit erase|hold|release`: what is done to the log of a state directory, beside a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
+from gateway.settings.file import load
+from governance.audit import erasure
+
+_ERASE = """\
+examples:
+  tidegate audit erase --config tidegate.yaml --subject user:alice
+  tidegate audit erase --config tidegate.yaml --subject user:alice --reason "request 2026-114"
+
+Destroys the keys under which the log holds this person's name and the digests of their inputs. The entries stay,
+and proofs of them still verify; nobody can say any more whom they are about. The erasure itself is recorded, before
+and after, under the pseudonym: write no name into --reason. It cannot be undone. Keys in older copies of
+audit-private/vault.db go on working: see docs/audit.md.
+exit status: 0 erased, 1 not: a legal hold is on it, or the log knows no such subject; 2 there is no vault
+"""
+_HOLD = """\
+examples:
+  tidegate audit hold --config tidegate.yaml --subject user:alice --reason "case 17/26"
+  tidegate audit release --config tidegate.yaml --subject user:alice
+
+A legal hold keeps a subject from being erased. It is recorded, and so is its release: write no name into --reason.
+exit status: 0 done, 1 the log knows no such subject, 2 there is no vault
+"""
+Declare: TypeAlias = Callable[..., argparse.ArgumentParser]
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], declare: Declare) -> None:
+    """Declares the commands; `declare` makes the parser of one."""
+    erase = declare(commands, "erase", "destroy the keys of a person", _ERASE, run_erase)
+    hold = declare(commands, "hold", "keep a person from being erased", _HOLD, run_hold)
+    release = declare(commands, "release", "end a hold", _HOLD, run_hold)
+    for parser in (erase, hold, release):
+        parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
+        parser.add_argument("--subject", required=True, metavar="S", help="as the policy writes it: user:NAME")
+        add_format(parser)
+    erase.add_argument("--reason", default="", metavar="TEXT", help="for the record")
+    hold.add_argument("--reason", required=True, metavar="TEXT", help="for the record")
+    release.set_defaults(reason=None)
+
+
+def _state_dir(config: Path) -> Path | None:
+    settings, findings = load(config)
+    if settings is None:
+        not_judged(findings, f"; `tidegate check {config}` lists them")
+        return None
+    return settings.state_dir
+
+
+def _bad_subject(subject: str) -> bool:
+    if subject.startswith("user:") and len(subject) > len("user:"):
+        return False
+    say(f"tidegate: --subject {subject!r}: write it as the policy does: user:NAME")
+    return True
+
+
+def run_erase(args: argparse.Namespace) -> int:
+    """Erases a subject; its exit status."""
+    state_dir = _state_dir(args.config)
+    if state_dir is None or _bad_subject(args.subject):
+        return NOT_JUDGED
+    erased = erasure.erase(state_dir, args.subject, args.reason)
+    ok = bool(erased.subject) and not erased.held
+    if args.format == "json":
+        emit_json({"ok": ok, "subject": erased.subject or None, "hold": erased.held or None})
+    elif ok:
+        emit(f"erased: {erased.subject} is nobody's name any more")
+    elif erased.held:
+        emit(f"not erased: {erased.subject} is under a legal hold: {erased.held}")
+    else:
+        emit(f"not erased: the log knows no subject {args.subject}")
+    return HOLDS if ok else DOES_NOT_HOLD
+
+
+def run_hold(args: argparse.Namespace) -> int:
+    """Puts a hold on a subject, or takes it off; its exit status."""
+    state_dir = _state_dir(args.config)
+    if state_dir is None or _bad_subject(args.subject):
+        return NOT_JUDGED
+    pseudonym = erasure.hold(state_dir, args.subject, args.reason)
+    if args.format == "json":
+        emit_json({"ok": bool(pseudonym), "subject": pseudonym or None, "hold": args.reason})
+    elif pseudonym:
+        emit(f"{pseudonym}: {'released' if args.reason is None else f'held: {args.reason}'}")
+    else:
+        emit(f"the log knows no subject {args.subject}")
+    return HOLDS if pseudonym else DOES_NOT_HOLD

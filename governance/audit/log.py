@@ -1,0 +1,286 @@
+"""The audit log of one process: what stands behind `governance.ports.DecisionLog`.
+
+Contract: `record` costs the event loop a queue's append; digests, pseudonyms, encoding and the disk are a
+thread's. Another thread tries to be the sequencer of the state directory, and one of all processes is. In a strict
+log `record` gives a future that is done when the record is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from governance.audit import record as records
+from governance.audit.files import replace
+from governance.audit.layout import Layout
+from governance.audit.people import Named, People, Person, Vault
+from governance.audit.record import Record, RecordError
+from governance.audit.secrets import publish_vkeys, secret_key, signing_keys
+from governance.audit.sequencer import Sequencer
+from governance.audit.wal import Journal
+from governance.errors import AuditBroken, AuditError, AuditUnavailable
+from governance.ports import Body
+
+_log = logging.getLogger("tidegate.audit")
+
+INTERVAL_S = 1.0
+"""Between two steps of the sequencer: each costs some ten fsyncs, and a record is to be public within 15 s."""
+_HANDOVER_S = 2.0
+"""How long a closing process waits for a sequencer that is closing too."""
+_MOST_HELD = 64 << 20
+"""Bytes of bodies that wait for their digests; beyond it they are taken on the spot."""
+_FIRST_S = 10.0
+
+
+class Pending(msgspec.Struct):
+    """A record on its way to the disk."""
+
+    record: Record
+    time_ns: int
+    inputs: Body | None
+    outputs: Body | None
+    nbytes: int
+    waiter: asyncio.Future[None] | None
+
+
+class Scribe:
+    """Turns pending records into log entries."""
+
+    def __init__(self, people: People) -> None:
+        self._people = people
+        self._lock = threading.Lock()
+
+    def entries(self, batch: Sequence[Pending]) -> list[bytes]:
+        """The entries of a batch. Raises AuditUnavailable: nothing was changed, try again."""
+        persons = self._of(pending.record.subject for pending in batch)
+        entries = []
+        for number, pending in enumerate(batch):
+            if number % 32 == 31:
+                time.sleep(0)  # gives up the interpreter: the event loop waits for 0.2 ms and not for the whole batch
+            entries.append(self._entry(pending, persons[pending.record.subject]))
+        return entries
+
+    def _of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
+        with self._lock:
+            return self._people.of(subjects)
+
+    def digest_now(self, pending: Pending) -> None:
+        """Take the digests of one record, and let its bodies go. Raises AuditUnavailable."""
+        subject = pending.record.subject
+        self._digest(pending, self._of([subject])[subject])
+
+    @staticmethod
+    def _digest(pending: Pending, person: Person) -> None:
+        record = pending.record
+        if pending.inputs is not None:
+            record.input_digest = person.mac.digest(pending.inputs).hex()
+        if pending.outputs is not None:
+            record.output_digest = person.mac.digest(pending.outputs).hex()
+        pending.inputs = pending.outputs = None
+
+    def _entry(self, pending: Pending, person: Person) -> bytes:
+        self._digest(pending, person)
+        record = pending.record
+        record.subject, record.sealed = person.subject, person.sealed
+        record.time = records.timestamp(pending.time_ns)
+        try:
+            return records.encode(record, person.mac.hex)
+        except RecordError as error:
+            # Whoever made it has a defect; the decision is recorded all the same.
+            _log.exception("a record that cannot be written as it is")
+            record.details, record.latency_us = {"defect": str(error)}, None
+            return records.encode(record, person.mac.hex)
+
+
+class AuditLog:
+    """One process's part of the log of a state directory."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        mode: Literal["async", "strict"],
+        erasure: bool = False,
+        origin: str = "",
+        on_failure: Literal["refuse", "serve"] = "refuse",
+    ) -> None:
+        """Open it, or make it: origin, vkey and a checkpoint are there when it returns. Blocks.
+
+        Args:
+            state_dir: the folder.
+            mode: whether answers wait for their records.
+            erasure: seal subjects under keys that can be destroyed.
+            origin: the log's name; empty: that which it has, or a new one.
+            on_failure: what becomes of requests while the log cannot be written; strict always refuses.
+
+        Raises:
+            AuditInputError: a key file cannot be used.
+            AuditBroken: the log's files contradict each other.
+            OSError: the folder cannot be written.
+        """
+        layout = self.layout = Layout(state_dir)
+        layout.make_private()
+        signers = signing_keys(layout, origin)
+        publish_vkeys(layout, signers)
+        digest_key = secret_key(layout.digest_key)
+        self._people: People = (
+            Vault(layout.vault, secret_key(layout.master_key), digest_key) if erasure else Named(digest_key)
+        )
+        self._strict = mode == "strict"
+        self._refuse = self._strict or on_failure == "refuse"
+        self._scribe = Scribe(self._people)
+        self._journal = Journal(layout.wal, self._scribe.entries, self._done, strict=self._strict)
+        self._sequencing = Sequencing(Sequencer(layout, signers), layout)
+        self._held = self._freed = 0
+        self.recorded = 0
+        """Records that are on the disk."""
+        self.dropped = 0
+        """Decisions that are in no record, because the log could not be written and the settings say to serve."""
+        self._sequencing.start()
+        self._journal.start()
+
+    @property
+    def origin(self) -> str:
+        """The log's name."""
+        return signing_keys(self.layout)[0].name
+
+    @property
+    def failing(self) -> str:
+        """Why nothing can be recorded now; empty: it can."""
+        return self._journal.failing or self._sequencing.broken
+
+    def admit(self) -> None:
+        """See `DecisionLog`."""
+        if self._refuse and (self._journal.failing or self._sequencing.broken):
+            raise AuditUnavailable(self.failing)
+
+    def record(
+        self, record: Record, inputs: Body | None = None, outputs: Body | None = None
+    ) -> asyncio.Future[None] | None:
+        """See `DecisionLog`."""
+        waiter = asyncio.get_running_loop().create_future() if self._strict else None
+        nbytes = sum(map(len, inputs or ())) + sum(map(len, outputs or ()))
+        pending = Pending(record, time.time_ns(), inputs, outputs, nbytes, waiter)
+        try:
+            if self._held - self._freed > _MOST_HELD:
+                self._scribe.digest_now(pending)
+            self._journal.put(pending)
+        except AuditUnavailable as error:
+            if self._refuse:
+                raise
+            self.dropped += 1
+            if self.dropped & (self.dropped - 1) == 0:  # the first, and each time it has doubled
+                _log.error("%d decisions are in no record: %s", self.dropped, error)
+            return None
+        self._held += nbytes
+        return waiter
+
+    def _done(self, batch: Sequence[Pending], error: AuditError | None) -> None:
+        """On the journal's thread: a group is on the disk, or never will be."""
+        self._freed += sum(pending.nbytes for pending in batch)
+        if error is None:
+            self.recorded += len(batch)
+        if not self._strict:
+            return
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for pending in batch:
+            if pending.waiter is not None:
+                loops.setdefault(pending.waiter.get_loop(), []).append(pending.waiter)
+        for loop, waiters in loops.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(_resolve, waiters, error)
+
+    def close(self) -> None:
+        """See `DecisionLog`."""
+        self._journal.close()
+        self._sequencing.close()
+        self._people.close()
+
+
+def _resolve(waiters: Sequence[asyncio.Future[None]], error: AuditError | None) -> None:
+    for waiter in waiters:
+        if waiter.done():  # whoever waited was cancelled
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+class Sequencing:
+    """The thread that is the sequencer, or waits to become it."""
+
+    def __init__(self, sequencer: Sequencer, layout: Layout) -> None:
+        self._sequencer = sequencer
+        self._layout = layout
+        self._closing = threading.Event()
+        self.broken = ""
+        """Why the log was stopped, by this process or another; empty: it was not."""
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._run, name="audit-sequencer", daemon=True)
+
+    def start(self) -> None:
+        """Make sure that there is a checkpoint, then run on. Raises AuditBroken, OSError."""
+        if self._sequencer.acquire():
+            with contextlib.suppress(FileNotFoundError):
+                self._layout.broken.unlink()  # whoever starts has looked, or is told again at once
+            self._sequencer.load()
+        else:
+            end = time.monotonic() + _FIRST_S
+            while not self._layout.checkpoint.exists():
+                if time.monotonic() > end:
+                    raise AuditBroken(f"{self._layout.checkpoint}: another process holds the log and makes none")
+                time.sleep(0.02)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Make public what is written, unless another process will. Blocks."""
+        self._closing.set()
+        self._thread.join()
+        end = time.monotonic() + _HANDOVER_S
+        while not self.broken and not self._step() and time.monotonic() < end:
+            time.sleep(0.05)
+        self._sequencer.release()
+
+    def _run(self) -> None:
+        while not self._closing.wait(INTERVAL_S):
+            self._step()
+
+    def _step(self) -> bool:
+        """Integrate, if this is or can be the sequencer; whether it did."""
+        try:
+            if not self._sequencer.acquire():
+                with contextlib.suppress(FileNotFoundError):
+                    self.broken = self._layout.broken.read_text()
+                return False
+            if self.broken:
+                return False
+            self._sequencer.integrate()
+            while self._sequencer.behind:
+                self._sequencer.integrate()
+        except AuditBroken as error:
+            self._stop(str(error))
+            return False
+        except OSError as error:
+            if self._trouble != str(error):
+                _log.error("the audit log waits: %s", error)
+            self._trouble = str(error)
+            return False
+        if self._trouble:
+            _log.warning("the audit log goes on")
+        self._trouble = ""
+        return True
+
+    def _stop(self, reason: str) -> None:
+        _log.critical("the audit log is stopped: %s", reason)
+        self.broken = reason
+        with contextlib.suppress(OSError):  # the other processes then find it out when they hold the lock
+            replace(self._layout.broken, reason.encode(), 0o600)

@@ -1,0 +1,97 @@
+"""A verifier of tlog-tiles logs, written from the specifications alone: it shares no line with what it judges.
+
+C2SP signed-note, tlog-checkpoint, tlog-tiles; RFC 6962, section 2.1. Also a program: `independent.py DIR VKEY-FILE`.
+"""
+
+import base64
+import hashlib
+import struct
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def mth(leaves):
+    """RFC 6962, section 2.1, bottom up: an odd last node goes up as it is."""
+    row = list(leaves)
+    if not row:
+        return sha256(b"")
+    while len(row) > 1:
+        row = [
+            sha256(b"\x01" + b"".join(row[i : i + 2])) if i + 1 < len(row) else row[i] for i in range(0, len(row), 2)
+        ]
+    return row[0]
+
+
+def checkpoint(note, vkey):
+    """Origin, size and root of a note that the key has signed."""
+    name, key_hex, key64 = vkey.strip().split("+", 2)
+    kind_and_key = base64.b64decode(key64)
+    assert kind_and_key[0] == 1
+    assert sha256(name.encode() + b"\n" + kind_and_key)[:4].hex() == key_hex
+    text, _, signatures = note.decode().rpartition("\n\n")
+    text += "\n"
+    signed = False
+    for line in signatures.splitlines():
+        dash, signer, data64 = line.split(" ")
+        data = base64.b64decode(data64)
+        assert dash == "\u2014"
+        if signer == name and data[:4].hex() == key_hex:
+            Ed25519PublicKey.from_public_bytes(kind_and_key[1:]).verify(data[4:], text.encode())
+            signed = True
+    assert signed, "no signature of the key"
+    origin, size, root = text.splitlines()[:3]
+    assert str(int(size)) == size
+    return origin, int(size), base64.b64decode(root)
+
+
+def path_of(n):
+    text = f"{n % 1000:03d}"
+    while n >= 1000:
+        n //= 1000
+        text = f"x{n % 1000:03d}/{text}"
+    return text
+
+
+def tile(folder, kind, n, width):
+    full = Path(folder) / "tile" / kind / path_of(n)
+    if width < 256:
+        partial = full.parent / (full.name + ".p") / str(width)
+        if partial.exists():
+            return partial.read_bytes()
+    return full.read_bytes()
+
+
+def read_log(folder, vkey):
+    """Every entry of the log, all of its tiles checked; AssertionError where something does not hold."""
+    origin, size, root = checkpoint((Path(folder) / "checkpoint").read_bytes(), vkey)
+    assert origin == vkey.split("+")[0]
+    entries = []
+    for n in range((size + 255) // 256):
+        width = min(256, size - 256 * n)
+        data, found = tile(folder, "entries", n, width), []
+        while data:
+            (length,) = struct.unpack(">H", data[:2])
+            assert len(data) >= 2 + length
+            found.append(data[2 : 2 + length])
+            data = data[2 + length :]
+        assert len(found) >= width
+        entries += found[:width]
+    level, row = 0, [sha256(b"\x00" + entry) for entry in entries]
+    assert mth(row) == root, "the entries are not those of the root"
+    while row:
+        for n in range((len(row) + 255) // 256):
+            part = row[256 * n : 256 * (n + 1)]
+            assert tile(folder, str(level), n, len(part))[: 32 * len(part)] == b"".join(part), (level, n)
+        row = [mth(row[i : i + 256]) for i in range(0, len(row) - 255, 256)]
+        level += 1
+    return entries
+
+
+if __name__ == "__main__":
+    print(len(read_log(sys.argv[1], Path(sys.argv[2]).read_text())))
