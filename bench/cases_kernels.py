@@ -78,7 +78,7 @@ def _http_json_body(text: bytes) -> bytes:
     return b'{"inputs":[{"name":"INPUT0","shape":[1,%d],"datatype":"FP32","data":%b}]}' % (FLOATS, text)
 
 
-def _signature(count: int) -> validate.ModelSignature:
+def signature_of(count: int) -> validate.ModelSignature:
     tensor = {"datatype": "FP32", "shape": [-1, count]}
     return validate.ModelSignature.from_triton(
         {"name": MODEL, "inputs": [{"name": "INPUT0", **tensor}], "outputs": [{"name": "OUTPUT0", **tensor}]},
@@ -87,7 +87,7 @@ def _signature(count: int) -> validate.ModelSignature:
 
 
 def _http_json_in() -> Callable[[], object]:
-    body, signature = _http_json_body(_long_text()), _signature(FLOATS)
+    body, signature = _http_json_body(_long_text()), signature_of(FLOATS)
 
     def read() -> None:
         validate.check(http_codec.decode_request(body, None, MODEL, ""), signature)
@@ -95,25 +95,25 @@ def _http_json_in() -> Callable[[], object]:
     return read
 
 
-def _answer(data: bytes) -> InferAnswer:
+def answer_of(data: bytes) -> InferAnswer:
     output = OutputTensor(name="OUTPUT0", datatype="FP32", shape=[1, len(data) // 4], data=data)
     return InferAnswer(model_name=MODEL, model_version="1", outputs=[output])
 
 
 def _http_out(body: bytes, length: int | None, data: bytes) -> Callable[[], object]:
     call = http_codec.decode_request(body, length, MODEL, "")
-    return partial(http_codec.encode_response, _answer(data), call)
+    return partial(http_codec.encode_response, answer_of(data), call)
 
 
 def _upstream_request() -> Callable[[], object]:
     call = http_codec.decode_request(HTTP_BODY, len(JSON), MODEL, "")
-    validate.check(call, _signature(32))
+    validate.check(call, signature_of(32))
     return partial(http_codec.encode_request, call)
 
 
-def _upstream_answer() -> Callable[[], object]:
+def upstream_answer() -> Callable[[], object]:
     call = http_codec.decode_request(HTTP_BODY, len(JSON), MODEL, "")
-    length, _, parts = http_codec.encode_response(_answer(TENSOR), call)
+    length, _, parts = http_codec.encode_response(answer_of(TENSOR), call)
     return partial(http_codec.decode_response, b"".join(parts), length)
 
 
@@ -152,9 +152,9 @@ def codecs(_folder: Path) -> Suite:
         f"HTTP request in JSON, {FLOATS} floats, decode and check": _http_json_in,
         f"HTTP answer in JSON, {FLOATS} floats, encode": lambda: _http_out(_http_json_body(_long_text()), None, raw),
         "upstream request, encode": _upstream_request,
-        "upstream answer, decode": _upstream_answer,
+        "upstream answer, decode": upstream_answer,
         "gRPC request, decode": _grpc_in,
-        "gRPC answer, encode": lambda: partial(grpc_codec.encode_response, _answer(TENSOR)),
+        "gRPC answer, encode": lambda: partial(grpc_codec.encode_response, answer_of(TENSOR)),
     }
 
 

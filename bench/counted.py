@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -60,28 +61,33 @@ def can_count() -> str:
     return ""
 
 
-def costs(suite: str, *, rounds: int, code: Path = CHECKOUT) -> dict[str, Cost]:
+def costs(
+    suite: str, *, rounds: int, count: bool = True, extensions: bool = True, code: Path = CHECKOUT
+) -> dict[str, Cost]:
     """The cost of each case, by name.
 
     Args:
         suite: `MODULE:FUNCTION`.
         rounds: of CPU time; 0: instructions alone.
+        count: instructions too, where that can be done.
+        extensions: False: the kernels' twins in Python.
         code: checkout whose gateway, governance and kernels are measured, its kernels built.
 
     Raises:
         RuntimeError: the suite does not run.
     """
     found: dict[str, Cost] = {}
+    twins = {} if extensions else {"TIDEGATE_NO_EXTENSIONS": "1"}
     with tempfile.TemporaryDirectory(prefix="tidegate-counted-") as name:
         folder = Path(name)
         view = _view(folder, code)
         if rounds:
-            for case, (calls, ns, error) in _child(suite, folder, view, ["time", str(rounds)]).items():
+            for case, (calls, ns, error) in _child(suite, folder, view, ["time", str(rounds)], env=twins).items():
                 found[case] = Cost(ns=ns, calls=calls, error=error)
-        if not can_count():
-            for case, (count, error) in _counted(suite, folder, view).items():
+        if count and not can_count():
+            for case, (instructions, error) in _counted(suite, folder, view).items():
                 one = found.setdefault(case, Cost(error=error))
-                one.instructions = count
+                one.instructions = instructions
     return found
 
 
@@ -126,17 +132,22 @@ def _counted(suite: str, folder: Path, view: Path) -> dict[str, tuple[float | No
 
 
 def _child(
-    suite: str, folder: Path, view: Path, mode: list[str], before: list[str] | None = None
+    suite: str,
+    folder: Path,
+    view: Path,
+    mode: list[str],
+    before: Sequence[str] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, tuple[int, list[float], str]]:
     """Run the suite in a process of its own; calls, nanoseconds and error of each case."""
     output, scratch = folder / f"{mode[0]}.json", folder / f"{mode[0]}-scratch"
     scratch.mkdir()
-    argv = [*(before or []), sys.executable, "-m", "bench.counted", suite, str(scratch), str(output), *mode]
+    argv = [*before, sys.executable, "-m", "bench.counted", suite, str(scratch), str(output), *mode]
     # Hashes of strings decide how many steps a lookup takes.
     done = subprocess.run(
         argv,
         cwd=view,
-        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": ""},
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": "", **env},
         capture_output=True,
         text=True,
         check=False,
@@ -173,13 +184,13 @@ def _repeat(call: Callable[[], object], times: int) -> None:
 
 def _time(call: Callable[[], object], rounds: int) -> tuple[int, list[float]]:
     """Calls of all rounds, and nanoseconds a call of each."""
-    times, spent = 64, 0
+    times, spent = 1, 0
     while spent < _SLICE_NS // 4:  # as many as fill a slice
         times *= 2
         began = time.thread_time_ns()
         _repeat(call, times)
         spent = time.thread_time_ns() - began
-    times = max(64, round(times * _SLICE_NS / max(spent, 1)))
+    times = max(1, round(times * _SLICE_NS / spent))
     found = []
     for _ in range(rounds):
         began = time.thread_time_ns()
