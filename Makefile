@@ -1,7 +1,7 @@
 # The verbs of this repository. Each sets up what it needs and is quick the second time.
 #   make serve   a real Triton and Tidegate in front of it, in the foreground (Ctrl-C stops both)
 #   make test    all tests but the slow tier        make test-slow   the slow tier
-#   make check   format, lint, types, layers        make bench       against nginx and Envoy
+#   make check   format, lint, types, layers        make bench       against nginx and Envoy (bench-quick: 3 minutes)
 #   make soak    an hour of traffic and faults (SOAK_SECONDS=300: five minutes)
 #   make models  train the example models again and compare
 # PYTHON=/path/to/python3.11 picks the interpreter (3.11 or newer).
@@ -13,7 +13,7 @@ LOCK := requirements/dev.lock
 SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv triton serve test test-slow soak check format bench models lock clean docs fuzz fuzz-asan
+.PHONY: help venv triton serve test test-slow soak check format bench bench-quick models lock clean docs fuzz fuzz-asan
 .DEFAULT_GOAL := help
 
 help:
@@ -76,6 +76,9 @@ models:
 bench: triton
 	$(BIN)/python -m bench $(ARGS)
 
+bench-quick: triton
+	$(BIN)/python -m bench --quick $(ARGS)
+
 # Coverage-guided fuzzing of every decoder, in an environment of its own: ARGS="--seconds 60 [TARGET...]".
 fuzz: venv
 	@test -x .venv-fuzz/bin/python || { echo "==> creating .venv-fuzz"; $(PYTHON) -m venv .venv-fuzz; }
@@ -92,6 +95,7 @@ docs: venv
 	$(BIN)/python -m gateway.settings.docs > docs/settings.md
 	$(BIN)/python -m gateway.errors_docs > docs/errors.md
 	$(BIN)/python -m gateway.metrics_docs > docs/metrics.md
+	$(BIN)/python -m bench.page
 
 # Exact versions with hashes, without any registry address. Needs `uv`.
 COMPILE := uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --quiet

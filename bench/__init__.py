@@ -1,13 +1,20 @@
-"""`make bench`: what Tidegate costs, next to nginx and Envoy in the same run.
+"""`make bench`: what Tidegate costs, next to nginx, Envoy and the KServe SDK transformer in the same run.
 
-    __main__.py   options, the order of the run
+    __main__.py   options; every section in turn, with the time left
+    section.py    what a section is given and gives back: the rules for new ones
+    sections.py   the list of sections
+    runs.py       a run's folder under `results/`: what was asked, what is done, what to continue
+    page.py       Markdown and pictures of a run, and the tables of `docs/performance.md`
+    svg.py        a bar chart
+
+    proxies.py    HTTP and gRPC through every proxy: CPU, rate, added latency, memory
+    peers.py      nginx, Envoy, KServe and Tidegate: how each is found, started and stopped (configs.py)
+    measure.py    one proxy, one round
     load.py       the request that everyone sends, in all its forms
     clients.py    wrk and h2load, and own clients where these are missing
-    peers.py      nginx, Envoy and Tidegate, configured alike
+    latency.py    what a proxy adds to one request at a time
     upstream.py   the Triton behind them
     proc.py       CPU and memory of process trees, from /proc
-    latency.py    what a proxy adds to one request at a time
-    report.py     JSON, Markdown and SVG under `results/`
 
 Method: CPU of a proxy is user and system time of its whole process tree (/proc/PID/stat) over a run of at
 least 20,000 requests, divided by the requests. Every proxy runs in turn, alone, with one worker, in front of

@@ -1,4 +1,4 @@
-"""Load generators: 8 connections, one request at a time on each.
+"""Load generators: 8 connections unless said otherwise, one request at a time on each.
 
 wrk drives HTTP and h2load gRPC. Where they are missing an own client takes their place and its name says so:
 it is slower, so requests a second and latency are not comparable with those of wrk, CPU per request is.
@@ -54,17 +54,18 @@ def grpc_client() -> str:
     return "own grpc.aio client (h2load is missing: apt-get install nghttp2-client)"
 
 
-def run_http(address: str, requests: int, files: Path) -> Run:
+def run_http(address: str, requests: int, files: Path, connections: int = CONNECTIONS) -> Run:
     """At least that many requests."""
     if not shutil.which("wrk"):
-        return _own("http", address, requests)
+        return _own("http", address, requests, connections)
     total, seconds = Run(), 2
     while total.requests < requests:
         output = _output(
             [
                 "wrk",
                 "-t1",
-                f"-c{CONNECTIONS}",
+                "--timeout=20s",  # wrk's own 2 s make a failure of a busy machine
+                f"-c{connections}",
                 f"-d{seconds}s",
                 "-s",
                 str(files / "infer.lua"),
@@ -86,7 +87,7 @@ def run_http(address: str, requests: int, files: Path) -> Run:
 def run_grpc(address: str, requests: int, files: Path, answer_bytes: int) -> Run:
     """That many requests. h2load does not read gRPC's status, so the answers' size must be right."""
     if not shutil.which("h2load"):
-        return _own("grpc", address, requests)
+        return _own("grpc", address, requests, CONNECTIONS)
     log = files / "h2load.log"
     log.unlink(missing_ok=True)
     output = _output(
@@ -127,11 +128,12 @@ def _output(command: list[str]) -> str:
 # --- the own clients, each in a process of its own ---------------------------------------------------------
 
 
-def _own(kind: str, address: str, requests: int) -> Run:
-    return Run(**json.loads(_output([sys.executable, "-m", "bench.clients", kind, address, str(requests)])))
+def _own(kind: str, address: str, requests: int, connections: int) -> Run:
+    words = [kind, address, str(requests), str(connections)]
+    return Run(**json.loads(_output([sys.executable, "-m", "bench.clients", *words])))
 
 
-async def _http(address: str, requests: int) -> Run:
+async def _http(address: str, requests: int, connections: int) -> Run:
     host, _, port = address.rpartition(":")
     request, times, errors = http_request(address), [], 0
 
@@ -148,10 +150,10 @@ async def _http(address: str, requests: int) -> Run:
             errors += b" 200 " not in head[:16]
         writer.close()
 
-    return await _measure([connection(requests // CONNECTIONS) for _ in range(CONNECTIONS)], times, lambda: errors)
+    return await _measure([connection(requests // connections) for _ in range(connections)], times, lambda: errors)
 
 
-async def _grpc(address: str, requests: int) -> Run:
+async def _grpc(address: str, requests: int, connections: int) -> Run:
     message, times, errors = grpc_message(), [], 0
 
     async def connection(number: int, count: int) -> None:
@@ -167,7 +169,7 @@ async def _grpc(address: str, requests: int) -> Run:
                     errors += 1
                 times.append((time.perf_counter_ns() - began) // 1000)
 
-    return await _measure([connection(i, requests // CONNECTIONS) for i in range(CONNECTIONS)], times, lambda: errors)
+    return await _measure([connection(i, requests // connections) for i in range(connections)], times, lambda: errors)
 
 
 async def _measure(connections: list[Coroutine[None, None, None]], times: list[int], errors: Callable[[], int]) -> Run:
@@ -179,5 +181,6 @@ async def _measure(connections: list[Coroutine[None, None, None]], times: list[i
 
 
 if __name__ == "__main__":
-    _kind, _address, _requests = sys.argv[1:]
-    print(json.dumps(asdict(asyncio.run({"http": _http, "grpc": _grpc}[_kind](_address, int(_requests))))))
+    _kind, _address, _requests, _connections = sys.argv[1:]
+    _run = {"http": _http, "grpc": _grpc}[_kind](_address, int(_requests), int(_connections))
+    print(json.dumps(asdict(asyncio.run(_run))))

@@ -127,14 +127,14 @@ def tidegate_governed(upstream: Server, http: str, grpc: str, directory: Path, o
     return json.dumps(settings)
 
 
-def policy() -> str:
-    """1,000 rules, memberships included; the one that allows the load is the last."""
-    half = POLICY_RULES // 2 - 1
-    rules = [f"p, role:r{i}, tenant{i % 50}, model:m{i}, infer, allow" for i in range(half)]
+def policy(rules: int = POLICY_RULES) -> str:
+    """So many rules, memberships included; the one that allows the load is the last."""
+    half = rules // 2 - 1
+    allowing = [f"p, role:r{i}, tenant{i % 50}, model:m{i}, infer, allow" for i in range(half)]
     members = [f"g, user:u{i}, role:r{i}, tenant{i % 50}" for i in range(half)]
     return "\n".join(
         [
-            *rules,
+            *allowing,
             *members,
             "g, user:bench, role:bench, acme",
             f"p, role:bench, acme, model:{MODEL}, infer, allow",

@@ -7,21 +7,38 @@ import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 _PACKAGES = ("uvloop", "httptools", "uvicorn", "litestar", "grpcio", "msgspec", "numpy")
 
 
-def machine() -> dict[str, Any]:
+class Machine(msgspec.Struct):
     """Processor, cores, memory, system."""
+
+    name: str
+    """Of the results' folder: the processor in short, and its cores."""
+    cpu: str
+    cores: int
+    memory_gib: float | None
+    system: str
+    load_average: float
+    """Before the run."""
+
+
+def machine() -> Machine:
+    """This one."""
     memory = re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(int(memory[1]) / 1024**2, 1) if memory else None,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "load_average_before": [round(load, 2) for load in os.getloadavg()],
-    }
+    cpu, cores = _cpu(), len(os.sched_getaffinity(0))
+    short = "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", cpu.lower()))[:4])
+    return Machine(
+        name=f"{short or 'unknown'}-{cores}c",
+        cpu=cpu,
+        cores=cores,
+        memory_gib=round(int(memory[1]) / 1024**2, 1) if memory else None,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        load_average=round(os.getloadavg()[0], 2),
+    )
 
 
 def _cpu() -> str:

@@ -41,6 +41,9 @@ class Measured:
 def measure(peer: Peer, upstream: Server, directory: Path, otlp: str, load: Load) -> Measured:
     """One round of one proxy."""
     found = Measured(peer.name)
+    requests, latency_requests = (
+        max(round(count * peer.share), 200) for count in (load.requests, load.latency_requests)
+    )
     directory.mkdir(parents=True)
     with peer.start(upstream, directory, otlp) as proxy:
         check_http(proxy.http)
@@ -48,11 +51,11 @@ def measure(peer: Peer, upstream: Server, directory: Path, otlp: str, load: Load
         found.idle = [] if proxy.pid is None else proc.memory(proxy.pid)
         for protocol in peer.protocols:
             if protocol in load.protocols:
-                _load(found, protocol, proxy, directory.parent, load.requests)
+                _load(found, protocol, proxy, directory.parent, requests)
         if proxy.pid is not None:
             found.loaded = proc.memory(proxy.pid)
             if "http" in load.protocols:
-                found.latency = added(upstream.http, proxy.http, load.latency_requests)
+                found.latency = added(upstream.http, proxy.http, latency_requests)
     return found
 
 

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.machine import machine
 from bench.openloop import MILLISECONDS, closed
 from bench.overload_svg import curves
@@ -172,7 +174,7 @@ def main() -> int:
         "date": date,
         "seconds": given.seconds,
         "capacity": round(capacity, 1),
-        "machine": machine(),
+        "machine": msgspec.to_builtins(machine()),
         "ways": {way: ways[way] for way in WAYS if way in ways},
         "verdict": verdict(ways["Tidegate"]) if "Tidegate" in ways else None,
     }

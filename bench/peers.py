@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import configs
+from bench.load import MODEL
 from bench.ports import free_ports, wait_for
 from bench.upstream import CHECKOUT, Server
 
@@ -44,6 +45,8 @@ class Peer:
     """Its version. Raises Missing."""
     start: Callable[[Server, Path, str], AbstractContextManager[Running]]
     """From upstream, a folder of its own, the address of the OTLP sink."""
+    share: float = 1.0
+    """Of the requests that the others get."""
 
 
 def peers(baseline: Path | None = None) -> list[Peer]:
@@ -53,6 +56,7 @@ def peers(baseline: Path | None = None) -> list[Peer]:
         Peer("direct", both, lambda: "no proxy", _direct),
         Peer("nginx", ("http",), _nginx_version, _nginx),
         Peer("Envoy", both, _envoy_version, _envoy),
+        Peer("KServe transformer", ("http",), _kserve_version, _kserve, 1 / 40),
         Peer("Tidegate, plain", both, _tidegate_version, _tidegate_plain),
         Peer("Tidegate, governed", both, _tidegate_version, _tidegate_governed),
     ]
@@ -102,6 +106,20 @@ def _envoy(upstream: Server, directory: Path, _otlp: str) -> Iterator[Running]:
 
 
 @contextmanager
+def _kserve(upstream: Server, directory: Path, _otlp: str) -> Iterator[Running]:
+    http, grpc = _addresses(2)
+    argv = [
+        str(CHECKOUT / ".venv-kserve" / "bin" / "python"),
+        str(Path(__file__).with_name("kserve_transformer.py")),
+        *("--model_name", MODEL, "--predictor_host", upstream.http, "--predictor_protocol", "v2"),
+        *("--enable_latency_logging", "false"),
+        *("--http_port", http.rpartition(":")[2], "--grpc_port", grpc.rpartition(":")[2], "--workers", "1"),
+    ]
+    with _process(argv, directory / "kserve.out", http) as pid:
+        yield Running(pid, http, "")
+
+
+@contextmanager
 def _tidegate_plain(upstream: Server, directory: Path, _otlp: str, checkout: Path | None = None) -> Iterator[Running]:
     http, grpc = _addresses(2)
     text = configs.tidegate_plain(upstream, http, grpc, directory)
@@ -140,7 +158,7 @@ def _process(argv: list[str], log: Path, address: str, env: dict[str, str] | Non
         try:
             wait_for(address, process, _SECONDS)
         except RuntimeError as error:
-            raise RuntimeError(f"{argv[0]}: {error}\n{log.read_text(errors='replace')[-2000:]}") from None
+            raise RuntimeError(f"{Path(argv[0]).name}: {error}\n{log.read_text(errors='replace')[-2000:]}") from None
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
@@ -188,6 +206,16 @@ def _envoy_version() -> str:
                 raise Missing(f"{ENVOY} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
         stamp.write_text(ENVOY)
     return ENVOY.partition("==")[2]
+
+
+def _kserve_version() -> str:
+    """Installs it the first time, from its lock file."""
+    argv = [sys.executable, str(CHECKOUT / "tests" / "venv_fixture.py"), "kserve"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise Missing("the KServe SDK cannot be installed from requirements/kserve.lock")
+    pinned = (CHECKOUT / "requirements" / "kserve.lock").read_text()
+    return pinned.partition("kserve==")[2].split()[0]
 
 
 def _tidegate_binary() -> str:

@@ -1,6 +1,6 @@
 """The benchmark's own arithmetic: process trees, ratios, tables and the picture."""
 
-import json
+import importlib
 import os
 import struct
 import subprocess
@@ -8,11 +8,15 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 
+import msgspec
 import pytest
 
-from bench import clients, configs, load, proc, report, svg
+from bench import __main__ as cli
+from bench import clients, configs, load, page, proc, proxies, runs, svg
 from bench.latency import Added
 from bench.measure import Measured
+from bench.section import Bar, Chart, Goal, Result, Table
+from bench.sections import sections
 from bench.upstream import Server
 from gateway.settings.file import load as load_settings
 from governance.policy.snapshot import PolicySnapshot
@@ -30,44 +34,113 @@ def measured(peer, http, rss=100):
     )
 
 
-FACTS = {
-    "date": "2026-01-01",
-    "command": "python -m bench",
-    "machine": {"cpu": "C", "cores": 2, "memory_gib": 8.0, "system": "S", "load_average_before": [0.1, 0.1, 0.1]},
-    "versions": {"python": "3"},
-    "load": "20,000 requests",
-    "method": "M",
-    "skipped": ["nginx: not here"],
-}
+PLAN = runs.Plan(("http",), False, 20_000, None, None, "abc", True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return runs.Folder.of(PLAN, tmp_path, "python -m bench")
 
 
 def test_ratios_are_of_the_means_and_goals_are_judged():
     rounds = [
-        [measured("direct", None), measured("Envoy", 80.0), measured(report.GOVERNED, 100.0)],
-        [measured("direct", None), measured("Envoy", 100.0), measured(report.GOVERNED, 260.0, rss=180)],
+        [measured("direct", None), measured("Envoy", 80.0), measured(proxies.GOVERNED, 100.0)],
+        [measured("direct", None), measured("Envoy", 100.0), measured(proxies.GOVERNED, 260.0, rss=180)],
     ]
-    data = report.results(rounds, FACTS)
-    row = data["summary"]["http"][report.GOVERNED]
+    result = proxies.results(rounds, "http")
+    row = result.data["summary"][proxies.GOVERNED]
     assert (row["cpu_us"], row["cpu_us_runs"], row["x_envoy"], row["x_nginx"]) == (180.0, [100.0, 260.0], 2.0, None)
     assert row["requests_a_second"] == 5000
-    assert data["summary"]["http"]["direct"]["cpu_us"] is None
-    assert data["latency"]["Envoy"]["added_p50"] == 60.0
-    assert {goal["goal"].split(":")[0]: goal["met"] for goal in data["goals"]} == {
-        "http": True,
-        "MiB (RSS) of an idle worker": True,
-    }
-    assert data["memory"][report.GOVERNED]["idle_worker_rss_mib"] == 140.0
-    page = report.markdown(data, "x.svg")
-    assert "| Tidegate, governed | 180.0 | 100.0, 260.0 | 2.0 | - | 5,000 | 900 | 2,000 |" in page
-    assert "skipped: nginx: not here" in page
+    assert result.data["summary"]["direct"]["cpu_us"] is None
+    assert result.data["latency"]["Envoy"]["added_p50"] == 60.0
+    assert result.data["memory"][proxies.GOVERNED]["idle_worker_rss_mib"] == 140.0
+    assert [(goal.got, goal.met) for goal in result.goals] == [
+        (2.0, False),
+        (60.0, True),
+        (150.0, True),
+        (140.0, False),
+    ]
+    assert [bar.name for bar in result.charts[0].bars] == ["Envoy", proxies.GOVERNED]
 
 
-def test_all_three_files_are_written(tmp_path):
-    data = report.results([[measured("Envoy", 80.0)]], FACTS)
-    paths = report.write(data, tmp_path / "results", "d")
-    assert [path.name for path in paths] == ["d.json", "d.md", "d.svg"]
-    assert json.loads(paths[0].read_text())["summary"]["http"]["Envoy"]["cpu_us"] == 80.0
-    assert ET.fromstring(paths[2].read_text()).tag.endswith("svg")
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, folder):
+    found = runs.Stored(1.0, 0.5, Result(tables=[Table("t", ["a"], [["x"], [None], [1234]])]))
+    folder.store("http", found)
+    again = runs.Folder.of(PLAN, tmp_path, "another command")
+    assert again.path == folder.path
+    assert again.stored("http") == found
+    assert again.stored("grpc") is None
+    assert runs.Folder.of(PLAN, tmp_path, "", fresh=True).path.name == folder.path.name + "-2"
+    other = runs.Folder.of(msgspec.structs.replace(PLAN, revision="def", whole=False), tmp_path, "")
+    assert other.path != folder.path
+    assert runs.newest(tmp_path) is None
+    folder.finish()
+    other.finish()
+    assert runs.newest(tmp_path).path == folder.path  # the whole one, though the other is newer
+    assert runs.Folder.of(PLAN, tmp_path, "").path.name == folder.path.name + "-2"
+
+
+def test_the_page_shows_tables_pictures_goals_and_what_is_missing(folder):
+    result = Result(
+        tables=[Table("Costs", ["what", "us"], [["a|b", 1.5], ["c", None], ["d", 12345]], "A note.")],
+        charts=[Chart("one", [Bar("a", [1.0, 2.0])]), Chart("two", [Bar("b", [3.0])])],
+        goals=[Goal("small", 2.0, 1.0), Goal("large", 2.0, 1.0, at_least=True)],
+        skipped=["nginx: not here"],
+        versions={"Triton": "2"},
+    )
+    folder.store("http", runs.Stored(1.0, 0.5, result))
+    page.write(folder)
+    text = (folder.path / "README.md").read_text()
+    assert "| a\\|b | 1.5 |\n| c | - |\n| d | 12,345 |" in text
+    assert "| HTTP | small | 2 | at most 1 | **not met** |\n| HTTP | large | 2 | at least 1 | met |" in text
+    assert "- left out: nginx: not here" in text
+    assert "Versions: Triton 2, python " in text
+    for name in ("http.svg", "http-1.svg"):
+        assert f"]({name})" in text
+        assert ET.fromstring((folder.path / name).read_text()).tag.endswith("svg")
+
+
+def test_the_estimate_of_the_time_left_follows_the_pace():
+    todo = [section for section in sections() if section.name in ("http", "grpc")]
+    progress = cli.Progress(todo, quick=False)
+    assert progress.left() == sum(section.seconds[0] for section in todo)
+    progress.end(todo[0], 2 * todo[0].seconds[0])
+    assert progress.left() == 2 * todo[1].seconds[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen", "whole"),
+    [
+        ([], tuple(section.name for section in sections()), True),
+        (["--quick"], tuple(section.name for section in sections()), True),
+        (["--peers", "Envoy,governed"], ("http", "grpc"), False),
+        (["--only", "grpc", "--requests", "500"], ("grpc",), False),
+        (["--sections", "http"], ("http",), False),
+    ],
+)
+def test_what_is_asked_for(words, chosen, whole):
+    given = cli.arguments(words)
+    assert given.sections == chosen
+    assert cli.plan_of(given).whole is whole
+
+
+@pytest.mark.parametrize(
+    "words", [["--sections", "nothing"], ["--requests", "5"], ["--only", "http", "--sections", "grpc"]]
+)
+def test_what_cannot_be_asked_for(words):
+    with pytest.raises(SystemExit, match="2"):
+        cli.arguments(words)
+
+
+def test_every_section_can_be_found():
+    for section in sections():
+        module, _, function = section.run.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), section.name
+
+
+def test_the_documentation_shows_the_newest_results():
+    text = page.DOCS.read_text()
+    assert text == page.documented(text), "run `python -m bench.page`"
 
 
 def test_the_longest_bar_is_the_largest_mean():
