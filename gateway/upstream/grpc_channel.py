@@ -8,6 +8,7 @@ text, or `Unreachable`, `BadGateway`, `DeadlineExceeded`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,9 +48,12 @@ OPTIONS = (
 )
 
 UNREACHABLE = "the model server cannot be reached"
-_BROKEN = "Internal error from Core"
-"""grpcio 1.85's own words, with INTERNAL, for some of the streams whose connection breaks while they write; the
-others get UNAVAILABLE (seen with a server that is killed)."""
+_BROKEN = {
+    grpc.StatusCode.INTERNAL: re.compile(r"Internal error from Core"),
+    grpc.StatusCode.UNKNOWN: re.compile(r"(?:Failed )?Stream removed\b.*", re.DOTALL),
+}
+"""grpcio 1.85's own words for some of the streams whose connection breaks while they write, and for some whose
+connection is reset; the others get UNAVAILABLE (seen with servers that are killed)."""
 _NOT_CONNECTED = "failed to connect to all addresses"
 """grpcio's words when a call never had a connection."""
 
@@ -138,7 +142,8 @@ class GrpcChannel:
             return DeadlineExceeded(TOO_LATE, detail=detail)
         if code is grpc.StatusCode.UNAVAILABLE and not self._answered():
             return Unreachable(UNREACHABLE, detail=detail, sent=not text.startswith(_NOT_CONNECTED))
-        if code is grpc.StatusCode.INTERNAL and text == _BROKEN:
+        broken = _BROKEN.get(code)
+        if broken is not None and broken.fullmatch(text):
             return Unreachable(UNREACHABLE, detail=detail)
         if text.startswith("Received http2 header with status"):
             return BadGateway("the model server's answer could not be understood", detail=detail)

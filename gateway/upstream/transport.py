@@ -42,8 +42,6 @@ LEAST_TIME: Final = 0.1
 GRPC_PAUSE: Final = 5.0
 """Seconds for which calls keep to HTTP after a gRPC address could not be reached."""
 
-_BROKEN: Final = "Stream removed"
-"""grpcio's own words under the same code: no answer of the server."""
 _PARAMETERS: Final = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
 _HEADERS: Final = frozenset({
     "accept", "accept-language", "baggage", "forwarded", "traceparent", "tracestate", "user-agent", "x-forwarded-for",
@@ -165,7 +163,7 @@ async def infer(
             "ModelInfer", request.SerializeToString(), metadata=metadata_of(headers), timeout=timeout, settle=SETTLE
         )
     except UpstreamAnswered as error:
-        if error.code == "UNKNOWN" and not error.message.startswith(_BROKEN):
+        if error.code == "UNKNOWN":
             error.status = 400  # what Triton 2.51 answers to it over HTTP
         raise
     try:

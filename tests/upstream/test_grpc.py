@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamAnswered,
 )
 from gateway.upstream import Upstream, grpc_stream
+from gateway.upstream.grpc_channel import GrpcChannel
 from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer
 
@@ -379,6 +380,24 @@ def test_the_channel_is_not_proxied(monkeypatch, run_once, config):
         assert await up.one().unary("ServerLive", b"", timeout=5)
 
     with_upstream(run_once, config, work)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        ("INTERNAL", "Internal error from Core", Unreachable),
+        ("UNKNOWN", "Stream removed", Unreachable),
+        ("UNKNOWN", "Failed Stream removed (recvmsg:Connection reset by peer (104))", Unreachable),
+        ("UNKNOWN", "the model's stream removed nothing", UpstreamAnswered),
+        ("INTERNAL", "Stream removed", UpstreamAnswered),
+    ],
+)
+def test_a_broken_connection_is_told_by_grpcios_words(code, text, kind):
+    channel = GrpcChannel("127.0.0.1:1", name="triton", counters=None)
+    error = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), details=text)
+    found = channel.error_of(error)
+    assert type(found) is kind
+    assert kind is UpstreamAnswered or text not in found.message
 
 
 def test_status_names_are_grpcs():
