@@ -20,7 +20,8 @@
         ├── UpstreamAnswered  as the upstream said
         ├── Unsupported       501  UNIMPLEMENTED
         ├── Unreachable       503  UNAVAILABLE
-        │   └── CircuitOpen   503  UNAVAILABLE     ask again after `retry_after` seconds
+        │   ├── CircuitOpen   503  UNAVAILABLE     ask again after `retry_after` seconds
+        │   └── ModelAway     503  UNAVAILABLE     ask again after `retry_after` seconds
         ├── SequenceLost      503  UNAVAILABLE
         ├── BadGateway        502  INTERNAL
         └── DeadlineExceeded  504  DEADLINE_EXCEEDED
@@ -272,6 +273,17 @@ class CircuitOpen(Unreachable):
         super().__init__("the model server keeps failing and is left alone for a moment", detail=detail, sent=False)
         self.retry_after = retry_after
         """Seconds until it is tried again."""
+
+
+class ModelAway(Unreachable):
+    """The replicas that had the model are down; those that answer do not have it."""
+
+    status, code = 503, "UNAVAILABLE"
+
+    def __init__(self, detail: str = "", *, retry_after: float) -> None:
+        super().__init__("the model servers that have this model are down", detail=detail, sent=False)
+        self.retry_after = retry_after
+        """Seconds until they are looked at again."""
 
 
 class SequenceLost(UpstreamError):

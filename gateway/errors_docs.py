@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from gateway import errors
-from gateway.errors import CircuitOpen, Shed, TidegateError, UpstreamAnswered
+from gateway.errors import CircuitOpen, ModelAway, Shed, TidegateError, UpstreamAnswered
 
 _INTRO = """\
 # Errors
@@ -68,7 +68,7 @@ def _lines() -> Iterator[str]:
         own = cls is UpstreamAnswered
         status, code = ("as answered", "as answered") if own else (str(cls.status), cls.code)
         fallback = "5xx but 501" if own else "yes" if cls.retryable else "no"
-        if issubclass(cls, Shed | CircuitOpen):
+        if issubclass(cls, Shed | CircuitOpen | ModelAway):
             status += ", `Retry-After`"
         yield f"| `{cls.__name__}` | {status} | {code} | {fallback} | {_meaning(cls)} |"
     yield _AFTER

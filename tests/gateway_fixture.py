@@ -139,8 +139,12 @@ def start_gateway(
     env: Mapping[str, str] | None = None,
     args: tuple[str, ...] = (),
     wait: str = "ready",
+    under: tuple[str, ...] = (),
 ) -> Gateway:
-    """Write the settings and start the command. `wait`: `ready`, `live` or `` for not at all."""
+    """Write the settings and start the command. `wait`: `ready`, `live` or `` for not at all.
+
+    `under`: what the command is prefixed with; it must replace itself by the command.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     http, grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
     if "listen:" not in text:
@@ -155,7 +159,7 @@ def start_gateway(
     environment = {**os.environ, **(env or {})}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "tidegate.yaml"), *args],
+            [*under, sys.executable, "-m", "gateway", "serve", "--config", str(folder / "tidegate.yaml"), *args],
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,

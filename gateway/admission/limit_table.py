@@ -48,22 +48,30 @@ class LimitTable:
         size = 8 * (_HEADER + (ROWS + 1) * self._row_words)
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with self._locked():
-                if os.fstat(self._descriptor).st_size == 0:
-                    # Room for all of it now: a full disk later would end the process (SIGBUS).
-                    os.posix_fallocate(self._descriptor, 0, size)
-                    os.pwrite(self._descriptor, struct.pack("=QQ", _MAGIC, slots), 0)
-                head = os.pread(self._descriptor, 24, 0)
-                if head[:16] != struct.pack("=QQ", _MAGIC, slots) or os.fstat(self._descriptor).st_size != size:
-                    raise LimitTableError(f"{path}: made for other workers or another version; remove it")
-                if struct.unpack_from("=Q", head, 16)[0] > ROWS:
-                    raise LimitTableError(f"{path}: damaged; remove it")
-                self.words = Atomics(mmap.mmap(self._descriptor, size))
+            try:
+                with self._locked():
+                    self.words = Atomics(self._mapped(path, size))
+            except BaseException:
+                os.close(self._descriptor)
+                raise
         except LimitTableError:
             raise
         except OSError as error:
             raise LimitTableError(f"{path}: cannot make the limits file: {error.strerror}") from error
         self._rows: dict[bytes, int] = {}
+
+    def _mapped(self, path: Path, size: int) -> mmap.mmap:
+        """The file's words, made when it is new and checked when it is not."""
+        if os.fstat(self._descriptor).st_size == 0:
+            # Room for all of it now: a full disk later would end the process (SIGBUS).
+            os.posix_fallocate(self._descriptor, 0, size)
+            os.pwrite(self._descriptor, struct.pack("=QQ", _MAGIC, self.slots), 0)
+        head = os.pread(self._descriptor, 24, 0)
+        if head[:16] != struct.pack("=QQ", _MAGIC, self.slots) or os.fstat(self._descriptor).st_size != size:
+            raise LimitTableError(f"{path}: made for other workers or another version; remove it")
+        if struct.unpack_from("=Q", head, 16)[0] > ROWS:
+            raise LimitTableError(f"{path}: damaged; remove it")
+        return mmap.mmap(self._descriptor, size)
 
     def row(self, tenant: str) -> int:
         """The first word of the tenant's row, which is made when it has none yet."""

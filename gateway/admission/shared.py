@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +27,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gateway import logs
 from gateway.admission.away import Away
 from gateway.admission.redis_script import DECIDE, DECIDE_SHA, RENEW, RENEW_SHA, keys_of
+from gateway.settings import BackendTls
+from gateway.tls.contexts import CIPHERS
 
 TIMEOUT_S: Final = 0.25
 """A round trip in one data centre takes less than a millisecond; beyond this a request must not wait."""
@@ -75,28 +78,27 @@ class SharedQuotas:
     Args:
         url: `redis://` or `rediss://`.
         changed: is told whether the server can be asked, at each change.
+        tls: certificates for `rediss://`; None: the system's CAs.
     """
 
-    def __init__(self, url: str, changed: Callable[[bool], None] = lambda _: None) -> None:
-        options: dict[str, Any] = {**parse_url(url)}
-        kind = options.pop("connection_class", Connection)
-        assert kind in (Connection, SSLConnection)
-        self._pool = BlockingConnectionPool(
-            connection_class=kind,
-            max_connections=1,
-            timeout=TIMEOUT_S,
-            socket_timeout=_PROBE_S,  # what a request waits is bounded by `_turn`
-            socket_connect_timeout=_PROBE_S,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            retry=Retry(NoBackoff(), 0),  # sending a decision twice would count it twice
-            decode_responses=False,
-            **options,
-        )
+    def __init__(
+        self, url: str, changed: Callable[[bool], None] = lambda _: None, tls: BackendTls | None = None
+    ) -> None:
+        self._options: dict[str, Any] = {**parse_url(url)}
+        if self._options.get("connection_class") is SSLConnection:
+            self._options |= {"ssl_min_version": ssl.TLSVersion.TLSv1_2, "ssl_ciphers": CIPHERS}
+            for name, file in (
+                () if tls is None else (("ca_certs", tls.ca), ("certfile", tls.cert), ("keyfile", tls.key))
+            ):
+                self._options[f"ssl_{name}"] = None if file is None else str(file)
+        self._pool = self._new_pool()
         self._connection: AbstractConnection | None = None
         """Out of the pool for good; opened again when it broke."""
         self._changed = changed
         self.here = True
         """Whether it answered when it was last asked; at first taken on trust."""
+        self._said: set[str] = set()
+        """The reasons that were logged since it answered last."""
         self._first = asyncio.Event()
         """It has been asked once, whatever came of it."""
         self._asked: list[Question] = []
@@ -106,6 +108,21 @@ class SharedQuotas:
         self._task: asyncio.Task[None] | None = None
         self._renew_at = 0.0
         self._leave = asyncio.Event()
+
+    def _new_pool(self) -> BlockingConnectionPool:
+        """Of one connection, which reads the certificates' files when it is made."""
+        options = dict(self._options)
+        return BlockingConnectionPool(
+            connection_class=options.pop("connection_class", Connection),
+            max_connections=1,
+            timeout=TIMEOUT_S,
+            socket_timeout=_PROBE_S,  # what a request waits is bounded by `_turn`
+            socket_connect_timeout=_PROBE_S,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            retry=Retry(NoBackoff(), 0),  # sending a decision twice would count it twice
+            decode_responses=False,
+            **options,
+        )
 
     def start(self) -> None:
         """Connect in the background. Needs a running loop; a second time does nothing."""
@@ -195,6 +212,7 @@ class SharedQuotas:
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for an answer that never comes
             self._is(here=False, why=type(error).__name__)
             await self._pool.disconnect()
+            self._pool, self._connection = self._new_pool(), None
             for question in (*batch, *self._asked):
                 if not question.answer.done():
                     question.answer.set_exception(Away())
@@ -206,9 +224,12 @@ class SharedQuotas:
         if here != self.here or not self._first.is_set():
             if here:
                 _log.info("limits.backend answers: quotas are counted there")
-            else:
-                _log.warning("limits.backend cannot be asked (%s): `limits.away` decides", why)
             self._changed(here)
+        if here:
+            self._said.clear()
+        elif why not in self._said:  # of one outage there may be several: it is back, but refuses the login
+            self._said.add(why)
+            _log.warning("limits.backend cannot be asked (%s): `limits.away` decides", why)
         self.here = here
         self._first.set()
 

@@ -173,7 +173,7 @@ class Admission:
 
     def reload(self, limits: Limits) -> None:
         """Takes new limits; what tenants have used so far, and who is in flight, stays."""
-        if limits.backend != self._limits.backend:
+        if (limits.backend, limits.backend_tls) != (self._limits.backend, self._limits.backend_tls):
             if self._shared is not None:
                 task = asyncio.create_task(self._shared.close())
                 self._leaving.add(task)
@@ -204,7 +204,7 @@ class Admission:
             return None
         from gateway.admission.shared import SharedQuotas  # noqa: PLC0415  needs the extra `redis`
 
-        return SharedQuotas(limits.backend, self._backend)
+        return SharedQuotas(limits.backend, self._backend, limits.backend_tls)
 
     async def _ask(self, shared: SharedQuotas, known: _Tenant, nbytes: int) -> Ticket:
         ticket = f"{random.getrandbits(96):024x}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc._cython.cygrpc import ExecuteBatchError  # grpcio exports it nowhere else
 
-from gateway.errors import CircuitOpen, Shed, TidegateError, TooLarge
+from gateway.errors import CircuitOpen, ModelAway, Shed, TidegateError, TooLarge
 from gateway.exchange import Exchange
 from gateway.wire import grpc as codec
 
@@ -73,8 +73,8 @@ async def fail(context: Any, error: TidegateError, rid: str, variant: str) -> No
 
 
 def retry_metadata(error: TidegateError) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata of a shed call: when to try again."""
-    if not isinstance(error, Shed | CircuitOpen):
+    """Trailing metadata of a call that was not tried: when to try again."""
+    if not isinstance(error, Shed | CircuitOpen | ModelAway):
         return ()
     return (
         ("grpc-retry-pushback-ms", str(math.ceil(error.retry_after * 1000))),

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from gateway.doors import grpc_documents as documents
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest, ModelAway, NotFound, TidegateError
 from gateway.headers import metadata_of, upstream_headers
 from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
@@ -141,7 +141,7 @@ async def model_ready(page: GrpcPage) -> bytes:
             fanout.serving(page.snapshot.upstreams[to.variant.upstream]),
             lambda on, replica: page.ask(on, replica, message, _PAGE_TIMEOUT_S),
         )
-    except NotFound:
+    except (NotFound, ModelAway):
         return bytes(service_pb2.ModelReadyResponse(ready=False).SerializeToString())
     ready = any(answer.ready for answer in told.done.values())
     return bytes(service_pb2.ModelReadyResponse(ready=ready).SerializeToString())
@@ -152,7 +152,11 @@ async def model_page(page: GrpcPage) -> bytes:
     route = await find_route(page.snapshot, page.model, page.message.version)
     to = route.page(page.message.version)
     asked = type(page.message)(name=to.variant.model, version=to.version)
-    _, told = await page.read([page.snapshot.upstreams[to.variant.upstream]], asked)
+    upstream = page.snapshot.upstreams[to.variant.upstream]
+    try:
+        _, told = await page.read([upstream], asked)
+    except TidegateError as error:
+        raise upstream.missing(to.variant.model, to.version, error) from error
     if page.operation.name == "model_metadata":
         served = {version for one in told.done.values() for version in one.versions}
         if len(told.done) > 1:

@@ -11,7 +11,11 @@ table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import re
+import termios
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -43,6 +47,8 @@ _MOST_FRAMING_BYTES = _MOST_CHUNKS * 16
 _WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 # RFC 3986 section 3.2: a registered name or address with a port; no user, no list, no path.
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
+# What a client must take of an answer within `limits.send_timeout`: 1 KiB a second at the default.
+_LEAST_TAKEN = 32 * 1024
 # Bytes from which copying a body behind its head costs more than a second system call.
 _LARGE = 64 * 1024
 
@@ -135,7 +141,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
                 self._too_large()
 
     def pause_writing(self) -> None:
-        """The client does not read: it has `limits.send_timeout` to take something."""
+        """The client reads too slowly: it has `limits.send_timeout` for each `_LEAST_TAKEN` bytes."""
         super().pause_writing()
         self._watch_sending()
 
@@ -145,17 +151,28 @@ class FrontDoorProtocol(HttpToolsProtocol):
         self._stop_send_timer()
 
     def _watch_sending(self) -> None:
-        """Cut the connection unless less waits to be sent when the clock has run."""
-        waiting = self.transport.get_write_buffer_size()
+        """Cut the connection unless `_LEAST_TAKEN` bytes, or all that wait, are taken when the clock has run."""
+        untaken = self._untaken()
 
         def late() -> None:
-            if self.transport.get_write_buffer_size() < waiting:
+            if untaken - self._untaken() >= min(_LEAST_TAKEN, untaken):
                 self._watch_sending()
             else:
                 self.transport.abort()
 
         self._stop_send_timer()
         self._send_timer = self.loop.call_later(self.limits.send_timeout, late)
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not acknowledged: those that wait here, and in the kernel.
+
+        The kernel says that it has room again when a third of its megabytes is free: what is left here alone would
+        make slow readers look like dead ones, and dead ones like slow ones.
+        """
+        waiting = array("i", [0])
+        with contextlib.suppress(OSError):  # closed meanwhile
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
+        return self.transport.get_write_buffer_size() + waiting[0]
 
     def _stop_send_timer(self) -> None:
         if self._send_timer is not None:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from gateway.doors.reply import JSON_TYPE, Reply
-from gateway.errors import BadRequest, UpstreamAnswered
+from gateway.errors import BadRequest, TidegateError, UpstreamAnswered
 from gateway.headers import upstream_headers
 from gateway.operations import Address, check_load_parameters, check_repository_name
 from gateway.pipeline import find_route
@@ -164,9 +164,11 @@ async def model_config(page: PageRequest) -> Reply:
 async def _model_page(page: PageRequest, name: str) -> Reply:
     route = await find_route(page.snapshot, page.address.model, page.address.version)
     to = route.page(page.address.version)
-    _, told = await page.read(
-        [page.snapshot.upstreams[to.variant.upstream]], "GET", model_target(to.variant.model, to.version, name)
-    )
+    upstream = page.snapshot.upstreams[to.variant.upstream]
+    try:
+        _, told = await page.read([upstream], "GET", model_target(to.variant.model, to.version, name))
+    except TidegateError as error:
+        raise upstream.missing(to.variant.model, to.version, error) from error
     reply = _agreed(told, fanout.agreed if name else fanout.agreed_metadata)
     versions = route.versions()
     if to.variant.model == route.name and (name or not versions):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.doors.http_connection import CONNECTION_KEY
-from gateway.errors import CircuitOpen, MethodNotAllowed, Shed, TidegateError, UnsupportedEncoding
+from gateway.errors import CircuitOpen, MethodNotAllowed, ModelAway, Shed, TidegateError, UnsupportedEncoding
 from gateway.wire.compression import ACCEPT
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
@@ -27,7 +27,7 @@ class Reply(msgspec.Struct):
 def error_reply(error: TidegateError) -> Reply:
     """`{"error": "..."}`, and the headers that the status asks for."""
     headers = [JSON_TYPE]
-    if isinstance(error, Shed | CircuitOpen):
+    if isinstance(error, Shed | CircuitOpen | ModelAway):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.settings.access import Anonymous, ApiKey, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
+from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
 from gateway.settings.routes import Compare, Match, Route, Shadow, Variant
 from gateway.settings.upstreams import (
@@ -36,6 +36,7 @@ __all__ = [
     "Anonymous",
     "ApiKey",
     "Audit",
+    "BackendTls",
     "Breaker",
     "ByteQuota",
     "Compare",

@@ -101,6 +101,17 @@ class TenantLimit(Section, frozen=True):
     part within the class); absent: 10."""
 
 
+class BackendTls(Section, frozen=True):
+    """TLS to `limits.backend`; the files are read again for each new connection."""
+
+    ca: FilePath | None = None
+    """CAs that its certificate must come from (PEM); absent: the system's."""
+    cert: FilePath | None = None
+    """The gateway's own certificate, for servers that ask for one."""
+    key: FilePath | None = None
+    """Its private key; refused when other users may read it."""
+
+
 class Limits(Section, frozen=True):
     """What callers may send, and how fast."""
 
@@ -111,7 +122,7 @@ class Limits(Section, frozen=True):
     body_timeout: Duration = 10.0
     """Within it each further KiB of the body, or its end, must arrive; then 408."""
     send_timeout: Duration = 30.0
-    """Within it a client must take some of an HTTP answer that waits for it; then the connection is cut."""
+    """Within it a client must take 32 KiB of an HTTP answer that waits, or its end; then the connection is cut."""
     idle_timeout: Duration = 75.0
     """An HTTP connection without a request is closed after it. Longer than the 60 s of most clients and proxies,
     so that they close first."""
@@ -123,6 +134,8 @@ class Limits(Section, frozen=True):
     backend: str = "local"
     """Where tenants' quotas are counted: `local` (this machine, exact over its workers), or
     `redis://[USER:PASSWORD@]HOST:PORT[/DB]` (`rediss://` for TLS), exact over all gateways on it."""
+    backend_tls: BackendTls | None = None
+    """Certificates for a `rediss://` backend."""
     away: Literal["local", "open", "closed"] = "local"
     """When `backend` cannot be asked: each machine counts alone (`local`), no limits hold (`open`), or requests
     of limited tenants are refused with 503 (`closed`)."""

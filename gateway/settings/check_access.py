@@ -72,10 +72,13 @@ def _host(url: str) -> tuple[str, str]:
 
 def _backend(settings: Settings, check: Checker) -> None:
     backend, place = settings.limits.backend, ("limits", "backend")
+    if backend == "local" and ("limits", "away") in check.places.values:
+        message = "`limits.away` is nothing with `limits.backend: local`: set `backend`, or remove it"
+        check.error(("limits", "away"), "contradiction", message, key=True)
+    if settings.limits.backend_tls is not None and not backend.startswith("rediss://"):
+        message = "`limits.backend_tls` is nothing without TLS: write `backend: rediss://...`, or remove it"
+        check.error(("limits", "backend_tls"), "contradiction", message, key=True)
     if backend == "local":
-        if ("limits", "away") in check.places.values:
-            message = "`limits.away` is nothing with `limits.backend: local`: set `backend`, or remove it"
-            check.error(("limits", "away"), "contradiction", message, key=True)
         return
     why = _not_redis(backend)
     if why:

@@ -44,6 +44,9 @@ def read_material(settings: Settings) -> tuple[Material, list[Problem]]:
             files = _client(upstream.tls, ("upstreams", name, "tls"), problems)
             if files is not None:
                 upstreams[name] = files
+    backend = settings.limits.backend_tls
+    if backend is not None:  # only judged here: whoever connects reads them
+        _client(UpstreamTls(ca=backend.ca, cert=backend.cert, key=backend.key), ("limits", "backend_tls"), problems)
     return Material(listen, upstreams), problems
 
 

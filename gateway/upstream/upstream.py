@@ -20,7 +20,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from gateway import settings
-from gateway.errors import NotFound, SequenceLost, TidegateError, Unreachable
+from gateway.errors import ModelAway, NotFound, SequenceLost, TidegateError, Unreachable
 from gateway.routing.pins import MemoryPins, Pins
 from gateway.routing.sequences import sequence_id
 from gateway.tls import ClientFiles
@@ -151,7 +151,8 @@ class Upstream:
     async def signature(self, model: str, version: str = "") -> ModelSignature:
         """What a model takes and gives, from the replica that says so first; all are asked.
 
-        Raises NotFound when every replica that answers does not have it, and the errors of `Signatures.get`.
+        Raises NotFound when every replica that answers does not have it, ModelAway when one that is down had it, and
+        the errors of `Signatures.get`.
         """
         if self._only is not None:
             return await self._only.signatures.get(model, version)
@@ -174,7 +175,16 @@ class Upstream:
                 task.add_done_callback(_looked_at)  # the fetches themselves go on, for the next calls
         # Of one that answers and cannot say, it is not known that it lacks the model.
         unclear = [failure for failure in failures if not isinstance(failure, NotFound)]
-        raise next(iter(unclear or failures), Unreachable(NOT_REACHED, sent=False))
+        raise self.missing(model, version, next(iter(unclear or failures), Unreachable(NOT_REACHED, sent=False)))
+
+    def missing(self, model: str, version: str, failure: TidegateError) -> TidegateError:
+        """What a failure of those that answer means: a 404, where one that is down had the model, is `ModelAway`."""
+        if failure.status != 404 or not any(
+            one.lists(model, version) and not one.usable and not one.draining for one in self.replicas
+        ):
+            return failure
+        detail = f"upstreams.{self.name}: {model} {version}: {failure.message}"
+        return ModelAway(detail, retry_after=self.settings.health.interval)
 
     async def fresh_signature(self, model: str, version: str = "") -> ModelSignature:
         """The same, asked anew; the same object as before when nothing has changed."""
@@ -188,7 +198,7 @@ class Upstream:
             if isinstance(each, ModelSignature):
                 return each
         assert isinstance(found[0], BaseException)
-        raise found[0]
+        raise self.missing(model, version, found[0]) if isinstance(found[0], TidegateError) else found[0]
 
     def forget_model(self, model: str) -> None:
         """It was loaded, unloaded or replaced."""

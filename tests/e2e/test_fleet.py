@@ -173,6 +173,32 @@ def test_a_model_that_one_replica_lacks_is_asked_of_the_other(fleet):
     client.close()
 
 
+def test_a_model_whose_only_replica_is_down_is_away_and_not_unknown(fleet):
+    gateway, tritons = fleet
+    direct = httpclient.InferenceServerClient(tritons[1].http)
+    direct.unload_model("identity_fp32")
+    direct.close()
+
+    def listed(number: int) -> bool:
+        models = gateway.get("/gateway/v1/upstreams").json()[0]["replicas"][number]["models"]
+        return any(model.startswith("identity_fp32") for model in models)
+
+    until(lambda: all(listed(0) and not listed(1) for _ in range(8)), 15)  # both workers
+    os.kill(tritons[0].pid, signal.SIGKILL)
+    until(lambda: all(_states(gateway) == ["down", "ready"] for _ in range(8)), 15)
+    request = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
+    answer = gateway.post("/v2/models/identity_fp32/infer", request)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.error == "the model servers that have this model are down"
+    assert gateway.get("/v2/models/identity_fp32").status == 503
+    assert gateway.post("/v2/models/nobody_has_it/infer", request).status == 404
+    with grpcclient.InferenceServerClient(gateway.grpc) as client:
+        with pytest.raises(InferenceServerException) as refused:
+            client.infer("identity_fp32", _grpc_inputs(1.0))
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+        assert not client.is_model_ready("identity_fp32")
+
+
 def test_a_replica_that_comes_back_serves_again_without_an_error(tmp_path):
     with ExitStack() as stack:
         models = repository(tmp_path / "models", MODELS[0])

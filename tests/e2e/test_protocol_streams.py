@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import json
@@ -501,6 +502,19 @@ def test_generate_stream_pieces(triton, routed):
     ours = ask(routed.http, "POST", "/v2/models/writer/versions/1/generate_stream", js(WRITE))
     assert ours.body == theirs.body
     assert len(events(ours.body)) > 1
+
+
+@pytest.mark.parametrize("page", ["generate", "generate_stream"])
+def test_generate_takes_a_compressed_request_which_triton_does_not(triton, routed, page):
+    """Triton takes them for `infer` alone; a client has no reason to know that. docs/clients.md says so."""
+    path, coded = f"/v2/models/writer/{page}", {"content-encoding": "gzip"}
+    document = js({**WRITE, "stream": False})
+    theirs = ask(triton.http, "POST", path, gzip.compress(document), coded)
+    assert theirs.status == 400
+    plain = ask(routed.http, "POST", path, document)
+    assert plain.status == 200
+    ours = ask(routed.http, "POST", path, gzip.compress(document), coded)
+    assert (ours.status, ours.body) == (plain.status, plain.body)
 
 
 def test_generate_unknown(routed):

@@ -60,7 +60,9 @@ def main() -> int:
             r"^#(\d+)", done.stderr, re.MULTILINE
         )
         coverage = re.findall(r"cov: (\d+)", done.stderr)
-        finding = "" if done.returncode == 0 else done.stderr[-1500:]
+        # The exception, where there is one: libFuzzer's report follows it, and is long.
+        at = done.stderr.find("Uncaught Python exception")
+        finding = "" if done.returncode == 0 else done.stderr[at:][:4000] if at >= 0 else done.stderr[-4000:]
         failed += bool(finding)
         print(
             f"| {name} | {int(runs[-1]) if runs else 0:,} | {coverage[-1] if coverage else '-'} | {1 if finding else 0} |",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import ssl
 import threading
 import time
 import zlib
@@ -163,6 +164,35 @@ def never_reads(site: Site) -> str:
     return "open"
 
 
+def reads(nbytes: int, seconds: float) -> Callable[[Site], str]:
+    """The same, of a client that takes so many bytes four times a second; whether it is cut within that time."""
+    data = ", ".join(["1.0"] * 20000).encode()
+    body = b'{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1,20000],"data":[' + data + b"]}]}"
+    requests = head(b"Content-Length: %d" % len(body), body=body) * 64
+
+    def run(site: Site) -> str:
+        with site.connect(receive=4096) as connection:
+            connection.setblocking(False)
+            until, sent = time.monotonic() + seconds, 0
+            while time.monotonic() < until:
+                try:
+                    with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                        sent += connection.send(requests[sent : sent + 65536])
+                    with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                        wanted = nbytes
+                        while wanted > 0:
+                            taken = len(connection.recv(wanted))
+                            if not taken:
+                                return "closed"
+                            wanted -= taken
+                except ConnectionError:
+                    return "closed"
+                time.sleep(0.25)
+        return "open"
+
+    return run
+
+
 def pipelined(count: int) -> Callable[[Site], str]:
     """So many requests without waiting for an answer; the answers are read."""
     data = SMUGGLED.replace(b"Connection: close\r\n", b"") * (count - 1) + SMUGGLED
@@ -226,6 +256,8 @@ SLOW = [
     Case("half of a request, then nothing", sent(HEAD), ("408",), waits=True),
     Case("a connection that says nothing", silent, ("closed",), waits=True),
     Case("a client that never reads", never_reads, ("closed",), 25),
+    Case("a client that reads 2 KiB a second", reads(512, 25), ("closed",), 25),
+    Case("a client that reads 64 KiB a second", reads(16 * 1024, 8), ("open",), 25),
     Case("closed half in the middle of a body", half_open, ("closed", "408", "400")),
     Case("4,000 requests in one go", pipelined(4_000), ("200",), 60),
     Case("20,000 requests in one go", pipelined(20_000), ("200",), 60, slow=True),

@@ -88,6 +88,7 @@ CASES = [
     (ROUTE + "    timeout: 0s\n", 4, 14, "wrong-value", "more than 0"),
     (ROUTE + "    timeout: soon\n", 4, 14, "wrong-value", "250ms"),
     (ROUTE + "    timeout: [2s]\n", 4, 14, "wrong-type", "one value"),
+    (UP + "limits: {backend_tls: {}}\n", 2, 10, "contradiction", "rediss://"),
     (UP + "limits: {body: 64MB}\n", 2, 16, "wrong-value", "write 64MiB"),
     (UP + "limits: {body: 1.5B}\n", 2, 16, "wrong-value", "whole number of bytes"),
     (UP + "limits: {body: 0}\n", 2, 16, "wrong-value", "at least 1"),
