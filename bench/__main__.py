@@ -181,6 +181,9 @@ def main() -> int:
     written = page.write(folder)
     print(written.read_text())
     print(f"wrote {written}")
+    if given.output == RESULTS:
+        page.document()
+        print(f"wrote {page.DOCS}")
     if failed:
         print(f"failed: {', '.join(failed)}; the same command tries them again", file=sys.stderr)
     return 0 if not failed else 1 if page.done(folder) else 2

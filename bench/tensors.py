@@ -60,7 +60,7 @@ def large(bench: Bench) -> Result:
             cpu[way.name] = own
         triton_us = round(way.triton_cpu / count * 1e6)
         rows.append([way.name, middle([p50 * 1e3]), round(p50 / direct, 2), own, triton_us])
-    ours = min((way for way in ways if way.name.startswith("Tidegate")), key=lambda way: median(way.times))
+    ours = next(way for way in reversed(ways) if way.name.startswith("Tidegate"))  # the last is as it comes
     goals = [Goal(f"time of {ours.name} in multiples of direct", round(median(ours.times) / direct, 2), LARGE_MOST)]
     if cpu.get("nginx"):
         ratio = round(cpu[ours.name] / cpu["nginx"], 2)
