@@ -13,7 +13,7 @@ LOCK := requirements/dev.lock
 SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv triton serve test test-slow soak check format bench bench-quick models lock clean docs fuzz fuzz-asan
+.PHONY: help venv triton serve test test-slow soak check format bench bench-quick bench-gate models lock clean docs fuzz fuzz-asan
 .DEFAULT_GOAL := help
 
 help:
@@ -78,6 +78,10 @@ bench: triton
 
 bench-quick: triton
 	$(BIN)/python -m bench --quick $(ARGS)
+
+# Blocks on instructions that callgrind counts, never on time: ARGS="--update", ARGS="--against main".
+bench-gate: venv
+	$(BIN)/python -m bench.gate $(ARGS)
 
 # Coverage-guided fuzzing of every decoder, in an environment of its own: ARGS="--seconds 60 [TARGET...]".
 fuzz: venv

@@ -7,6 +7,10 @@
     page.py       Markdown and pictures of a run, and the tables of `docs/performance.md`
     svg.py        a bar chart
 
+    counted.py    what one call costs: instructions by callgrind, CPU time of the thread
+    gate.py       blocks on instructions above those in gate.json
+    cases_*.py    the calls: kernels and codecs, steps of the pipeline, the policy
+
     proxies.py    HTTP and gRPC through every proxy: CPU, rate, added latency, memory
     peers.py      nginx, Envoy, KServe and Tidegate: how each is found, started and stopped (configs.py)
     measure.py    one proxy, one round
@@ -14,6 +18,12 @@
     clients.py    wrk and h2load, and own clients where these are missing
     latency.py    what a proxy adds to one request at a time
     upstream.py   the Triton behind them
+    alone.py      the gateway in front of a null upstream (null.py, native/): rate, tail latency, workers
+    streams.py    messages of ModelStreamInfer, events of generate_stream
+    tensors.py    JSON and large tensors
+    costs.py      steps, kernels and policy sizes
+    memory.py     an idle worker, a cold start, growth under load
+    openloop.py, overload.py   the overload curve, apart from the suite
     proc.py       CPU and memory of process trees, from /proc
 
 Method: CPU of a proxy is user and system time of its whole process tree (/proc/PID/stat) over a run of at

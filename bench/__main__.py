@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -171,6 +172,7 @@ def main() -> int:
     folder = Folder.of(plan_of(given), given.output, _command(given, sys.argv[1:]), fresh=given.fresh)
     done = [name for name in given.sections if folder.stored(name) is not None]
     print(f"==> results: {folder.path}" + (f"; done before: {', '.join(done)}" if done else ""), flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
     try:
         failed = run_all(given, folder)
     except KeyboardInterrupt:
@@ -181,6 +183,9 @@ def main() -> int:
     written = page.write(folder)
     print(written.read_text())
     print(f"wrote {written}")
+    if given.output == RESULTS:
+        page.document()
+        print(f"wrote {page.DOCS}")
     if failed:
         print(f"failed: {', '.join(failed)}; the same command tries them again", file=sys.stderr)
     return 0 if not failed else 1 if page.done(folder) else 2

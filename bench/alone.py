@@ -47,7 +47,7 @@ def null(bench: Bench) -> Result:
             folder.mkdir()
             with peer.start(upstream, folder, f"http://127.0.0.1:{sink.server_port}") as proxy:
                 check_http(proxy.http)
-                runs = [loaded(proxy, bench.folder, bench.requests, 64) for _ in range(2)]
+                runs = [loaded(proxy, bench.folder, bench.requests, 64) for _ in range(1 if bench.quick else 2)]
                 most = max(one["rate"] for one in runs)
                 bench.say(f"{peer.name}: {most:,.0f}/s at most")
                 data[peer.name] = {"runs": runs, "half": []}
@@ -114,7 +114,7 @@ def scaling(bench: Bench) -> Result:
                 folder.mkdir()
                 with governed(upstream, folder, sink.server_port, workers=workers) as proxy:
                     check_http(proxy.http)
-                    for count in _CONNECTIONS:
+                    for count in _CONNECTIONS[2:] if bench.quick else _CONNECTIONS:
                         found = loaded(proxy, bench.folder, bench.requests, count)
                         cells.setdefault((workers, count), []).append(found)
                         bench.say(

@@ -171,7 +171,7 @@ def steps(folder: Path) -> Suite:
     snapshot = site.snapshot
     return {
         "1 headers to a mapping": lambda: partial(from_asgi, _RAW),
-        "1 address": lambda: partial(parse_path, "POST", PATH.encode()),
+        "1 address, seen before": lambda: partial(parse_path, "POST", PATH.encode()),
         ID_AND_TRACE: lambda: site.door,
         "1 exchange": lambda: site.exchange,
         "3 identify, an API key seen before": lambda: partial(snapshot.identifier.identify, site.headers),

@@ -12,8 +12,6 @@ from bench.upstream import Server
 
 WARM_UP = 0.1
 """Share of the requests that are sent before anything is counted: caches, connections, lazy imports."""
-IDLE_SECONDS = 3.0
-"""After the first answer, until memory is read."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,8 @@ class Load:
     requests: int
     latency_requests: int
     protocols: tuple[str, ...]
+    idle_seconds: float = 3.0
+    """After the first answer, until memory is read."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ def measure(peer: Peer, upstream: Server, directory: Path, otlp: str, load: Load
     directory.mkdir(parents=True)
     with peer.start(upstream, directory, otlp) as proxy:
         check_http(proxy.http)
-        time.sleep(0 if proxy.pid is None else IDLE_SECONDS)
+        time.sleep(0 if proxy.pid is None else load.idle_seconds)
         found.idle = [] if proxy.pid is None else proc.memory(proxy.pid)
         for protocol in peer.protocols:
             if protocol in load.protocols:

@@ -123,9 +123,14 @@ def documented(text: str, output: Path = RESULTS) -> str:
     return f"{before}{BEGIN}\n\n{found}\n{END}{after}"
 
 
+def document() -> None:
+    """Write the newest run's tables into the documentation."""
+    DOCS.write_text(documented(DOCS.read_text()))
+
+
 def main() -> int:
     """As the module says."""
-    DOCS.write_text(documented(DOCS.read_text()))
+    document()
     print(f"wrote {DOCS}")
     return 0
 

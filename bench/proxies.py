@@ -60,7 +60,7 @@ def _compare(bench: Bench, protocol: str) -> Result:
     for reason in skipped:
         bench.say(f"skipping {reason}")
     rounds: list[list[Measured]] = []
-    load = Load(bench.requests, max(bench.requests // 10, 400), (protocol,))
+    load = Load(bench.requests, max(bench.requests // 10, 400), (protocol,), 1.0 if bench.quick else 3.0)
     write_files(bench.folder)
     with otlp_sink() as sink, triton(bench.folder) as upstream:
         for number in range(1 if bench.quick else 2):

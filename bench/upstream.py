@@ -25,14 +25,15 @@ class Server:
 
 
 @contextmanager
-def triton(directory: Path, model: str = MODEL) -> Iterator[Server]:
-    """A Triton over a copy of a test model, for the length of a with block."""
+def triton(directory: Path, *models: str) -> Iterator[Server]:
+    """A Triton over copies of test models (the load's when none is named), for the length of a with block."""
     repository = directory / "models"
-    shutil.copytree(
-        CHECKOUT / "tests" / "models" / model,
-        repository / model,
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for model in models or (MODEL,):
+        shutil.copytree(
+            CHECKOUT / "tests" / "models" / model,
+            repository / model,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     http, grpc, metrics = free_ports(3)
     listen = Listen(http, grpc, metrics)
     launch = command(install(CHECKOUT / ".triton"), repositories=[repository], listen=listen)

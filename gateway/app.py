@@ -7,10 +7,11 @@ the shadows, close the upstreams, flush telemetry. Wiring happens here and nowhe
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
-from gateway.control import build_litestar, build_metrics_app
 from gateway.doors.grpc import GrpcDoor
 from gateway.doors.grpc_tls import NativeTls, RelayedTls, Transport
 from gateway.doors.http import HttpDoor, front
@@ -160,9 +160,11 @@ class Application:
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))
         door = HttpDoor(self)
-        apps = [front(door, build_litestar(self, door))]
+        pages = [_Pages(lambda: _litestar(self, door))]
+        apps: list[Any] = [front(door, pages[0])]
         if metrics is not None:
-            apps.append(build_metrics_app(self))
+            pages.append(_Pages(lambda: _metrics_app(self)))
+            apps.append(pages[1])
         self._servers += [HttpServer(app, limits, tls=self._tls) for app in apps]
         self.page.doors = self._addresses(http, metrics)  # before the first page is asked for
         for server, sock in zip(self._servers, (http, metrics), strict=False):
@@ -176,6 +178,8 @@ class Application:
         if self.place.grpc is not None:
             self._grpc = await self._open_grpc(snapshot, self.place.grpc)
         self._serving_now = True
+        for each in pages:
+            self._background(each.build())
 
     async def relieved(self) -> None:
         """Another worker has the ports: take no more connections and let go of those that there are, losing no call.
@@ -336,6 +340,47 @@ class Application:
             for variant in route.variants:
                 self.registry.counter(telemetry.FALLBACKS).labels(route.name, variant.name)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
+
+
+class _Pages:
+    """An ASGI application of pages that are not inference, built once the doors are open.
+
+    Importing Litestar is a fifth of a start's CPU, and inference does not need it. It is done in a thread; a page
+    that is asked for before waits.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._building: asyncio.Future[Any] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        app = await self._built()
+        await app(scope, receive, send)
+
+    async def build(self) -> None:
+        """Build it now, if nobody has asked for a page yet."""
+        await self._built()
+        # What was imported lives as long as the process: the collector need not look at it.
+        gc.freeze()
+
+    async def _built(self) -> Any:
+        if self._building is None:
+            self._building = asyncio.ensure_future(asyncio.to_thread(self._build))
+        # Whoever is cancelled must not end it for the others.
+        return await asyncio.shield(self._building)
+
+
+def _litestar(application: Application, door: HttpDoor) -> Any:
+    from gateway.control import build_litestar  # noqa: PLC0415  see `_Pages`
+
+    return build_litestar(application, door)
+
+
+def _metrics_app(application: Application) -> Any:
+    from gateway.control import build_metrics_app  # noqa: PLC0415  see `_Pages`
+
+    return build_metrics_app(application)
 
 
 def _http_tls(snapshot: Snapshot) -> ssl.SSLContext:

@@ -20,9 +20,13 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.app import Application, Place
-from gateway.errors import TidegateError
-from gateway.snapshot import SnapshotError
+# What the imports make stays: to look through it for garbage, again and again as it grows, is a tenth of a start.
+# `main` turns the collector on.
+gc.disable()
+
+from gateway.app import Application, Place  # noqa: E402
+from gateway.errors import TidegateError  # noqa: E402
+from gateway.snapshot import SnapshotError  # noqa: E402
 
 
 def main() -> int:
@@ -49,6 +53,7 @@ def main() -> int:
     # What is imported and compiled by now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()
+    gc.enable()
     return uvloop.run(_serve(place, socket.socket(fileno=args.status_fd), http, metrics))
 
 

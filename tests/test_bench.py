@@ -15,7 +15,7 @@ from bench import __main__ as cli
 from bench import clients, configs, load, page, proc, proxies, runs, svg
 from bench.latency import Added
 from bench.measure import Measured
-from bench.section import Bar, Chart, Goal, Result, Table
+from bench.section import Bar, Chart, Goal, Result, Section, Skipped, Table
 from bench.sections import sections
 from bench.upstream import Server
 from gateway.settings.file import load as load_settings
@@ -106,6 +106,40 @@ def test_the_estimate_of_the_time_left_follows_the_pace():
     assert progress.left() == sum(section.seconds[0] for section in todo)
     progress.end(todo[0], 2 * todo[0].seconds[0])
     assert progress.left() == 2 * todo[1].seconds[0]
+
+
+TRIES = []
+
+
+def first(bench):
+    TRIES.append("first")
+    assert bench.folder.is_dir()
+    if len(TRIES) < 3:
+        raise RuntimeError("not yet")
+    return Result(notes=[f"{bench.requests} requests"])
+
+
+def second(_bench):
+    TRIES.append("second")
+    raise Skipped("nothing to measure with")
+
+
+def test_what_failed_is_tried_again_and_what_is_done_is_not(monkeypatch, folder, capsys):
+    mine = [Section(name, name, f"{__name__}:{name}", (1, 1), "") for name in ("first", "second")]
+    monkeypatch.setattr(cli, "sections", lambda: mine)
+    monkeypatch.setattr(page, "sections", lambda: mine)
+    TRIES.clear()
+    given = cli.arguments(["--requests", "500"])
+    assert cli.run_all(given, folder) == ["first"]
+    assert cli.run_all(given, folder) == []
+    assert TRIES == ["first", "second", "first"]
+    said = capsys.readouterr().out
+    assert "==> [1/2] first; about 2 s left" in said
+    assert "failed: not yet" in said
+    found = page.body(folder)
+    assert "500 requests" in found
+    assert "- left out: the whole section: nothing to measure with" in found
+    assert cli.run_all(given, folder) == []
 
 
 @pytest.mark.parametrize(
