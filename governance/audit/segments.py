@@ -153,7 +153,9 @@ def read_segment(path: Path, begin: int, budget: int) -> Read:
     """
     with path.open("rb") as stream:
         stream.seek(begin)
-        data = stream.read(budget + _HEADER.size + _MOST_BODY)
+        data = stream.read(budget)
+        # The last frame may begin within the budget and end behind it.
+        data += stream.read(_HEADER.size + _MOST_BODY) if len(data) == budget else b""
     bodies: list[bytes] = []
     at = 0
     while at < len(data) and at < budget:

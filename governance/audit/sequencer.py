@@ -29,7 +29,7 @@ from governance.audit.files import ASIDE, make_folder, replace, replace_many, sy
 from governance.audit.layout import Layout
 from governance.audit.note import NoteError, Signer, sign_note
 from governance.audit.segments import SUFFIX, is_final, read_segment
-from governance.audit.tiles import WIDTH, bundle, bundle_path, entries_of
+from governance.audit.tiles import WIDTH, bundle, bundle_path, split
 from governance.audit.treefiles import TreeFiles
 from governance.errors import AuditBroken
 from kernels import merkle
@@ -59,7 +59,7 @@ class Sequencer:
         self._head: Head | None = None
         self._edge = Edge()
         self._tail: list[bytes] = []
-        """Entries of the last, partial bundle."""
+        """Entries of the last, partial bundle, each with its length before it."""
         self.behind = False
         """Whether the last step left something for the next one."""
 
@@ -94,7 +94,7 @@ class Sequencer:
         """
         assert self.holds
         head = self._head or self.load()
-        entries: list[bytes] = []
+        entries: list[bytes] = []  # with their lengths, as they stand in bundles
         consumed: dict[str, int] = {}
         finished = []
         budget = STEP_BYTES
@@ -106,7 +106,8 @@ class Sequencer:
                 self.behind = True
                 continue
             read = read_segment(path, begin, budget)
-            entries += [entry for body in read.bodies for entry in entries_of(body)]
+            for body in read.bodies:
+                entries += split(body)
             budget -= read.end - begin
             consumed[path.name] = read.end
             self.behind |= read.more
@@ -125,7 +126,7 @@ class Sequencer:
         return len(entries)
 
     def _commit(self, entries: Sequence[bytes], consumed: dict[str, int]) -> Head:
-        edge, files = self._edge.extended([merkle.leaf_hash(entry) for entry in entries])
+        edge, files = self._edge.extended([merkle.leaf_hash(entry[2:]) for entry in entries])
         bundles, tail = self._bundled(entries)
         log = self._layout.log
         replace_many((log / path, content) for path, content in [*bundles, *files])  # 2
@@ -145,10 +146,10 @@ class Sequencer:
         waiting = [*self._tail, *entries]
         first = self._edge.size // WIDTH
         full = len(waiting) // WIDTH
-        bundles = [(bundle_path(first + i), bundle(waiting[WIDTH * i : WIDTH * (i + 1)])) for i in range(full)]
+        bundles = [(bundle_path(first + i), b"".join(waiting[WIDTH * i : WIDTH * (i + 1)])) for i in range(full)]
         tail = waiting[WIDTH * full :]
         if tail:
-            bundles.append((bundle_path(first + full, len(tail)), bundle(tail)))
+            bundles.append((bundle_path(first + full, len(tail)), b"".join(tail)))
         return bundles, tail
 
     def load(self) -> Head:
@@ -200,12 +201,13 @@ class Sequencer:
             edge = edge_from(checkpoint.size, contents)
             width = checkpoint.size % WIDTH
             tail = list(files.bundle(checkpoint.size // WIDTH, width)) if width else []
+            pieces = split(bundle(tail))
         except (FileNotFoundError, ValueError) as error:
             raise AuditBroken(f"{self._layout.log}: {error}: run `tidegate audit fsck`") from None
         leaves = list(edge.rows[0]) if tail else []
         if edge.root != checkpoint.root or [merkle.leaf_hash(entry) for entry in tail] != leaves:
             raise AuditBroken(f"{self._layout.log}: its tiles are not those of its head: run `tidegate audit fsck`")
-        self._edge, self._tail = edge, tail
+        self._edge, self._tail = edge, pieces
 
     def _publish(self, head: Head, checkpoint: Checkpoint) -> None:
         """Bring the published checkpoint to the head, which must be its future and not its past."""

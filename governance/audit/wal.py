@@ -33,7 +33,7 @@ RETRY_S = 0.5
 MOST_QUEUED = 65_536
 """Items that wait for the disk: at 20,000 a second some three seconds of a disk that stands still."""
 _MOST_BATCH = 2_048
-_PROBE_BYTES = 1 << 20
+_PROBE_BYTES = 256 << 10
 _SEGMENT_BYTES = 8 << 20
 
 

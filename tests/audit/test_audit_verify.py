@@ -22,9 +22,9 @@ ENTRIES = [f'{{"id":"request-{number}"}}'.encode() for number in range(SIZE)]
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory):
+def whole(session_path):
     """A log of three full tiles and one partial, and an older checkpoint of it."""
-    state = tmp_path_factory.mktemp("audit")
+    state = session_path / "whole"
     log = a_log(state, ENTRIES[:300])
     older = (log / "checkpoint").read_bytes()
     a_log(state, ENTRIES[300:])
@@ -237,7 +237,7 @@ def test_files_that_are_not_there_are_findings(state, path, how):
     assert report.findings[0].file == path
 
 
-def test_every_byte_counts(whole, tmp_path_factory):
+def test_every_byte_counts(whole):
     """One bit anywhere in the files that make up the log; partial tiles of older checkpoints are not of this one."""
     names = ["checkpoint"]
     for level in range(tiles.levels(SIZE)):
