@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from governance.documents.words import nearest
 from governance.policy.lint_duties import duties, look_alikes
 from governance.policy.lint_overlap import overlaps
-from governance.policy.model import ACTIONS, EVERYWHERE, MOST_HOPS, OBJECT_PREFIXES, OBJECTS
+from governance.policy.model import ACTIONS, EMERGENCY_ROLE, EVERYWHERE, MOST_HOPS, OBJECT_PREFIXES, OBJECTS
 from governance.policy.parse import Membership, ParsedPolicy, Rule
 from governance.policy.roles import Roles
 
@@ -149,7 +149,8 @@ def _unheld(policy: ParsedPolicy, roles: Roles) -> None:
     for rule in policy.rules:
         if rule.sub.startswith("role:"):
             _role_held(policy, rule, held)
-    for one in policy.memberships:
+    # The emergency role needs no rule.
+    for one in [one for one in policy.memberships if (one.role, one.dom) != (EMERGENCY_ROLE, EVERYWHERE)]:
         if one.dom not in domains and EVERYWHERE not in domains:
             hint = _did_you_mean(one.dom, domains, "the membership does nothing")
             policy.warn(one.line, one.columns[2], "orphan-tenant", f"tenant `{one.dom}` has no rules: {hint}")

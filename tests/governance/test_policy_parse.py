@@ -166,6 +166,7 @@ WARNINGS = [
     (RULE + MEMBER + "g, user:v, role:\u0430, t\n", [(3, "unknown-role"), (3, "look-alike")]),
     (RULE + MEMBER + "p, role:a, t, model: m, infer, allow\n", [(3, "look-alike")]),
     ("# sod: role:a, role:b\n" + RULE + MEMBER, []),
+    (RULE + MEMBER + "g, user:u, role:break-glass, *\n", []),
     ("p, user:u, t, *, read, allow\n", [(1, "wildcard")]),
     ("p, user:u, t, model:a*b, read, allow\n", [(1, "pattern")]),
     ("p, user:u, t, model:a*, read, allow\n", []),
