@@ -29,6 +29,7 @@ from gateway.identity.sources import KeySource
 from gateway.inforce import Refusal, refusal
 from gateway.lastgood import LastGood
 from gateway.operations import Operation
+from gateway.policy_in_force import load_policy, pulse
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
@@ -196,7 +197,7 @@ def compile_snapshot(
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
     """The snapshot that was last in force, whatever the files say now."""
     settings = good.settings
-    if good.policy is None or settings.policy is None:
+    if good.policy is None or settings.policy is None or settings.policy.approvals:
         policy = policy_of(settings)
     else:
         named = settings.policy
@@ -283,8 +284,7 @@ def policy_of(settings: Settings) -> PolicySnapshot:
         PolicyError: with every finding of severity `error`.
     """
     if settings.policy is not None:
-        policy = settings.policy
-        return PolicySnapshot.load(policy.file, policy.tests, model=policy.model, fields=GATEWAY_FIELDS)
+        return load_policy(settings, settings.policy)
     if settings.identity is not None:
         return PolicySnapshot.open_models()
     return PolicySnapshot.allow_all()
@@ -404,7 +404,7 @@ class Keeper:
                 files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
         files += dict.fromkeys((*watched(now), *key_files.watched(now), *self._refused_tls))
-        return tuple(_stat(file) for file in files)
+        return (*(_stat(file) for file in files), pulse(now))
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
         """The signature of what was read from `began` (Unix ns) on; none when a file changed since."""

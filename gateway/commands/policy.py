@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.commands import policy_ask, policy_change, policy_judge
+from gateway.commands import policy_approve, policy_ask, policy_change, policy_judge
 from gateway.commands.output import add_format, not_judged
 from governance.errors import PolicyError
 
@@ -52,6 +52,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     report.add_argument("--tests", type=Path, metavar="YAML", help="policy tests")
     replay = command("replay", "decide recorded requests again", policy_change.REPLAY, policy_change.run_replay)
     replay.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the proposed policy")
+    for name, text, epilog in policy_approve.COMMANDS:
+        step = command(name, text, epilog, policy_approve.run)
+        step.set_defaults(step=name)
+        step.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
+        if name in ("approve", "reject", "rollback"):
+            step.add_argument("hash", metavar="HASH", help="of the policy, in full")
+        if name == "history":
+            step.add_argument("--diffs", action="store_true", help="with the lines that each step changed")
+        else:
+            needed = name in ("reject", "emergency", "rollback")
+            step.add_argument("--reason", default="", required=needed, help="why, for the record")
+        if name == "emergency":
+            step.add_argument("--hours", type=float, required=True, help="how long it lasts, up to 168")
     for parser in (report, replay):
         wanted = parser is replay
         parser.add_argument("--log", type=Path, required=wanted, metavar="JSONL", help="exported decision records")

@@ -42,6 +42,8 @@ REQUEST = (
     ("action", "infer, read, load, ..."),
 )
 """The arguments of `explain`."""
+_MOST_SHOWN = 2
+"""Of `nearest`, for a person; JSON has them all."""
 _REQUEST = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -110,7 +112,7 @@ def _print_explanation(found: Explanation, request: tuple[str, str, str, str]) -
         emit(f"  {' is '.join(path)}")
     if found.nearest:
         emit(f"nearest to {'deny' if found.allow else 'allow'}:")
-    for near in found.nearest:
+    for near in found.nearest[:_MOST_SHOWN]:
         total = len(near.held) + len(near.missing)
         emit(f"  line {near.line}: {len(near.held)} of {total} hold; missing: {'; '.join(near.missing)}")
         for line in near.grant:

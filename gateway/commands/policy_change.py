@@ -120,7 +120,7 @@ class _NoLog(ValueError):
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     if path.is_dir():
-        message = f"{path}: is a folder: write its records to a file first, with `tidegate audit export {path} --to FILE.jsonl`"
+        message = f"{path}: is a folder: write its records to a file first, `tidegate audit export {path} --to FILE`"
         raise _NoLog(message)
     decoder = msgspec.json.Decoder(dict[str, Any])
     try:

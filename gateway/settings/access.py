@@ -81,6 +81,8 @@ class Policy(Section, frozen=True):
     """Casbin policy (CSV); see `docs/policy.md`."""
     model: FilePath | None = None
     """Its Casbin model; absent: the built-in one. Its requests have the fields `sub, dom, obj, act`."""
+    approvals: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    """How many others must approve an edit of the policy before it takes effect; 0: every valid edit does at once."""
     tests: FilePath | None = None
     """Policy tests (YAML); a policy that fails one does not take effect."""
 

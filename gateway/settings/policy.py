@@ -28,6 +28,12 @@ def check_policy(settings: Settings, file: str, places: Places) -> list[Finding]
     """
     if settings.policy is None:
         return []
+    if settings.policy.approvals and settings.policy.model is not None:
+        message = "changes of a model of one's own cannot be approved: remove `approvals`, or `model`"
+        return [Finding(file, *places.of_key(("policy", "approvals")), "error", "contradiction", message)]
+    if settings.policy.approvals and (settings.identity is None or not settings.identity.api_keys):
+        message = "who approves is proved by API keys: add them under `identity`"
+        return [Finding(file, *places.of_key(("policy", "approvals")), "error", "contradiction", message)]
     try:
         policy = PolicySnapshot.load(
             settings.policy.file, settings.policy.tests, model=settings.policy.model, fields=GATEWAY_FIELDS

@@ -1,6 +1,7 @@
 """What a well-formed policy says that it cannot mean, or most likely does not.
 
-Contract: adds findings to a `ParsedPolicy`; one pass over rules and memberships, no request is evaluated.
+Contract: adds findings to a `ParsedPolicy` of the built-in model; `lint_overlap` judges rules against each
+other, `lint_duties` who holds which powers together. No request is evaluated.
 Errors are words that no request can ever hold (an unknown action, an object or subject without its prefix):
 such a line does nothing, and a deny that does nothing allows. Everything else is a warning.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from governance.documents.words import nearest
-from governance.policy.model import ACTIONS, EVERYWHERE, MOST_HOPS, OBJECT_PREFIXES, OBJECTS
+from governance.policy.lint_duties import duties, look_alikes
+from governance.policy.lint_overlap import overlaps
+from governance.policy.model import ACTIONS, EMERGENCY_ROLE, EVERYWHERE, MOST_HOPS, OBJECT_PREFIXES, OBJECTS
 from governance.policy.parse import Membership, ParsedPolicy, Rule
 from governance.policy.roles import Roles
 
@@ -36,6 +39,9 @@ def lint(policy: ParsedPolicy) -> None:
     roles = Roles(policy.memberships)
     _circles(policy, roles)
     _unheld(policy, roles)
+    overlaps(policy, roles)
+    duties(policy, roles)
+    look_alikes(policy)
     if not any(rule.eft == "allow" for rule in policy.rules) and not policy.broken:
         policy.warn(1, 1, "allows-nothing", "no rule allows anything: every request will be refused")
     policy.findings.sort(key=lambda finding: (finding.line, finding.column))
@@ -71,31 +77,30 @@ def _object(policy: ParsedPolicy, rule: Rule) -> None:
             f"what follows the `*` is ignored: `{obj}` matches everything that starts with `{obj[:star]}`, "
             f"such as `{obj[:star]}anything`; end it at the `*`"
         )
-        policy.warn(rule.line, column, "pattern", message)
+        witness = rule.sub, rule.dom, obj[:star] + "anything", rule.act
+        policy.warn(rule.line, column, "pattern", message, fix=_instead(rule, 2, obj[: star + 1]), witness=witness)
 
 
 def _action(policy: ParsedPolicy, rule: Rule) -> None:
     if rule.act != "*" and rule.act not in ACTIONS:
         close = nearest(rule.act, ACTIONS)
         hint = f"did you mean `{close}`?" if close else f"actions are {_WORDS}"
-        policy.error(rule.line, rule.columns[3], "action", f"unknown action `{rule.act}`: {hint}")
+        fix = _instead(rule, 3, close) if close else None
+        policy.error(rule.line, rule.columns[3], "action", f"unknown action `{rule.act}`: {hint}", fix=fix)
+
+
+def _instead(rule: Rule, index: int, text: str) -> str:
+    """A rule with one field replaced, as a line."""
+    return ", ".join(("p", *rule.values[:index], text, *rule.values[index + 1 :]))
 
 
 def _repeated(policy: ParsedPolicy) -> None:
     lines: dict[tuple[str, ...], int] = {}
-    effects: dict[tuple[str, ...], dict[str, int]] = {}
     both: list[Rule | Membership] = [*policy.rules, *policy.memberships]
     for one in both:
-        key = tuple(one.values)
-        if key in lines:
-            policy.warn(one.line, 1, "duplicate", f"the same as line {lines[key]}: remove one")
-        lines.setdefault(key, one.line)
-        if isinstance(one, Rule):
-            effects.setdefault(key[:4], {}).setdefault(one.eft, one.line)
-    for lines_of in effects.values():
-        if len(lines_of) == 2:
-            message = f"can never allow anything: line {lines_of['deny']} denies the same, and a deny wins"
-            policy.warn(lines_of["allow"], 1, "unreachable", message)
+        if one.values in lines:
+            policy.warn(one.line, 1, "duplicate", f"the same as line {lines[one.values]}: remove one", fix="")
+        lines.setdefault(one.values, one.line)
 
 
 def _wide(policy: ParsedPolicy) -> None:
@@ -103,7 +108,8 @@ def _wide(policy: ParsedPolicy) -> None:
         governance = rule.obj in OBJECTS or rule.obj.startswith(("registry:", "route:"))
         if governance and rule.dom != EVERYWHERE:
             message = f"can never match: `{rule.obj}` is asked in tenant `*`: write that in place of `{rule.dom}`"
-            policy.warn(rule.line, rule.columns[1], "unreachable", message)
+            fix = _instead(rule, 1, EVERYWHERE)
+            policy.warn(rule.line, rule.columns[1], "unreachable", message, fix=fix)
             continue
         if rule.eft != "allow":
             continue
@@ -143,7 +149,8 @@ def _unheld(policy: ParsedPolicy, roles: Roles) -> None:
     for rule in policy.rules:
         if rule.sub.startswith("role:"):
             _role_held(policy, rule, held)
-    for one in policy.memberships:
+    # The emergency role needs no rule.
+    for one in [one for one in policy.memberships if (one.role, one.dom) != (EMERGENCY_ROLE, EVERYWHERE)]:
         if one.dom not in domains and EVERYWHERE not in domains:
             hint = _did_you_mean(one.dom, domains, "the membership does nothing")
             policy.warn(one.line, one.columns[2], "orphan-tenant", f"tenant `{one.dom}` has no rules: {hint}")

@@ -27,6 +27,9 @@ EVERYWHERE = "*"
 EFFECTS = ("allow", "deny")
 """What a rule can say. A deny that matches wins over every allow."""
 
+EMERGENCY_ROLE = "role:break-glass"
+"""Who holds it in tenant `*` may change the policy at once, for a time (`changes.py`)."""
+
 MOST_HOPS = 9
 """Longest chain of memberships that Casbin follows (`max_hierarchy_level` 10 counts the subject itself)."""
 

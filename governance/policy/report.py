@@ -24,7 +24,8 @@ _STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); vertical-align: top }
+th, td { text-align: left; padding: .25rem .6rem; vertical-align: top }
+th, td { border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent) }
 code, pre { font: 14px/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; padding: .6rem; border: 1px solid color-mix(in srgb, currentColor 25%, transparent) }
 .first { border-left: .4rem solid; padding-left: .6rem }
@@ -87,7 +88,8 @@ def _grants(caption: str, grants: Sequence[Grant]) -> str:
 
 def _findings(policy: PolicySnapshot) -> str:
     rows = [(str(one.line), one.severity, one.message) for one in policy.findings]
-    return f"<section><h2>Findings</h2>{_table('What lint says of the proposed policy', ('Line', 'Is', 'Says'), rows)}</section>"
+    table = _table("What lint says of the proposed policy", ("Line", "Is", "Says"), rows)
+    return f"<section><h2>Findings</h2>{table}</section>"
 
 
 def _tests(change: Change) -> str:

@@ -160,7 +160,8 @@ class PolicySnapshot:
         found = self._old.get(key)
         if found is None:
             found = self._evaluate((sub, dom, obj, act), roles)
-        if len(sub) + len(dom) + len(obj) + len(act) + sum(map(len, roles)) <= _LONGEST:
+        length = len(sub) + len(dom) + len(obj) + len(act)
+        if length + (sum(map(len, roles)) if roles else 0) <= _LONGEST:
             if len(self._young) >= _GENERATION:
                 self._old, self._young = self._young, {}
             self._young[key] = found
@@ -176,9 +177,10 @@ class PolicySnapshot:
         return self._evaluate(tuple(request), roles)
 
     def _evaluate(self, request: tuple[str, ...], roles: Sequence[str]) -> Decision:
-        for pattern, action in self._everyone:
-            if key_match(request[2], pattern) and action in (request[3], "*"):
-                return _ALLOWED
+        if self._everyone:
+            for pattern, action in self._everyone:
+                if key_match(request[2], pattern) and action in (request[3], "*"):
+                    return _ALLOWED
         return self.engine.decide(request, self.carried(request, roles) if roles else None)
 
     def carried(self, request: Sequence[str], roles: Sequence[str]) -> Carried | None:

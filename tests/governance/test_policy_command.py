@@ -94,8 +94,13 @@ def test_lint(tmp_path, capsys):
     assert command("lint", "--policy", str(file), "--format", "json") == 1
     out, err = capsys.readouterr()
     findings = json.loads(out)["findings"]
-    assert [(one["line"], one["severity"], one["code"]) for one in findings] == [(6, "error", "action")]
-    assert set(findings[0]) == {"file", "line", "column", "severity", "code", "message"}
+    assert [(one["line"], one["severity"], one["code"]) for one in findings] == [
+        (2, "warning", "conflict"),
+        (6, "error", "action"),
+    ]
+    assert findings[0]["witness"] == MALLORY
+    assert findings[1]["fix"] == "p, role:scorer, acme, model:m, infer, allow"
+    assert set(findings[1]) == {"file", "line", "column", "severity", "code", "message", "fix"}
     assert err == ""
     assert command("lint", "--policy", str(file)) == 1
     assert f"{file}:6:32: error: " in capsys.readouterr().out

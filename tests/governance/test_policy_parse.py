@@ -100,6 +100,41 @@ def test_what_is_fine_stays_fine():
     assert policy.rules[0].columns == (3, 11, 13, 23, 29) or policy.rules[0].columns[0] == 3
 
 
+TWO = "p, role:a, t, model:m, infer, allow\np, role:b, t, model:m, read, allow\n"
+
+# Powers that nobody may hold together: (policy, line, column, code, what the message must say)
+DUTIES = [
+    ("p, user:a, *, policy, edit, allow\np, user:a, *, policy, approve, allow\n", 2, 23, "self-approval", "(by line 1)"),
+    ("p, role:x, *, registry:*, approve, allow\np, role:y, *, registry:m, edit, allow\ng, user:a, role:x, *\ng, role:x, role:y, *\n", 1, 27, "self-approval", "`registry:m`"),
+    ("p, user:a, *, *, *, allow\np, user:a, *, policy, approve, allow\n", 2, 23, "self-approval", "`policy`"),
+    ("# sod: role:a, role:b\n" + TWO + "g, user:u, role:a, t\ng, user:u, role:b, t\n", 5, 12, "sod", "line 1 forbids"),
+    ("# sod: role:a\n" + TWO, 1, 1, "sod", "two roles"),
+    ("# SoD: role:a, b\n" + TWO, 1, 1, "sod", "two roles"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "column", "code", "says"), DUTIES)
+def test_powers_that_nobody_should_hold_alone_are_errors(text, line, column, code, says):
+    policy = parse(text, "p")
+    lint(policy)
+    (error,) = (one for one in policy.findings if one.severity == "error")
+    assert (error.line, error.column, error.code) == (line, column, code), str(error)
+    assert says in error.message
+
+
+def test_a_denial_ends_a_self_approval():
+    text = "p, user:a, *, policy, edit, allow\np, user:a, *, policy, approve, allow\np, user:a, *, policy, edit, deny\n"
+    policy = parse(text, "p")
+    lint(policy)
+    assert not policy.broken
+
+
+def test_roles_apart_in_other_tenants_are_apart():
+    policy = parse("# sod: role:a, role:b\n" + TWO + "g, user:u, role:a, t\ng, user:u, role:b, s\n", "p")
+    lint(policy)
+    assert not policy.broken
+
+
 # (policy, [(line, code)]) in file order
 WARNINGS = [
     ("; note\n" + RULE + MEMBER, [(1, "semicolon")]),
@@ -112,7 +147,26 @@ WARNINGS = [
     (RULE + MEMBER + "g, user:u, role:a, tt\n", [(3, "orphan-tenant")]),
     (RULE + RULE.replace(" t,", " s,") + MEMBER, [(2, "unknown-role")]),
     ("p, user:u, *, model:m, infer, allow\n", [(1, "wildcard")]),
-    ("p, user:u, *, model:m, infer, deny\n" + RULE + MEMBER, []),
+    ("p, user:u, *, model:m, infer, deny\n" + RULE + MEMBER, [(1, "conflict")]),
+    (RULE + MEMBER + "p, role:b, t, model:*, *, deny\ng, user:u, role:b, t\n", [(3, "conflict")]),
+    (RULE + MEMBER + "p, role:b, t, model:n*, *, deny\ng, user:u, role:b, t\n", []),
+    ("p, role:a, t, model:*, infer, deny\n" + RULE + MEMBER, [(2, "unreachable")]),
+    ("p, role:a, *, model:*, *, deny\n" + RULE + MEMBER, [(2, "unreachable")]),
+    ("p, role:a, t, model:n*, infer, deny\n" + RULE + MEMBER, []),
+    ("p, role:a, t, model:m*, infer, allow\n" + RULE + MEMBER, [(2, "shadowed")]),
+    (RULE + "p, role:a, t, model:m, *, allow\n" + MEMBER, [(1, "shadowed"), (2, "wildcard")]),
+    ("p, role:a, t, model:m, read, allow\n" + RULE + MEMBER, []),
+    # powers
+    ("p, role:a, *, *, *, allow\ng, user:u, role:a, *\n", [(1, "wildcard"), (1, "self-approval"), (2, "wildcard")]),
+    ("p, role:a, *, policy, edit, allow\n", [(1, "unknown-role"), (1, "lockout"), (1, "governance-grant")]),
+    ("p, user:a, *, policy, edit, allow\np, user:b, *, policy, approve, allow\n", [(1, "governance-grant"), (2, "governance-grant")]),
+    ("p, user:a, *, policy, edit, allow\np, user:a, *, registry:m, approve, allow\n", [(1, "governance-grant"), (2, "governance-grant")]),
+    # names
+    (RULE + MEMBER + "g, user:U, role:a, t\n", [(3, "look-alike")]),
+    (RULE + MEMBER + "g, user:v, role:\u0430, t\n", [(3, "unknown-role"), (3, "look-alike")]),
+    (RULE + MEMBER + "p, role:a, t, model: m, infer, allow\n", [(3, "look-alike")]),
+    ("# sod: role:a, role:b\n" + RULE + MEMBER, []),
+    (RULE + MEMBER + "g, user:u, role:break-glass, *\n", []),
     ("p, user:u, t, *, read, allow\n", [(1, "wildcard")]),
     ("p, user:u, t, model:a*b, read, allow\n", [(1, "pattern")]),
     ("p, user:u, t, model:a*, read, allow\n", []),
@@ -123,7 +177,7 @@ WARNINGS = [
     (RULE + MEMBER + "g, role:a, role:b, t\ng, role:b, role:a, t\n", [(4, "cycle")]),
     ("", [(1, "allows-nothing")]),
     ("p, user:u, t, model:m, infer, deny\n", [(1, "allows-nothing")]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "found"), WARNINGS)
@@ -132,7 +186,12 @@ def test_what_is_likely_wrong_is_a_warning(text, found):
     lint(policy)
     assert [(one.line, one.code) for one in policy.findings] == found, [str(one) for one in policy.findings]
     assert all(one.severity == "warning" for one in policy.findings)
-    PolicySnapshot.compile(text, "p")
+    snapshot = PolicySnapshot.compile(text, "p")
+    for one in policy.findings:
+        if one.code in ("conflict", "unreachable") and one.witness is not None:
+            assert not snapshot.answer(one.witness).allow, str(one)
+        if one.code in ("shadowed", "self-approval") and one.witness is not None:
+            assert snapshot.answer(one.witness).allow, str(one)
 
 
 def test_a_chain_that_casbin_stops_following_is_a_warning():
