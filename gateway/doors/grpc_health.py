@@ -6,14 +6,15 @@ Services: "" and `inference.GRPCInferenceService`; both are SERVING when the gat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from gateway.doors.grpc_exchange import served
-from gateway.headers import from_metadata, request_id
+from gateway.doors.grpc_call import Call, Gone, Method
+from gateway.doors.grpc_exchange import fail, served
+from gateway.errors import BadRequest, NotFound
+from gateway.headers import request_id
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -23,45 +24,44 @@ _KNOWN: Final = frozenset({"", "inference.GRPCInferenceService"})
 _WATCH_S: Final = 0.5
 
 
-def health_handlers(app: Core) -> Any:
-    """The generic handler for the service."""
+def health_methods(app: Core) -> dict[str, Method]:
+    """Of the service."""
 
     def status() -> Any:
         response = health_pb2.HealthCheckResponse
         return response.SERVING if app.ready else response.NOT_SERVING
 
-    async def named(context: Any) -> None:
-        headers = from_metadata(context.invocation_metadata() or ())
-        await context.send_initial_metadata(served(request_id(headers), ""))
+    def message(what: Any) -> bytes:
+        return bytes(health_pb2.HealthCheckResponse(status=what).SerializeToString())
 
-    async def check(request: Any, context: Any) -> Any:
-        await named(context)
-        if request.service not in _KNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return health_pb2.HealthCheckResponse(status=status())
+    async def service_of(call: Call, request: bytes, rid: str) -> str:
+        try:
+            return str(health_pb2.HealthCheckRequest.FromString(request).service)
+        except DecodeError:
+            await fail(call, BadRequest("the request message cannot be parsed"), rid, "")
 
-    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
-        await named(context)
-        last: Any = None
-        while True:
-            unknown = request.service not in _KNOWN
-            now = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN if unknown else status()
-            if now != last:
-                last = now
-                yield health_pb2.HealthCheckResponse(status=now)
-            await asyncio.sleep(_WATCH_S)
+    async def check(call: Call, request: bytes) -> bytes:
+        rid = request_id(call.headers)
+        if await service_of(call, request, rid) not in _KNOWN:
+            await fail(call, NotFound("unknown service"), rid, "")
+        await call.begin(served(rid, ""))
+        return message(status())
 
-    def codec(make: Any, behaviour: Any) -> Any:
-        return make(
-            behaviour,
-            request_deserializer=health_pb2.HealthCheckRequest.FromString,
-            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-        )
+    async def watch(call: Call) -> None:
+        rid = request_id(call.headers)
+        async for request in call.messages():
+            unknown = await service_of(call, request, rid) not in _KNOWN
+            await call.begin(served(rid, ""))
+            last: Any = None
+            while True:
+                now = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN if unknown else status()
+                if now != last:
+                    last = now
+                    try:
+                        await call.write(message(now))
+                    except Gone:
+                        return
+                await asyncio.sleep(_WATCH_S)
 
-    return grpc.method_handlers_generic_handler(
-        "grpc.health.v1.Health",
-        {
-            "Check": codec(grpc.unary_unary_rpc_method_handler, check),
-            "Watch": codec(grpc.unary_stream_rpc_method_handler, watch),
-        },
-    )
+    prefix = "/grpc.health.v1.Health/"
+    return {prefix + "Check": Method(unary=check), prefix + "Watch": Method(streaming=watch)}
