@@ -13,6 +13,7 @@ from gateway.doors.grpc import GrpcDoor
 from gateway.doors.grpc_tls import NativeTls, RelayedTls, Transport
 from gateway.errors import TidegateError
 from gateway.tls import client_certificates
+from gateway.wire.grpc import NO_EXTENSIONS
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -57,6 +58,8 @@ def open_door(app: Core, snapshot: Snapshot, run_dir: Path) -> Door:
     files, clients = snapshot.tls.listen, client_certificates(snapshot.settings)
     if engine != "grpcio":
         try:
+            if NO_EXTENSIONS:
+                raise ImportError("TIDEGATE_NO_EXTENSIONS is set")
             from gateway.doors.fast_grpc import FastGrpcDoor  # noqa: PLC0415 - the extension may not be built
 
             return FastGrpcDoor(app, files, clients)

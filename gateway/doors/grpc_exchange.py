@@ -11,24 +11,23 @@ from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
     from gateway.doors.grpc_call import Call
-    from gateway.wire.types import Buffer, InferAnswer, InferCall
+    from gateway.wire.types import InferAnswer, InferCall
 
 
 class GrpcExchange(Exchange):
     """An inference request that came over gRPC."""
 
-    __slots__ = ("message", "raw")
+    __slots__ = ("read",)
 
     protocol = "grpc"
 
-    def __init__(self, *args: Any, message: Any, raw: list[Buffer] | None, **kwargs: Any) -> None:
-        super().__init__(*args, model=message.model_name, version=message.model_version, **kwargs)
-        self.message = message
-        self.raw = raw
+    def __init__(self, *args: Any, read: InferCall | codec.Envelope, **kwargs: Any) -> None:
+        super().__init__(*args, model=read.model, version=read.version, **kwargs)
+        self.read = read
 
     def decode(self) -> InferCall:
-        """The envelope of the parsed message."""
-        return codec.from_message(self.message, self.raw, self.snapshot.settings.limits.tensors)
+        """The call that was read."""
+        return codec.call_of(self.read, self.snapshot.settings.limits.tensors)
 
     def encode(self, answer: InferAnswer) -> bytes:
         """`ModelInferResponse` as bytes."""

@@ -77,7 +77,7 @@ def _infer(app: Core) -> Unary:
         settings = snapshot.settings
         try:
             check_size(request, settings.limits.body)
-            message, raw = codec.parse_request(request)
+            read = codec.read_request(request, settings.limits.tensors)
             peer, certificate = call.client()
             if settings.identity is not None:
                 drop_untrusted(headers, peer, settings.listen.trusted_proxies)
@@ -85,8 +85,7 @@ def _infer(app: Core) -> Unary:
                 snapshot,
                 headers,
                 operation="infer",
-                message=message,
-                raw=raw,
+                read=read,
                 nbytes=len(request),
                 request_id=rid,
                 peer=peer,

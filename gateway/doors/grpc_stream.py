@@ -83,7 +83,7 @@ class StreamDoor:
         snapshot = self._app.snapshot
         try:
             check_size(request, snapshot.settings.limits.body)
-            message, raw = codec.parse_request(request)
+            read = codec.read_request(request, snapshot.settings.limits.tensors)
         except TidegateError as error:
             await self._refuse(error, "", "")
             return
@@ -91,8 +91,7 @@ class StreamDoor:
             snapshot,
             self._headers,
             operation="stream",
-            message=message,
-            raw=raw,
+            read=read,
             nbytes=len(request),
             request_id=self._rid,
             peer=self._peer,
@@ -103,7 +102,7 @@ class StreamDoor:
 
     async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
         if isinstance(answer, TidegateError):
-            await self._refuse(answer, x.message.id if isinstance(x, GrpcExchange) else "", x.variant_name)
+            await self._refuse(answer, x.read.id if isinstance(x, GrpcExchange) else "", x.variant_name)
             return
         body = codec.encode_response(answer)
         x.nbytes_out += len(body)
