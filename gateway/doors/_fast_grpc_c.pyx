@@ -12,6 +12,7 @@ c) `Rpc`, one call: its metadata, the message that is being put together, the me
 d) `Session`, one connection. Calls belong to it until their stream closes.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
@@ -199,7 +200,8 @@ def load(str name="libnghttp2.so.14"):
     lib.no_auto_window = <Set_Int>_symbol(so, b"nghttp2_option_set_no_auto_window_update")
     lib.no_closed_streams = <Set_Int>_symbol(so, b"nghttp2_option_set_no_closed_streams")
     lib.reset_rate = <Set_Rate>_symbol(so, b"nghttp2_option_set_stream_reset_rate_limit")
-    lib.server_new = <int (*)(void **, void *, void *, void *) noexcept nogil>_symbol(so, b"nghttp2_session_server_new2")
+    lib.server_new = <int (*)(void **, void *, void *, void *) noexcept nogil>_symbol(
+        so, b"nghttp2_session_server_new2")
     lib.session_del = <Void_Ptr>_symbol(so, b"nghttp2_session_del")
     lib.mem_recv = <Mem_Recv>_symbol(so, b"nghttp2_session_mem_recv")
     lib.mem_send = <Mem_Send>_symbol(so, b"nghttp2_session_mem_send")
@@ -284,11 +286,11 @@ cdef int _on_frame_recv(void *h2, const Frame *frame, void *user) noexcept:
 
 
 cdef int _on_frame_send(void *h2, const Frame *frame, void *user) noexcept:
-    cdef Session session
     cdef void *found
+    if frame.kind == HEADERS or frame.kind == DATA:
+        (<Session>user).spoke = True
     if frame.kind == HEADERS and frame.flags & END_STREAM:
         # The answer is complete: what the client still sends is not wanted (RFC 9113, 8.1).
-        session = <Session>user
         found = lib.get_user(h2, frame.stream)
         if found != NULL and not (<Rpc>found).half_closed:
             lib.submit_rst(h2, 0, frame.stream, 0)
@@ -564,6 +566,7 @@ cdef void _static(Field *field, const char *name, size_t name_size, const char *
 # --- d) one connection -------------------------------------------------------------------------------------
 
 
+@cython.final
 cdef class Session:
     """One connection of a client.
 
@@ -581,6 +584,8 @@ cdef class Session:
     """Frames since the last one that belonged to a call's work: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA."""
     cdef readonly Py_ssize_t pending
     """Bytes of messages that wait to be sent, of all calls."""
+    cdef public bint spoke
+    """Headers or data were sent since somebody made it False."""
     cdef readonly bint greeted
     """The client has acknowledged our settings."""
     cdef readonly Rpc heading
@@ -588,22 +593,23 @@ cdef class Session:
     cdef public Py_ssize_t most_message
     cdef size_t most_metadata
     cdef object make
-    cdef list events
+    cdef readonly list events
+    """What sending made happen: calls that closed with their answer; `receive` returns them as well."""
+    cdef readonly bint over
+    """Nothing is left to read or to write, as `take` last saw it: the connection can be closed."""
     cdef BaseException error
     cdef char *buffer
     cdef Py_ssize_t used, room
     cdef list pieces
 
-    def __cinit__(self, make, *, Py_ssize_t most_metadata, Py_ssize_t most_message, uint32_t streams):
+    def __init__(self, make, *, Py_ssize_t most_metadata, Py_ssize_t most_message, uint32_t streams):
         cdef Setting settings[5]
-        if _callbacks == NULL:
-            raise RuntimeError("load() first")
+        if _callbacks == NULL or self.h2 != NULL:
+            raise RuntimeError("load() first, and make a session once")
         self.make, self.most_metadata, self.most_message = make, most_metadata, most_message
         self.calls = {}
         self.events = []
         self.pieces = []
-        self.buffer = NULL
-        self.h2 = NULL
         if lib.server_new(&self.h2, _callbacks, <void *>self, _options):
             raise MemoryError
         for index, (key, value) in enumerate((
@@ -699,6 +705,7 @@ cdef class Session:
             if size == 0:
                 break
             self.put(<const char *>data, size)
+        self.over = not lib.want_read(self.h2) and not lib.want_write(self.h2)
         if self.used:
             self.pieces.append(PyBytes_FromStringAndSize(self.buffer, self.used))
             self.used = 0
@@ -709,7 +716,7 @@ cdef class Session:
         return pieces
 
     def late_events(self):
-        """Events that sending made: streams that closed with their answer."""
+        """`events`, once."""
         events, self.events = self.events, []
         return events
 
@@ -730,11 +737,6 @@ cdef class Session:
             self.used = 0
         self.pieces.append(piece)
         return 0
-
-    @property
-    def over(self):
-        """Whether nothing is left to read or to write: the connection can be closed."""
-        return not lib.want_read(self.h2) and not lib.want_write(self.h2)
 
     cdef size_t _head(self, Field *fields, object metadata) except? 0:
         _static(&fields[0], b":status", 7, b"200", 3)

@@ -7,6 +7,7 @@ one by one by two GOAWAY frames with a ping between them (RFC 9113, 6.8), so tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.doors import grpc_service as service
@@ -48,6 +49,7 @@ class FastGrpcDoor:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._leaving = False
+        self._empty = asyncio.Event()
         self.methods = service.methods(app)
 
     @property
@@ -91,6 +93,7 @@ class FastGrpcDoor:
         if len(self._connections) >= self.limits.connections:
             return False
         self._connections.add(connection)
+        self._empty.clear()
         if self._leaving:
             # It was in the port's queue when another server took it over.
             asyncio.get_running_loop().call_soon(connection.farewell)
@@ -99,15 +102,17 @@ class FastGrpcDoor:
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
 
     async def _stop_accepting(self) -> None:
         self._leaving = True
         server, self._server = self._server, None
         if server is None:
             return
-        # What the kernel has given to this socket is lost with it: take it in first. A turn of the loop does that.
+        # What the kernel has given to this socket is lost with it: take it in first, which turns of the loop do.
         over = asyncio.get_running_loop().time() + _EMPTY_S
-        while any(waiting(sock) for sock in server.sockets) and asyncio.get_running_loop().time() < over:
+        while any(map(waiting, server.sockets)) and asyncio.get_running_loop().time() < over:  # noqa: ASYNC110
             await asyncio.sleep(0)
         server.close()
 
@@ -125,11 +130,12 @@ class FastGrpcDoor:
     async def stop(self, drain: float) -> None:
         """Ask the clients to go, let calls in progress finish for `drain` seconds, then cut them."""
         await self._stop_accepting()
-        loop = asyncio.get_running_loop()
-        over = loop.time() + drain
+        if not self._connections:
+            return
         for connection in tuple(self._connections):
             connection.farewell()
-        while self._connections and loop.time() < over:
-            await asyncio.sleep(min(_LOOK_S, drain))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain):
+                await self._empty.wait()
         for connection in tuple(self._connections):
             connection.cut()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway import logs
@@ -46,6 +47,8 @@ _ENHANCE_YOUR_CALM: Final = 0xB
 _CANCEL: Final = 0x8
 # The pipeline itself heeds a deadline; the door cuts what does not, and clients that let theirs pass.
 _LATE_S: Final = 0.25
+_LEAST_S: Final = 0.05
+"""Between two looks at the clocks."""
 _SPREAD: Final = 0.1
 """Of the age, either way, so that connections that were made together do not come of age together."""
 
@@ -71,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._leaving = False
         """It was told that no more calls are wanted."""
         self._strikes = 0
-        self._pinged = -service.PING_GAP_S
+        self._last_ping = -service.PING_GAP_S
 
     # --- asyncio's side ---------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class Connection(asyncio.Protocol):
         calls = list(self.session.calls.values())
         self.session.calls.clear()
         for call in calls:
-            self._gone(call)
+            self._gone(call, _CANCEL)
 
     def pause_writing(self) -> None:
         """The client does not take what is sent; the rest stays in the session."""
@@ -162,9 +165,8 @@ class Connection(asyncio.Protocol):
                 self._transport.write(pieces[0])
             else:
                 self._transport.writelines(pieces)
-        events = session.late_events()
-        if events:
-            self._handle(events)
+        if session.events:
+            self._handle(session.late_events())
         if self.writers:
             for call in tuple(self.writers):
                 call.sending()
@@ -207,27 +209,9 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, events: list[tuple[int, Any, Any]]) -> None:
         for kind, call, what in events:
-            if kind == MESSAGE:
-                self._message(call, what)
-            elif kind == CALL:
-                self._open(call)
-            elif kind == HALF_CLOSED:
-                self._half_closed(call)
-            elif kind == CLOSED:
-                self._gone(call)
-            elif kind == PINGED:
-                self._ping()
-            elif kind == PONGED:
-                self._pongs += 1
-                if self._leaving and self._pongs == self._farewell:
-                    self.session.goaway()
-            elif kind == TOO_LARGE:
-                most = self.session.most_message
-                self._refuse(call, "RESOURCE_EXHAUSTED", f"Received message larger than max ({what} vs. {most})")
-            elif kind == BAD_FRAME:
-                self._refuse(call, "INTERNAL", "the message has a flag that there is not")
+            _HANDLERS[kind](self, call, what)
 
-    def _open(self, call: FastCall) -> None:
+    def _open(self, call: FastCall, _: None) -> None:
         call.connection = self
         call.method_of = self._door.methods.get(call.path, _UNKNOWN)
         if call.oversized:
@@ -272,7 +256,7 @@ class Connection(asyncio.Protocol):
                 error.code = "INTERNAL"
             raise
 
-    def _half_closed(self, call: FastCall) -> None:
+    def _half_closed(self, call: FastCall, _: None) -> None:
         if call.cut_short:
             self._refuse(call, "INTERNAL", "the message was cut short")
         elif call.method_of.streaming is not None:
@@ -287,7 +271,14 @@ class Connection(asyncio.Protocol):
         if call.task is not None:
             call.task.cancel()
 
-    def _gone(self, call: FastCall) -> None:
+    def _too_large(self, call: FastCall, size: int) -> None:
+        most = self.session.most_message
+        self._refuse(call, "RESOURCE_EXHAUSTED", f"Received message larger than max ({size} vs. {most})")
+
+    def _bad_frame(self, call: FastCall, _: int) -> None:
+        self._refuse(call, "INTERNAL", "the message has a flag that there is not")
+
+    def _gone(self, call: FastCall, _: int) -> None:
         """The stream has closed: by its end, or because nobody waits for it any more."""
         if call.timer is not None:
             call.timer.cancel()
@@ -318,7 +309,7 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self._cut(call)
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  the last line of defence
             self._defect(call)
         self.flush()
 
@@ -333,7 +324,7 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self._cut(call)
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  the last line of defence
             self._defect(call)
         self.flush()
 
@@ -350,16 +341,25 @@ class Connection(asyncio.Protocol):
 
     # --- clocks ------------------------------------------------------------------------------------------------
 
-    def _ping(self) -> None:
-        """Of the client: a few are for life, many are a flood (grpc's ping strikes, gRFC A8)."""
-        now = self._heard
-        if now - self._pinged < service.PING_GAP_S and not self.session.calls:
+    def _pinged(self, *_: None) -> None:
+        """Of the client: a few are for life, and clients measure with them whenever they get data; others are a flood.
+
+        Strikes as grpcio counts them (https://github.com/grpc/proposal/blob/master/A8-client-side-keepalive.md).
+        """
+        if self.session.spoke:
+            self.session.spoke = False
+            self._strikes, self._last_ping = 0, -service.PING_GAP_S
+        if self._heard - self._last_ping < service.PING_GAP_S:
             self._strikes += 1
             if self._strikes > service.PING_STRIKES:
                 self._end_calm(b"too_many_pings")
-        else:
-            self._strikes = 0
-        self._pinged = now
+        self._last_ping = self._heard
+
+    def _ponged(self, *_: None) -> None:
+        """Of ours; the one that followed the farewell says that whatever was on its way then has come."""
+        self._pongs += 1
+        if self._leaving and self._pongs == self._farewell:
+            self.session.goaway()
 
     def _end_calm(self, why: bytes) -> None:
         self.session.goaway(_ENHANCE_YOUR_CALM, why)
@@ -399,37 +399,53 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """What is due; then the next look."""
-        now, limits = self._loop.time(), self._door.limits
-        if not self.session.greeted and now - self._made >= limits.header_timeout:
+        now = self._loop.time()
+        if self._hopeless(now):
             self._transport.abort()
             return
-        heading = self.session.heading
-        if heading is None:
-            self._heading = None
-        elif self._heading is None or self._heading[0] is not heading:
-            self._heading = (heading, now)
-        elif now - self._heading[1] >= limits.header_timeout:
-            self._transport.abort()
-            return
-        if self._pings > self._pongs:
-            if now - self._asked >= service.PING_WITHIN_S and self._heard < self._asked:
-                self._transport.abort()
-                return
-        elif now - self._heard >= service.PING_AFTER_S:
+        if self._pings == self._pongs and now - self._heard >= service.PING_AFTER_S:
             self._ask()
         if self.session.calls:
             self._active = now
+        if self._leaving and self._pongs < self._farewell and now - self._asked >= service.PING_WITHIN_S:
+            self.session.goaway()  # it talks, and does not answer: what was on its way has come by now
         if now >= self._old or now - self._active >= service.IDLE_S:
             self.farewell()
         self.flush()
         if not self._closed:
             self._timer = self._loop.call_later(self._until_next(now), self._look)
 
+    def _hopeless(self, now: float) -> bool:
+        """Whether the client has not said in time what it had to say."""
+        patience = self._door.limits.header_timeout
+        if not self.session.greeted and now - self._made >= patience:
+            return True
+        heading = self.session.heading
+        if heading is None:
+            self._heading = None
+        elif self._heading is None or self._heading[0] is not heading:
+            self._heading = (heading, now)
+        elif now - self._heading[1] >= patience:
+            return True
+        return self._pings > self._pongs and now - max(self._asked, self._heard) >= service.PING_WITHIN_S
+
     def _until_next(self, now: float) -> float:
-        least = limits = self._door.limits.header_timeout
-        if self.session.heading is None and self.session.greeted:
-            least = service.PING_AFTER_S - (now - self._heard) if self._pings == self._pongs else service.PING_WITHIN_S
-            least = min(least, service.PING_AFTER_S)
-            if not self._leaving:
-                least = min(least, self._old - now)
-        return max(least, min(0.05, limits))
+        if self._heading is not None or not self.session.greeted:
+            return self._door.limits.header_timeout
+        if self._pings > self._pongs:
+            return service.PING_WITHIN_S
+        least = service.PING_AFTER_S - (now - self._heard)
+        return max(min(least, self._old - now) if not self._leaving else least, _LEAST_S)
+
+
+_HANDLERS: Final[dict[int, Callable[[Connection, Any, Any], None]]] = {
+    CALL: Connection._open,  # noqa: SLF001 - the table of this file
+    MESSAGE: Connection._message,  # noqa: SLF001
+    HALF_CLOSED: Connection._half_closed,  # noqa: SLF001
+    CLOSED: Connection._gone,  # noqa: SLF001
+    TOO_LARGE: Connection._too_large,  # noqa: SLF001
+    BAD_FRAME: Connection._bad_frame,  # noqa: SLF001
+    PINGED: Connection._pinged,  # noqa: SLF001
+    PONGED: Connection._ponged,  # noqa: SLF001
+}
+"""By the kind of an event."""

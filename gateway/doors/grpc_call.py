@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Metadata: TypeAlias = Iterable[tuple[str, str]]
 
 
-class Ended(Exception):  # noqa: N818 - nothing is wrong: the handler has said how its call ends
+class Ended(Exception):
     """The call has its status."""
 
 
-class Gone(Exception):  # noqa: N818 - it is the client that is
+class Gone(Exception):
     """Nobody takes what is written."""
 
 

@@ -6,12 +6,12 @@ Services: "" and `inference.GRPCInferenceService`; both are SERVING when the gat
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from gateway.doors.grpc_call import Call, Gone, Method
+from gateway.doors.grpc_call import Call, Method
 from gateway.doors.grpc_exchange import fail, served
 from gateway.errors import BadRequest, NotFound
 from gateway.headers import request_id
@@ -20,48 +20,56 @@ if TYPE_CHECKING:
     from gateway.core import Core
 
 _KNOWN: Final = frozenset({"", "inference.GRPCInferenceService"})
+_UNKNOWN: Final = bytes(
+    health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString()
+)
 # How often a watcher's answer is looked at again.
 _WATCH_S: Final = 0.5
 
 
-def health_methods(app: Core) -> dict[str, Method]:
-    """Of the service."""
+class _Health:
+    """The service."""
 
-    def status() -> Any:
-        response = health_pb2.HealthCheckResponse
-        return response.SERVING if app.ready else response.NOT_SERVING
+    def __init__(self, app: Core) -> None:
+        self._app = app
 
-    def message(what: Any) -> bytes:
-        return bytes(health_pb2.HealthCheckResponse(status=what).SerializeToString())
-
-    async def service_of(call: Call, request: bytes, rid: str) -> str:
-        try:
-            return str(health_pb2.HealthCheckRequest.FromString(request).service)
-        except DecodeError:
-            await fail(call, BadRequest("the request message cannot be parsed"), rid, "")
-
-    async def check(call: Call, request: bytes) -> bytes:
+    async def check(self, call: Call, request: bytes) -> bytes:
+        """Once."""
         rid = request_id(call.headers)
-        if await service_of(call, request, rid) not in _KNOWN:
+        if await _service_of(call, request, rid) not in _KNOWN:
             await fail(call, NotFound("unknown service"), rid, "")
         await call.begin(served(rid, ""))
-        return message(status())
+        return self._message()
 
-    async def watch(call: Call) -> None:
+    async def watch(self, call: Call) -> None:
+        """Now, and whenever it changes; a service that is not known may come to be (the protocol says so)."""
         rid = request_id(call.headers)
         async for request in call.messages():
-            unknown = await service_of(call, request, rid) not in _KNOWN
+            known = await _service_of(call, request, rid) in _KNOWN
             await call.begin(served(rid, ""))
-            last: Any = None
+            last = b""
             while True:
-                now = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN if unknown else status()
+                now = self._message() if known else _UNKNOWN
                 if now != last:
                     last = now
-                    try:
-                        await call.write(message(now))
-                    except Gone:
-                        return
+                    await call.write(now)
                 await asyncio.sleep(_WATCH_S)
 
+    def _message(self) -> bytes:
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if self._app.ready else response.NOT_SERVING
+        return bytes(response(status=status).SerializeToString())
+
+
+async def _service_of(call: Call, request: bytes, rid: str) -> str:
+    try:
+        return str(health_pb2.HealthCheckRequest.FromString(request).service)
+    except DecodeError:
+        await fail(call, BadRequest("the request message cannot be parsed"), rid, "")
+
+
+def health_methods(app: Core) -> dict[str, Method]:
+    """By `/SERVICE/METHOD`."""
+    health = _Health(app)
     prefix = "/grpc.health.v1.Health/"
-    return {prefix + "Check": Method(unary=check), prefix + "Watch": Method(streaming=watch)}
+    return {prefix + "Check": Method(unary=health.check), prefix + "Watch": Method(streaming=health.watch)}
