@@ -609,7 +609,6 @@ cdef class Session:
         self.make, self.most_metadata, self.most_message = make, most_metadata, most_message
         self.calls = {}
         self.events = []
-        self.pieces = []
         if lib.server_new(&self.h2, _callbacks, <void *>self, _options):
             raise MemoryError
         for index, (key, value) in enumerate((
@@ -695,9 +694,10 @@ cdef class Session:
         raise ProtocolError(f"nghttp2: {code}")
 
     def take(self):
-        """What is to be sent now: a list of bytes and memoryviews. Raises ProtocolError."""
+        """What is to be sent now: bytes, a list of bytes and memoryviews, or None. Raises ProtocolError."""
         cdef const uint8_t *data = NULL
         cdef ssize_t size
+        cdef bytes last = None
         while True:
             size = lib.mem_send(self.h2, &data)
             if size < 0:
@@ -707,12 +707,16 @@ cdef class Session:
             self.put(<const char *>data, size)
         self.over = not lib.want_read(self.h2) and not lib.want_write(self.h2)
         if self.used:
-            self.pieces.append(PyBytes_FromStringAndSize(self.buffer, self.used))
+            last = PyBytes_FromStringAndSize(self.buffer, self.used)
             self.used = 0
-        if self.room > 4 * LARGE:
-            free(self.buffer)
-            self.buffer, self.room = NULL, 0
-        pieces, self.pieces = self.pieces, []
+            if self.room > 4 * LARGE:
+                free(self.buffer)
+                self.buffer, self.room = NULL, 0
+        if self.pieces is None:
+            return last
+        pieces, self.pieces = self.pieces, None
+        if last is not None:
+            pieces.append(last)
         return pieces
 
     def late_events(self):
@@ -732,6 +736,8 @@ cdef class Session:
         return 0
 
     cdef int put_piece(self, object piece) except -1:
+        if self.pieces is None:
+            self.pieces = []
         if self.used:
             self.pieces.append(PyBytes_FromStringAndSize(self.buffer, self.used))
             self.used = 0

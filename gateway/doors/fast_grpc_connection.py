@@ -82,8 +82,11 @@ class Connection(asyncio.Protocol):
         """Say our settings, unless there are too many connections."""
         self._transport = cast("asyncio.Transport", transport)
         tls = transport.get_extra_info("ssl_object")
-        if not self._door.admit(self) or (tls is not None and tls.selected_alpn_protocol() != "h2"):
+        if not self._door.admit(self):
             self._transport.abort()
+            return
+        if tls is not None and tls.selected_alpn_protocol() != "h2":  # RFC 9113, 3.2: what is spoken is agreed on
+            self._transport.close()
             return
         if tls is not None and (encoded := tls.getpeercert(binary_form=True)) is not None:
             self.certificate = certificate_of(encoded)
@@ -160,11 +163,10 @@ class Connection(asyncio.Protocol):
             _log.debug("a gRPC connection ends: %s", error)
             self.close()
             return
-        if pieces:
-            if len(pieces) == 1:
-                self._transport.write(pieces[0])
-            else:
-                self._transport.writelines(pieces)
+        if isinstance(pieces, bytes):
+            self._transport.write(pieces)
+        elif pieces is not None:
+            self._transport.writelines(pieces)
         if session.events:
             self._handle(session.late_events())
         if self.writers:

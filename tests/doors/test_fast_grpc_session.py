@@ -54,7 +54,8 @@ def session() -> Session:
 
 
 def out(made: Session) -> list[tuple[int, int, int, bytes]]:
-    return frames(b"".join(made.take()))
+    taken = made.take() or b""
+    return frames(taken if isinstance(taken, bytes) else b"".join(taken))
 
 
 def opened(made: Session, stream: int = 1, *more: tuple[str, str]) -> Rpc:
