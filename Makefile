@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
-SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
+SOURCES := $(shell find gateway kernels -name '*.pyx' -o -name '*.pxd' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv triton serve test test-slow soak check format bench bench-quick bench-gate models lock clean docs fuzz fuzz-asan
@@ -41,8 +41,12 @@ serve: triton
 # Most tests wait for processes: three at a time keep two cores busy. Files stay whole, for what they share, and in
 # their order, in which the long ones come early.
 JOBS ?= 3
+GRPC_TESTS := $(addprefix tests/,e2e/test_protocol_grpc.py e2e/test_protocol_streams.py e2e/test_protocol_clients.py \
+  e2e/test_tls_doors.py hostile/test_hostile.py)
 test: triton
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=grpcio $(BIN)/python -m pytest \
+	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
 # Real backends and other model servers, each in an environment of its own (some GB the first time).
 test-slow: triton
@@ -57,9 +61,10 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest --ignore-missing-stub kernels.tensors._tensors_c kernels.counters._counters_c kernels.drift._drift_c
+	$(BIN)/python -m mypy.stubtest --ignore-missing-stub kernels.tensors._tensors_c kernels.counters._counters_c kernels.drift._drift_c \
+	  gateway.doors._fast_grpc_c gateway.wire._infer_c
 	$(BIN)/lint-imports
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find kernels -name '*.pyx')
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find gateway kernels -name '*.pyx')
 
 format: venv
 	$(BIN)/ruff format .
@@ -111,4 +116,4 @@ lock:
 
 clean:
 	rm -rf build .venv* .triton state deploy/local/state
-	find kernels -name '*.so' -o -name '*_c.c' -o -name '*_c.cpp' | xargs rm -f
+	find gateway kernels -name '*.so' -o -name '*_c.c' -o -name '*_c.cpp' | xargs rm -f

@@ -23,6 +23,8 @@ def extension(name: str, language: str = "c") -> Extension:
 
 
 EXTENSIONS = [
+    extension("gateway.wire._infer_c"),
+    extension("gateway.doors._fast_grpc_c"),
     extension("kernels.counters._counters_c"),
     extension("kernels.drift._drift_c"),
     extension("kernels.tensors._tensors_c", language="c++"),

@@ -107,8 +107,11 @@ def tidegate_plain(upstream: Server, http: str, grpc: str, directory: Path) -> s
     return json.dumps(_tidegate(upstream, http, grpc, directory))
 
 
-def tidegate_governed(upstream: Server, http: str, grpc: str, directory: Path, otlp: str) -> str:
-    """API key, a policy of 1,000 rules, a 90/10 split, metrics, and traces of 1 % of the requests."""
+def tidegate_governed(upstream: Server, http: str, grpc: str, directory: Path, otlp: str, engine: str = "") -> str:
+    """API key, a policy of 1,000 rules, a 90/10 split, metrics, and traces of 1 % of the requests.
+
+    `engine`: `listen.grpc_engine`; empty: what is the default.
+    """
     settings = _tidegate(upstream, http, grpc, directory) | {
         "routes": {
             MODEL: {
@@ -124,6 +127,8 @@ def tidegate_governed(upstream: Server, http: str, grpc: str, directory: Path, o
         "policy": {"file": str(directory / "policy.csv")},
         "telemetry": {"traces": {"endpoint": otlp, "sample_ratio": 0.01}},
     }
+    if engine:
+        settings["listen"]["grpc_engine"] = engine
     return json.dumps(settings)
 
 

@@ -59,6 +59,7 @@ def peers(baseline: Path | None = None) -> list[Peer]:
         Peer("KServe transformer", ("http",), _kserve_version, _kserve, 1 / 40),
         Peer("Tidegate, plain", both, _tidegate_version, _tidegate_plain),
         Peer("Tidegate, governed", both, _tidegate_version, _tidegate_governed),
+        Peer("Tidegate, governed, grpcio", ("grpc",), _tidegate_version, partial(_tidegate_governed, engine="grpcio")),
     ]
     if baseline is not None:
         folder = baseline.resolve()
@@ -128,10 +129,12 @@ def _tidegate_plain(upstream: Server, directory: Path, _otlp: str, checkout: Pat
 
 
 @contextmanager
-def _tidegate_governed(upstream: Server, directory: Path, otlp: str, checkout: Path | None = None) -> Iterator[Running]:
+def _tidegate_governed(
+    upstream: Server, directory: Path, otlp: str, checkout: Path | None = None, engine: str = ""
+) -> Iterator[Running]:
     http, grpc = _addresses(2)
     (directory / "policy.csv").write_text(configs.policy())
-    text = configs.tidegate_governed(upstream, http, grpc, directory, otlp)
+    text = configs.tidegate_governed(upstream, http, grpc, directory, otlp, engine)
     with _tidegate(text, directory, http, checkout) as pid:
         yield Running(pid, http, grpc)
 

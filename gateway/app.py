@@ -22,8 +22,7 @@ from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
-from gateway.doors.grpc import GrpcDoor
-from gateway.doors.grpc_tls import NativeTls, RelayedTls, Transport
+from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_server import HttpServer
 from gateway.identity import Sources
@@ -115,7 +114,7 @@ class Application:
         self.pipeline = Pipeline(self.admission, self.gates, self.observer, self.shadows)
         self.page = Page(place.run_dir)
         self._servers: list[HttpServer] = []
-        self._grpc: GrpcDoor | None = None
+        self._grpc: Door | None = None
         self._tls: RollingContext | None = None
         """Of every HTTP port; gRPC has its own."""
         self._serving: list[asyncio.Task[None]] = []
@@ -279,28 +278,19 @@ class Application:
             self._tls.current = _http_tls(new)
         if self._grpc is not None:
             same = client_certificates(old.settings) == client_certificates(new.settings)
-            if GrpcDoor.must_renew(old.settings.limits, limits) or not same:
+            if not self._grpc.follow(limits) or not same:
                 self._background(self._renew_grpc(self._grpc, new))
             elif new.tls.listen is not None:
-                self._grpc.transport.renew(new.tls.listen)
+                self._grpc.renew(new.tls.listen)
         self._background(_retire(weakref.ref(old), old.upstreams, keep=new.upstreams, drain=old.settings.drain))
 
-    async def _open_grpc(self, snapshot: Snapshot, address: str) -> GrpcDoor:
-        limits = snapshot.settings.limits
-        door = GrpcDoor(self, limits, self._grpc_transport(snapshot))
+    async def _open_grpc(self, snapshot: Snapshot, address: str) -> Door:
+        door = open_door(self, snapshot, self.place.run_dir)
         await door.start(address)
         return door
 
-    def _grpc_transport(self, snapshot: Snapshot) -> Transport | None:
-        files, clients = snapshot.tls.listen, client_certificates(snapshot.settings)
-        if files is None:
-            return None
-        if clients == "optional":
-            return RelayedTls(files, self.place.run_dir, snapshot.settings.limits.header_timeout)
-        return NativeTls(files, required=clients == "required")
-
-    async def _renew_grpc(self, old: GrpcDoor, snapshot: Snapshot) -> None:
-        """Grpcio's message limit is fixed for a server's life: another one takes over the port."""
+    async def _renew_grpc(self, old: Door, snapshot: Snapshot) -> None:
+        """What is fixed for a server's life has changed: another one takes over the port."""
         assert self.place.grpc is not None
         self._grpc = await self._open_grpc(snapshot, self.place.grpc)
         await old.relieved()

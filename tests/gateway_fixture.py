@@ -4,12 +4,15 @@
 waits until it is ready, and stops it after the test. In the text `$TRITON_HTTP` and `$TRITON_GRPC` are the
 shared Triton's addresses; `listen` and `state_dir` are added when they are not said. `shared_gateway` is one
 gateway for the whole run with every model passed through, for tests that change nothing.
+
+`TIDEGATE_TEST_GRPC_ENGINE` is the engine of every gateway whose settings do not say one: the same tests hold for both.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +134,16 @@ class Gateway:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
+def with_engine(text: str) -> str:
+    """Settings with the engine that the environment names, in front of what else `listen` says."""
+    engine = os.environ.get("TIDEGATE_TEST_GRPC_ENGINE")
+    if not engine or "grpc_engine" in text:
+        return text
+    key = f"grpc_engine: {engine}"
+    text = re.sub(r"(?m)^listen: *\{", f"listen: {{{key}, ", text)
+    return re.sub(r"(?m)^listen: *\n( +)", rf"listen:\n\1{key}\n\1", text)
+
+
 def start_gateway(
     folder: Path,
     text: str,
@@ -151,7 +164,7 @@ def start_gateway(
         text = f"listen: {{http: {http}, grpc: {grpc}}}\n{text}"
     if "state_dir:" not in text:
         text += "\nstate_dir: state\n"
-    (folder / "tidegate.yaml").write_text(text)
+    (folder / "tidegate.yaml").write_text(with_engine(text))
     for name, content in (files or {}).items():
         data = content if isinstance(content, bytes) else content.encode()
         (folder / name).write_bytes(data)

@@ -1,52 +1,39 @@
-"""The gRPC door on grpc.aio: OIP's `GRPCInferenceService` with raw-bytes handlers, and `grpc.health.v1`.
+"""The gRPC door on grpc.aio: the complete reference engine.
 
-Contract: as the HTTP door, for gRPC: reads bytes, metadata and deadline, hands an Exchange to the pipeline or
-a message to the pages. Answers carry `x-request-id` and `x-tidegate-variant` as initial metadata. This is the
-complete reference door; nothing in the pipeline knows which door called it.
+Contract: what is served is said in `grpc_service`; here is how grpcio is made to carry it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
+from grpc._cython.cygrpc import ExecuteBatchError  # grpcio exports it nowhere else
 
-from gateway import logs
-from gateway.clients import drop_untrusted
-from gateway.doors.grpc_exchange import GrpcExchange, check_size, deadline_of, fail, served
-from gateway.doors.grpc_health import health_handlers
-from gateway.doors.grpc_pages import PAGES, GrpcPage
-from gateway.doors.grpc_stream import StreamDoor
+from gateway.doors import grpc_service as service
+from gateway.doors.grpc_call import Ended, Gone, Metadata, Method, Streaming, Unary
 from gateway.doors.grpc_tls import PlainText, Transport
-from gateway.errors import Defect, TidegateError
-from gateway.headers import from_metadata, request_id
-from gateway.operations import OPERATIONS
-from gateway.snapshot import admitted_page
-from gateway.wire import grpc as codec
+from gateway.headers import from_metadata
 
 if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.settings import Limits
+    from gateway.tls import PeerCertificate, ServerFiles
 
-_log = logs.get("grpc")
-
-_SERVICE: Final = "inference.GRPCInferenceService"
-# Beyond the message itself: envelope, names, parameters.
-_MESSAGE_SLACK: Final = 1024 * 1024
 _BOUNDS: Final = (
-    # Calls of one connection at a time, the answer to floods of HEADERS and rapid reset: eight times what Envoy and
-    # nginx allow, because one client library may share one connection among all threads of a large host.
-    ("grpc.max_concurrent_streams", 1024),
-    # One limit for all: between grpcio's soft and hard one calls are refused at random. As the HTTP door's.
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", service.STREAMS),
+    # One limit for all: between grpcio's soft and hard one calls are refused at random.
+    ("grpc.max_metadata_size", service.METADATA),
+    ("grpc.absolute_max_metadata_size", service.METADATA),
     ("grpc.http2.hpack_table_size.decoder", 4096),
-    # A client that does not answer is gone, or does not read.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # An idle connection is asked to go, gracefully. Long, because clients keep a channel for their whole life.
-    ("grpc.max_connection_idle_ms", 15 * 60_000),
+    ("grpc.keepalive_time_ms", round(service.PING_AFTER_S * 1000)),
+    ("grpc.keepalive_timeout_ms", round(service.PING_WITHIN_S * 1000)),
+    ("grpc.max_connection_idle_ms", round(service.IDLE_S * 1000)),
+    ("grpc.http2.min_ping_interval_without_data_ms", round(service.PING_GAP_S * 1000)),
+    ("grpc.http2.max_ping_strikes", service.PING_STRIKES),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 # Streams on an aged connection go on for as long as they last; see `grpc_listener`.
@@ -55,20 +42,96 @@ _AGE: Final = "grpc.max_connection_age_ms"
 _AGE_SPREAD: Final = 1.1
 _LOOK_S: Final = 0.1
 _GRACE_S: Final = 5.0
+# What grpcio raises when the client has gone and its handler has not been cancelled yet. It would log an error of its
+# core as a defect of this program; for a call that nobody waits for it is a cancellation.
+_GONE: Final = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
-class _Unknown(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
-    """Methods that nobody serves: grpcio's own status and words, and the request id that every answer carries."""
+class GrpcioCall:
+    """A call as grpcio has it."""
 
-    def service(self, _: Any) -> Any:
-        """As the last of the handlers: for whatever the others do not know."""
-        return grpc.stream_stream_rpc_method_handler(self._refuse)
+    def __init__(self, context: Any, transport: Transport, requests: Any = None) -> None:
+        self._context = context
+        self._transport = transport
+        self._requests = requests
+        self.headers = from_metadata(context.invocation_metadata() or ())
 
-    @staticmethod
-    async def _refuse(_: Any, context: Any) -> None:
-        error = TidegateError("Method not found!")
-        error.code = "UNIMPLEMENTED"
-        await fail(context, error, request_id(from_metadata(context.invocation_metadata() or ())), "")
+    @property
+    def deadline(self) -> float | None:
+        """In event-loop time."""
+        left = self._context.time_remaining()
+        return None if left is None else asyncio.get_running_loop().time() + left
+
+    def client(self) -> tuple[str, PeerCertificate | None]:
+        """As the transport knows it."""
+        return self._transport.client(self._context)
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """To the client's end."""
+        async for request in self._requests:
+            yield request
+
+    async def begin(self, metadata: Metadata) -> None:
+        """Send initial metadata. Raises Gone."""
+        try:
+            await self._context.send_initial_metadata(tuple(metadata))
+        except _GONE as error:
+            raise Gone from error
+
+    async def write(self, message: bytes) -> None:
+        """Send a message. Raises Gone."""
+        try:
+            await self._context.write(message)
+        except _GONE as error:
+            raise Gone from error
+
+    async def abort(self, code: str, message: str, trailing: Metadata = ()) -> NoReturn:
+        """End the call with this status. Raises grpcio's own signal for it, or Gone.
+
+        A client whose deadline ends in the same moment is gone before the status is out.
+        """
+        try:
+            await self._context.abort(grpc.StatusCode[code], message, tuple(trailing))
+        except ExecuteBatchError as error:
+            raise Gone from error
+        raise Ended
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Every method, and those that nobody serves."""
+
+    def __init__(self, methods: Mapping[str, Method], transport: Transport) -> None:
+        self._transport = transport
+        self._methods = {path: self._adapted(method) for path, method in methods.items()}
+        self._unknown = self._streaming(service.unknown)
+
+    def service(self, handler_call_details: Any) -> Any:
+        """What serves this call."""
+        return self._methods.get(handler_call_details.method, self._unknown)
+
+    def _adapted(self, method: Method) -> Any:
+        if method.unary is not None:
+            return self._unary(method.unary)
+        assert method.streaming is not None
+        return self._streaming(method.streaming)
+
+    def _unary(self, behaviour: Unary) -> Any:
+        async def handler(request: bytes, context: Any) -> bytes:
+            try:
+                return await behaviour(GrpcioCall(context, self._transport), request)
+            except Gone as error:
+                raise asyncio.CancelledError from error
+
+        return grpc.unary_unary_rpc_method_handler(handler)
+
+    def _streaming(self, behaviour: Streaming) -> Any:
+        async def handler(requests: Any, context: Any) -> None:
+            try:
+                await behaviour(GrpcioCall(context, self._transport, requests))
+            except Gone as error:
+                raise asyncio.CancelledError from error
+
+        return grpc.stream_stream_rpc_method_handler(handler)
 
 
 class GrpcDoor:
@@ -78,7 +141,8 @@ class GrpcDoor:
         self._app = app
         self.transport: Transport = transport or PlainText()
         """How clients connect."""
-        limit = limits.body + _MESSAGE_SLACK
+        self._fixed = (limits.body, limits.connections, limits.header_timeout)
+        limit = limits.body + service.MESSAGE_SLACK
         # Until the handshake of TLS is over, the client's first bytes are understood, and our settings are answered.
         hello = max(1, round(limits.header_timeout * 1000))
         self._server = grpc.aio.server(
@@ -91,27 +155,17 @@ class GrpcDoor:
                 ("grpc.max_allowed_incoming_connections", limits.connections),
                 *_BOUNDS,
                 *(((_AGE, round(age * 1000)),) if (age := app.snapshot.settings.listen.grpc_connection_age) else ()),
-                # Clients ping idle connections; Triton's own default tolerance is as generous.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.http2.max_ping_strikes", 2),
-                ("grpc.keepalive_permit_without_calls", 1),
             )
         )
-        handlers = {
-            operation.grpc: grpc.unary_unary_rpc_method_handler(self._page_handler(operation.name))
-            for operation in OPERATIONS.values()
-            if operation.name in PAGES
-        }
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, handlers), health_handlers(app), _Unknown())
-        )
+        self._server.add_generic_rpc_handlers((_Handlers(service.methods(app), self.transport),))
 
-    @staticmethod
-    def must_renew(old: Limits, new: Limits) -> bool:
-        """Whether a running server cannot take the new limits over: grpcio fixes these at its start."""
-        return (old.body, old.connections, old.header_timeout) != (new.body, new.connections, new.header_timeout)
+    def follow(self, limits: Limits) -> bool:
+        """Whether other limits hold: grpcio fixes these at its start."""
+        return self._fixed == (limits.body, limits.connections, limits.header_timeout)
+
+    def renew(self, files: ServerFiles) -> None:
+        """Certificates for the connections to come."""
+        self.transport.renew(files)
 
     async def start(self, address: str) -> None:
         """Accept calls on a reserved address."""
@@ -138,64 +192,3 @@ class GrpcDoor:
         # time of the first one runs out, so that time is longer than any caller waits.
         await self._server.stop(drain + _GRACE_S if drain else None)
         self.transport.close()
-
-    async def _infer(self, request: bytes, context: Any) -> bytes:
-        headers = from_metadata(context.invocation_metadata() or ())
-        rid, variant = request_id(headers), ""
-        snapshot = self._app.snapshot
-        try:
-            check_size(request, snapshot.settings.limits.body)
-            message, raw = codec.parse_request(request)
-            peer, certificate = self.transport.client(context)
-            if snapshot.settings.identity is not None:
-                drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
-            x = GrpcExchange(
-                snapshot,
-                headers,
-                operation="infer",
-                message=message,
-                raw=raw,
-                nbytes=len(request),
-                request_id=rid,
-                peer=peer,
-                deadline=deadline_of(context),
-                certificate=certificate,
-            )
-            self._app.observer.started(x)
-            try:
-                answer: bytes = await self._app.pipeline.infer(x)
-            finally:
-                variant = x.variant_name
-        except TidegateError as error:
-            await fail(context, error, rid, variant)
-        await context.send_initial_metadata(served(rid, variant))
-        return answer
-
-    async def _stream(self, requests: Any, context: Any) -> None:
-        await StreamDoor(self._app, context, self.transport).run(requests)
-
-    def _page_handler(self, name: str) -> Any:
-        operation, page = OPERATIONS[name], PAGES[name]
-
-        async def handler(request: bytes, context: Any) -> bytes:
-            snapshot = self._app.snapshot
-            headers = from_metadata(context.invocation_metadata() or ())
-            rid = request_id(headers)
-            try:
-                check_size(request, snapshot.settings.limits.body)
-                call = GrpcPage.parse(self._app, snapshot, operation, request)
-                peer, certificate = self.transport.client(context)
-                if snapshot.settings.identity is not None:
-                    drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
-                call.subject = await admitted_page(snapshot, call.operation, call.model, headers, certificate)
-                call.headers, call.request_id = headers, rid
-                answer: bytes = await page(call)
-            except TidegateError as error:
-                await fail(context, error, rid, "")
-            except Exception as error:  # noqa: BLE001  grpcio would tell the client what it is
-                _log.exception("a defect", extra={"fields": {"request_id": rid}})
-                await fail(context, Defect(repr(error)), rid, "")
-            await context.send_initial_metadata((*served(rid, ""), *call.said.items()))
-            return answer
-
-        return handler

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from typing import TYPE_CHECKING, Any
-
-import grpc
-from grpc._cython.cygrpc import ExecuteBatchError  # grpcio exports it nowhere else
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gateway.errors import CircuitOpen, ModelAway, Shed, TidegateError, TooLarge
 from gateway.exchange import Exchange
 from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
-    from gateway.wire.types import Buffer, InferAnswer, InferCall
+    from gateway.doors.grpc_call import Call
+    from gateway.wire.types import InferAnswer, InferCall
 
 
 class GrpcExchange(Exchange):
     """An inference request that came over gRPC."""
 
-    __slots__ = ("message", "raw")
+    __slots__ = ("read",)
 
     protocol = "grpc"
 
-    def __init__(self, *args: Any, message: Any, raw: list[Buffer] | None, **kwargs: Any) -> None:
-        super().__init__(*args, model=message.model_name, version=message.model_version, **kwargs)
-        self.message = message
-        self.raw = raw
+    def __init__(self, *args: Any, read: InferCall | codec.Envelope, **kwargs: Any) -> None:
+        super().__init__(*args, model=read.model, version=read.version, **kwargs)
+        self.read = read
 
     def decode(self) -> InferCall:
-        """The envelope of the parsed message."""
-        return codec.from_message(self.message, self.raw, self.snapshot.settings.limits.tensors)
+        """The call that was read."""
+        return codec.call_of(self.read, self.snapshot.settings.limits.tensors)
 
     def encode(self, answer: InferAnswer) -> bytes:
         """`ModelInferResponse` as bytes."""
@@ -41,7 +37,7 @@ class GrpcExchange(Exchange):
 
 
 def check_size(request: bytes, limit: int) -> None:
-    """Raises TooLarge for a message beyond `limits.body`; grpcio refuses only what is far beyond it."""
+    """Raises TooLarge for a message beyond `limits.body`; the engines refuse only what is far beyond it."""
     if len(request) > limit:
         raise TooLarge(f"the message is larger than {limit} bytes")
 
@@ -53,23 +49,10 @@ def served(rid: str, variant: str) -> tuple[tuple[str, str], ...]:
     return (("x-request-id", rid),)
 
 
-def deadline_of(context: Any) -> float | None:
-    """The client's deadline in event-loop time; None when it set none."""
-    left = context.time_remaining()
-    return None if left is None else asyncio.get_running_loop().time() + left
-
-
-async def fail(context: Any, error: TidegateError, rid: str, variant: str) -> None:
-    """End the call with the error's status; never returns.
-
-    A client whose deadline ends in the same moment is gone before the status is out. grpcio then raises an error of
-    its core, which it would log as a defect of this program: for a call that nobody waits for it is a cancellation.
-    """
-    try:
-        await context.send_initial_metadata(served(rid, variant))
-        await context.abort(grpc.StatusCode[error.code], error.message, retry_metadata(error))
-    except ExecuteBatchError:
-        raise asyncio.CancelledError from error
+async def fail(call: Call, error: TidegateError, rid: str, variant: str) -> NoReturn:
+    """End the call with the error's status."""
+    await call.begin(served(rid, variant))
+    await call.abort(error.code, error.message, retry_metadata(error))
 
 
 def retry_metadata(error: TidegateError) -> tuple[tuple[str, str], ...]:

@@ -6,62 +6,70 @@ Services: "" and `inference.GRPCInferenceService`; both are SERVING when the gat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from gateway.doors.grpc_exchange import served
-from gateway.headers import from_metadata, request_id
+from gateway.doors.grpc_call import Call, Method
+from gateway.doors.grpc_exchange import fail, served
+from gateway.errors import BadRequest, NotFound
+from gateway.headers import request_id
 
 if TYPE_CHECKING:
     from gateway.core import Core
 
 _KNOWN: Final = frozenset({"", "inference.GRPCInferenceService"})
+_UNKNOWN: Final = bytes(
+    health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString()
+)
 # How often a watcher's answer is looked at again.
 _WATCH_S: Final = 0.5
 
 
-def health_handlers(app: Core) -> Any:
-    """The generic handler for the service."""
+class _Health:
+    """The service."""
 
-    def status() -> Any:
+    def __init__(self, app: Core) -> None:
+        self._app = app
+
+    async def check(self, call: Call, request: bytes) -> bytes:
+        """Once."""
+        rid = request_id(call.headers)
+        if await _service_of(call, request, rid) not in _KNOWN:
+            await fail(call, NotFound("unknown service"), rid, "")
+        await call.begin(served(rid, ""))
+        return self._message()
+
+    async def watch(self, call: Call) -> None:
+        """Now, and whenever it changes; a service that is not known may come to be (the protocol says so)."""
+        rid = request_id(call.headers)
+        async for request in call.messages():
+            known = await _service_of(call, request, rid) in _KNOWN
+            await call.begin(served(rid, ""))
+            last = b""
+            while True:
+                now = self._message() if known else _UNKNOWN
+                if now != last:
+                    last = now
+                    await call.write(now)
+                await asyncio.sleep(_WATCH_S)
+
+    def _message(self) -> bytes:
         response = health_pb2.HealthCheckResponse
-        return response.SERVING if app.ready else response.NOT_SERVING
+        status = response.SERVING if self._app.ready else response.NOT_SERVING
+        return bytes(response(status=status).SerializeToString())
 
-    async def named(context: Any) -> None:
-        headers = from_metadata(context.invocation_metadata() or ())
-        await context.send_initial_metadata(served(request_id(headers), ""))
 
-    async def check(request: Any, context: Any) -> Any:
-        await named(context)
-        if request.service not in _KNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return health_pb2.HealthCheckResponse(status=status())
+async def _service_of(call: Call, request: bytes, rid: str) -> str:
+    try:
+        return str(health_pb2.HealthCheckRequest.FromString(request).service)
+    except DecodeError:
+        await fail(call, BadRequest("the request message cannot be parsed"), rid, "")
 
-    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
-        await named(context)
-        last: Any = None
-        while True:
-            unknown = request.service not in _KNOWN
-            now = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN if unknown else status()
-            if now != last:
-                last = now
-                yield health_pb2.HealthCheckResponse(status=now)
-            await asyncio.sleep(_WATCH_S)
 
-    def codec(make: Any, behaviour: Any) -> Any:
-        return make(
-            behaviour,
-            request_deserializer=health_pb2.HealthCheckRequest.FromString,
-            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-        )
-
-    return grpc.method_handlers_generic_handler(
-        "grpc.health.v1.Health",
-        {
-            "Check": codec(grpc.unary_unary_rpc_method_handler, check),
-            "Watch": codec(grpc.unary_stream_rpc_method_handler, watch),
-        },
-    )
+def health_methods(app: Core) -> dict[str, Method]:
+    """By `/SERVICE/METHOD`."""
+    health = _Health(app)
+    prefix = "/grpc.health.v1.Health/"
+    return {prefix + "Check": Method(unary=health.check), prefix + "Watch": Method(streaming=health.watch)}

@@ -50,7 +50,7 @@ def let_go(fds: set[int]) -> None:
         for fd in fds:
             with _borrowed(fd) as listener:
                 until = time.monotonic() + _EMPTY_S
-                while _waiting(listener) and time.monotonic() < until:
+                while waiting(listener) and time.monotonic() < until:
                     time.sleep(0.0005)
             os.dup2(nothing.fileno(), fd, inheritable=False)
 
@@ -59,7 +59,8 @@ def _is_any(host: str) -> bool:
     return ip_address(host.partition("%")[0]).is_unspecified
 
 
-def _waiting(listener: socket.socket) -> int:
+def waiting(listener: socket.socket) -> int:
+    """Connections that wait for accept(2)."""
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     (waiting,) = struct.unpack_from("=I", info, _UNACKED)
     return int(waiting)

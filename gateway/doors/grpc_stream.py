@@ -8,22 +8,21 @@ that leaves early leaves the session, which does what the model server needs.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
 from tritonclient.grpc import service_pb2
 
 from gateway.clients import drop_untrusted
+from gateway.doors.grpc_call import Call, Gone
 from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, retry_metadata, served
 from gateway.errors import TidegateError
-from gateway.headers import from_metadata, request_id
+from gateway.headers import request_id
 from gateway.stream import StreamSession
 from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
     from gateway.core import Core
-    from gateway.doors.grpc_tls import Transport
     from gateway.exchange import Exchange
     from gateway.tls import PeerCertificate
 
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 class StreamDoor:
     """One client's `ModelStreamInfer` call."""
 
-    def __init__(self, app: Core, context: Any, transport: Transport) -> None:
+    def __init__(self, app: Core, call: Call) -> None:
         self._app = app
-        self._context = context
-        self._transport = transport
+        self._call = call
         self._peer = ""
         self._certificate: PeerCertificate | None = None
-        self._headers = from_metadata(context.invocation_metadata() or ())
+        self._headers = call.headers
         self._rid = request_id(self._headers)
         self._ends_on_error = self._headers.get("triton_grpc_error") == "true"
         self._failure: TidegateError | None = None
@@ -47,18 +45,18 @@ class StreamDoor:
         self._headed = False
         self._session = StreamSession(app.pipeline, self._deliver)
 
-    async def run(self, requests: Any) -> None:
-        """Serve the stream to its end; raises through `context.abort` when it ends with an error."""
+    async def run(self) -> None:
+        """Serve the stream to its end; raises through `Call.abort` when it ends with an error."""
         try:
             # The metadata is that of every call: a credential that is not accepted ends the stream at once.
-            self._peer, self._certificate = self._transport.client(self._context)
+            self._peer, self._certificate = self._call.client()
             settings = self._app.snapshot.settings
             if settings.identity is not None:
                 drop_untrusted(self._headers, self._peer, settings.listen.trusted_proxies)
             await self._app.snapshot.identifier.identified(self._headers, self._certificate)
         except TidegateError as error:
-            await fail(self._context, error, self._rid, "")
-        work = asyncio.ensure_future(self._serve(requests))
+            await fail(self._call, error, self._rid, "")
+        work = asyncio.ensure_future(self._serve())
         failed = asyncio.ensure_future(self._failed.wait())
         try:
             await asyncio.wait({work, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,9 +64,7 @@ class StreamDoor:
                 self._session.leave()
                 async with self._writing:
                     await self._head(self._failed_variant)
-                await self._context.abort(
-                    grpc.StatusCode[self._failure.code], self._failure.message, retry_metadata(self._failure)
-                )
+                await self._call.abort(self._failure.code, self._failure.message, retry_metadata(self._failure))
             await work
             await self._head("")
         except BaseException:  # whatever ends it, nothing may be left open upstream
@@ -78,8 +74,8 @@ class StreamDoor:
             work.cancel()
             failed.cancel()
 
-    async def _serve(self, requests: Any) -> None:
-        async for request in requests:
+    async def _serve(self) -> None:
+        async for request in self._call.messages():
             await self._one(request)
         await self._session.finish()
 
@@ -87,7 +83,7 @@ class StreamDoor:
         snapshot = self._app.snapshot
         try:
             check_size(request, snapshot.settings.limits.body)
-            message, raw = codec.parse_request(request)
+            read = codec.read_request(request, snapshot.settings.limits.tensors)
         except TidegateError as error:
             await self._refuse(error, "", "")
             return
@@ -95,8 +91,7 @@ class StreamDoor:
             snapshot,
             self._headers,
             operation="stream",
-            message=message,
-            raw=raw,
+            read=read,
             nbytes=len(request),
             request_id=self._rid,
             peer=self._peer,
@@ -107,7 +102,7 @@ class StreamDoor:
 
     async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
         if isinstance(answer, TidegateError):
-            await self._refuse(answer, x.message.id if isinstance(x, GrpcExchange) else "", x.variant_name)
+            await self._refuse(answer, x.read.id if isinstance(x, GrpcExchange) else "", x.variant_name)
             return
         body = codec.encode_response(answer)
         x.nbytes_out += len(body)
@@ -127,16 +122,16 @@ class StreamDoor:
         async with self._writing:
             try:
                 await self._head(variant)
-                await self._context.write(message)
-            except (grpc.aio.BaseError, asyncio.InvalidStateError):
-                # The client has gone, and grpcio has not cancelled us yet: nobody takes what is still to come.
+                await self._call.write(message)
+            except Gone:
+                # We have not been cancelled yet: nobody takes what is still to come.
                 self._session.leave()
 
     async def _head(self, variant: str) -> None:
         """The initial metadata, once: whoever answers first gives the variant."""
         if not self._headed:
             self._headed = True
-            await self._context.send_initial_metadata(served(self._rid, variant))
+            await self._call.begin(served(self._rid, variant))
 
 
 _FIELD_RESPONSE = b"\x12"

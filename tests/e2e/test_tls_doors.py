@@ -59,7 +59,7 @@ def secure(gateway: GatewayFactory, authority: Authority, tmp_path: Path) -> Cal
             text += f"identity: {{{identity}}}\n"
         running = gateway(text, wait="", **options)
         running.http, running.grpc = f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
-        until(lambda: "serving: http" in running.log.read_text() or running.process.poll() is not None, 30, "ready")
+        until(lambda: "serving: http" in running.log.read_text() or running.process.poll() is not None, 90, "ready")
         assert running.process.poll() is None, running.log.read_text()
         return running
 

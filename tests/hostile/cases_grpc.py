@@ -51,6 +51,8 @@ CALL = b"".join(
         (b"te", b"trailers"),
     )
 )
+STATUS = (b"grpc-status", b"\x9a\xca\xc8\xb2\x124\xda\x8f")
+"""The name of the status as HPACK has it: as it is, and in Huffman's code (RFC 7541, appendix B)."""
 HELLO = PREFACE + frame(SETTINGS, 0, 0)
 OPEN = frame(HEADERS, END_HEADERS, 1, CALL)
 
@@ -79,12 +81,16 @@ def greet(connection: socket.socket) -> None:
 def verdict(data: bytes, ended: bool) -> str:
     """What the server made of it: GOAWAY, a status, a reset, or silence."""
     kinds = {kind for kind, _, _ in frames(data)}
-    statuses = [payload for kind, _, payload in frames(data) if kind == HEADERS and b"grpc-status" in payload]
+    statuses = [
+        payload.partition(name)[2]
+        for kind, _, payload in frames(data)
+        for name in STATUS
+        if kind == HEADERS and name in payload
+    ]
     if 7 in kinds:
         return "GOAWAY"
     if statuses:
-        at = statuses[0].index(b"grpc-status") + 12
-        return f"status {statuses[0][at : at + 2].decode('latin-1').strip(chr(0)).rstrip('@')}"
+        return f"status {statuses[0][1 : 1 + statuses[0][0]].decode('latin-1')}"
     if RST in kinds:
         return "RST_STREAM"
     return "closed" if ended else "no answer"
