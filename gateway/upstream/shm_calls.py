@@ -187,7 +187,18 @@ class SharedCalls:
     ) -> _Carried | None:
         if self._left >= _MOST_LEFT:
             return None
-        carried = _Carried(msgspec.structs.replace(call), [], {})
+        carried = _Carried(
+            InferCall(
+                model=call.model,
+                version=call.version,
+                id=call.id,
+                parameters=call.parameters,
+                outputs=call.outputs,
+                binary_data_output=call.binary_data_output,
+            ),
+            [],
+            {},
+        )
         carried.call.inputs = [self._put(tensor, carried) for tensor in call.inputs]
         if rooms:
             carried.call.outputs = self._ask(call, signature, rooms, carried)
