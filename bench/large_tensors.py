@@ -141,17 +141,18 @@ def run(
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         upstream = stack.enter_context(triton(directory))
-        ways = [Way("direct", Client(upstream.http, elements), None)]
+        started = [("direct", Running(None, upstream.http, upstream.grpc))]
         for way, start in _starts(directory, upstream, baseline).items():
             if wanted and not any(part in way for part in wanted):
                 continue
             try:
-                running = stack.enter_context(start())
+                started.append((way, stack.enter_context(start())))
             except Missing as reason:
                 print(f"==> skipping {way}: {reason}", flush=True)
-                continue
-            ways.append(Way(way, Client(running.http, elements), running.pid))
-        stack.callback(lambda: [way.client.close() for way in ways])
+        # Only now: connections that idle while others start would be closed.
+        ways = [Way(way, Client(running.http, elements), running.pid) for way, running in started]
+        for each in ways:
+            stack.callback(each.client.close)
         _measure(ways, requests, server_pid())
         return ways
 

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,20 @@ from gateway.upstream.shm_calls import FROM
 from gateway.upstream.shm_ring import PREFIX
 
 SHM = Path("/dev/shm")
+LATE = """
+import time
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            values = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            time.sleep(values[0, 0] / 1000)
+            again = pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy()
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", again)]))
+        return answers
+"""
+"""`identity_fp32` that first sleeps as many milliseconds as the first element says."""
 TYPES = ("BOOL", "UINT8", "UINT16", "INT32", "INT64", "UINT64", "FP16", "FP32", "FP64", "BYTES")
 
 
@@ -44,6 +59,11 @@ class Server:
         self.grpc = f"{self._listen.host}:{self._listen.grpc}"
         self._log = folder / "triton.log"
         models = repository(folder / "models", "identity_fp32", "identity_all")
+        late = models / "late"
+        (late / "1").mkdir(parents=True)
+        (late / "1" / "model.py").write_text(LATE)
+        like = (models / "identity_fp32" / "config.pbtxt").read_text()
+        (late / "config.pbtxt").write_text(like.replace("identity_fp32", "late"))
         self._launch: Launch = command(
             installed(), repositories=[models], listen=self._listen, otlp=None, extra=FORWARD_HEADERS
         )
@@ -310,6 +330,59 @@ def test_memory_of_calls_whose_clients_left_comes_back(site):
                 made.recv(1000)
     until(lambda: leased(site.shared) == 0, 20)
     assert goes_by_shared_memory(site.shared)
+
+
+def late(milliseconds: int, count: int = 100_000) -> tuple[bytes, dict[str, str]]:
+    """A large request for the model `late`."""
+    values = np.full((1, count), milliseconds, np.float32)
+    tensor = httpclient.InferInput("INPUT0", [1, count], "FP32")
+    tensor.set_data_from_numpy(values)
+    text = json.dumps({"inputs": [tensor._get_tensor()], "parameters": {"binary_data_output": True}}).encode()
+    return text + values.tobytes(), {"inference-header-content-length": str(len(text))}
+
+
+def send(gateway: Gateway, body: bytes, headers: dict[str, str]) -> socket.socket:
+    """A connection on which one request for `late` has been sent."""
+    host, _, port = gateway.http.rpartition(":")
+    made = socket.create_connection((host, int(port)))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    made.sendall(
+        f"POST /v2/models/late/infer HTTP/1.1\r\nhost: x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode()
+    )
+    made.sendall(body)
+    return made
+
+
+def test_memory_that_triton_may_still_use_is_nobody_elses(site):
+    body, headers = late(0)
+    for _ in range(3):  # so that its answers go that way too
+        assert site.shared.request("POST", "/v2/models/late/infer", body, headers).status == 200
+    until(lambda: leased(site.shared) == 0)
+    body, headers = late(6000)
+    made = send(site.shared, body, headers)
+    until(lambda: leased(site.shared) >= 2 * len(body) * 0.9)
+    made.close()
+    until(lambda: site.shared.metric("tidegate_requests_in_flight") == 0)
+    assert goes_by_shared_memory(site.shared)
+    until(lambda: 0 < leased(site.shared) < 4 * len(body), what="the model sleeps, and only it has memory")
+    until(lambda: leased(site.shared) == 0, 30, "it has answered")
+
+
+def test_memory_of_a_broken_call_is_held_until_triton_has_the_region_anew(site, tmp_path):
+    (server,) = site.tritons[1:]
+    with stopped(start_gateway(tmp_path / "one", settings([server], "auto"))) as gateway:
+        until(lambda: goes_by_shared_memory(gateway), 30)
+        made = send(gateway, *late(20_000))
+        with made:
+            until(lambda: leased(gateway) > 0)
+            server.kill()
+            assert b" 503 " in made.recv(1000)[:20]
+        until(lambda: gateway.metric("tidegate_requests_in_flight") == 0)
+        time.sleep(3)  # the gauge is a second old
+        assert leased(gateway) > 0
+        server.start()
+        until(lambda: leased(gateway) == 0, 40)
+        until(lambda: goes_by_shared_memory(gateway), 30)
 
 
 def test_many_at_once_do_not_mix(site):
