@@ -44,6 +44,7 @@ from gateway.tracing import Tracing
 from gateway.upstream import Upstreams
 from gateway.upstream.lives import SharedLives
 from gateway.upstream.restore import Desired
+from gateway.upstream.shm_ring import Ring
 
 VERSION = version("tidegate")
 
@@ -82,11 +83,13 @@ class Application:
         logs.configure(good.settings.log, worker=place.slot)
         self.registry = Registry(place.run_dir, place.slot)
         self.keys = Sources()
+        self.ring = _ring(good.settings)
         parts = Parts(
             pins=SharedPins(place.run_dir / "pins"),
             counters=UpstreamEvents(self.registry),
             replica_pins=SharedPins(place.run_dir / "replica-pins"),
             lives=SharedLives(place.run_dir / "lives"),
+            ring=self.ring,
             keys=self.keys,
         )
         self.desired = Desired(place.run_dir / "desired", parts.counters)
@@ -164,7 +167,7 @@ class Application:
         if metrics is not None:
             pages.append(_Pages(lambda: _metrics_app(self)))
             apps.append(pages[1])
-        self._servers += [HttpServer(app, limits, tls=self._tls) for app in apps]
+        self._servers += [HttpServer(app, limits, tls=self._tls, ring=self.ring) for app in apps]
         self.page.doors = self._addresses(http, metrics)  # before the first page is asked for
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
@@ -235,10 +238,16 @@ class Application:
                 await asyncio.to_thread(exporter.shutdown)
         self.keys.retain(set())
         await self.admission.settled()
-        self.admission.close()
-        self.rates.close()
+        self._close_tables()
         inforce.withdraw(self.place.run_dir, self.place.slot)
         self.registry.close()
+
+    def _close_tables(self) -> None:
+        """What other processes see of this one's memory."""
+        self.admission.close()
+        self.rates.close()
+        if self.ring is not None:
+            self.ring.close()
 
     def hurry(self) -> None:
         """Cut what is still in flight: the second signal."""
@@ -303,10 +312,14 @@ class Application:
         return found if self.place.grpc is None else {**found, "grpc": self.place.grpc}
 
     async def _count_tasks(self) -> None:
-        """Say how many tasks there are: one that is never awaited shows as growth."""
+        """Say how many tasks there are, and how much shared memory: what is never let go of shows as growth."""
+        memory = self.registry.gauge(telemetry.SHARED_MEMORY)
         gauge = self.registry.gauge(telemetry.WORKER_TASKS).labels(str(self.place.slot))
         while True:
             gauge.set(float(len(asyncio.all_tasks())))
+            if self.ring is not None:
+                memory.labels("allocated").set(float(self.ring.allocated))
+                memory.labels("leased").set(float(self.ring.leased))
             await asyncio.sleep(_TASKS_S)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -330,6 +343,15 @@ class Application:
             for variant in route.variants:
                 self.registry.counter(telemetry.FALLBACKS).labels(route.name, variant.name)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
+
+
+def _ring(settings: Settings) -> Ring | None:
+    """Memory to share with model servers; None: there is none."""
+    try:
+        return Ring(settings.shared_memory) if settings.shared_memory else None
+    except OSError as error:
+        _log.info("shared memory cannot be used: %s", error.strerror)
+        return None
 
 
 class _Pages:

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gateway.errors import BadRequest, MethodNotAllowed, NotFound, Unsupported
+from gateway.wire.types import OWN_REGIONS
 
 Needs = Literal["nothing", "identity", "model", "upstream_model", "server", "visible"]
 """What a caller needs: nothing (health), an accepted identity, `action` on `model:NAME` (NAME as the client
@@ -165,6 +166,12 @@ def _shared_memory_page(family: str, rest: list[str]) -> tuple[str, str, str, st
         case _:
             raise NotFound("Not Found")
     return f"{family}_shm_{verb}", "GET" if verb == "status" else "POST", "", ""
+
+
+def check_region_name(name: str) -> None:
+    """The gateway's own regions of shared memory are nobody's business. Triton's words, of one that is not there."""
+    if name.startswith(OWN_REGIONS):
+        raise NotFound(f"Unable to find system shared memory region: '{name}'")
 
 
 def check_repository_name(name: str) -> None:

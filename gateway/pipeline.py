@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from gateway import logs, telemetry
@@ -115,6 +116,9 @@ class Pipeline:
         if x.ticket is not None:
             self._admission.leave(x.ticket, x.nbytes_out)
         self._observer.finished(x)
+        if x.error is not None:
+            # Its traceback holds the frames that held the tensors, and they hold it: the collector may come late.
+            clear_frames(x.error.__traceback__)
 
     def assign(self, x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> Assignment:
         """Step 6: one variant, maybe shadows. `draws` is kept per stream."""

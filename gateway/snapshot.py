@@ -36,6 +36,7 @@ from gateway.settings.file import read
 from gateway.tls import Material, PeerCertificate, Problem, read_material, watched
 from gateway.upstream import Counters, Upstreams
 from gateway.upstream.lives import Lives
+from gateway.upstream.shm_ring import Ring
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
@@ -49,7 +50,7 @@ _log = logs.get("snapshot")
 _POLL_S = 0.5
 _QUIET_S = 1.2
 
-_FIXED = ("listen", "state_dir", "workers", "metrics", "telemetry", "log", "drain")
+_FIXED = ("listen", "state_dir", "workers", "shared_memory", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
 
 
@@ -153,6 +154,7 @@ class Parts(msgspec.Struct, frozen=True):
     replica_pins: Pins | None = None
     """Where sequences are on replicas; None: pinned by this process alone."""
     lives: Lives | None = None
+    ring: Ring | None = None
     """Of replicas, likewise."""
     keys: Sources = msgspec.field(default_factory=Sources)
     """Key sets of tokens' issuers that come from URLs."""
@@ -232,6 +234,7 @@ def _compiled(
             tls=tls.upstreams,
             pins=parts.replica_pins,
             lives=parts.lives,
+            ring=parts.ring,
         ),
         allowed_headers={
             name: None if identity is None else frozenset(header.lower() for header in upstream.forward_headers)

@@ -336,6 +336,12 @@ WORKER_TASKS = Metric(
     "asyncio tasks of a worker, as of the last second: its own, and one or more for each request in flight.",
     ("worker",),
 )
+SHARED_MEMORY = Metric(
+    "tidegate_shared_memory_bytes",
+    "gauge",
+    "Memory that workers share with model servers: `allocated` of /dev/shm, and `leased` of that to calls.",
+    ("state",),
+)
 SERIES_FOLDED = Metric(
     "tidegate_metrics_folded_total",
     "counter",
@@ -386,6 +392,7 @@ METRICS: tuple[Metric, ...] = (
     SPANS_DROPPED,
     EXPORT_FAILURES,
     WORKER_TASKS,
+    SHARED_MEMORY,
     SERIES_FOLDED,
 )
 """What a worker's registry holds."""

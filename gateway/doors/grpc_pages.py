@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from gateway.doors import grpc_documents as documents
 from gateway.errors import BadRequest, ModelAway, NotFound, TidegateError
 from gateway.headers import metadata_of, upstream_headers
-from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_repository_name
+from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_region_name, check_repository_name
 from gateway.pipeline import find_route
 from gateway.upstream import fanout, merge
 from gateway.upstream.fanout import Target, Told
@@ -227,11 +227,10 @@ async def repository(page: GrpcPage) -> bytes:
 
 async def shared_memory(page: GrpcPage) -> bytes:
     """Regions of every replica of every model server."""
+    check_region_name(page.message.name)
     everyone = page.snapshot.upstreams.values()
     if page.operation.name.endswith("_status"):
         _, told = await page.read(everyone)
-        if len(told.done) == 1:
-            return bytes(page.agreed(told).SerializeToString())
         regions = {label: documents.regions(answer) for label, answer in told.done.items()}
         rows, differ = merge.merge_regions(regions)
         page.tell(_differing(differ))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway import logs
 from gateway.clients import drop_untrusted
 from gateway.doors.http_body import ClientWatch, plain_body, read_body
-from gateway.doors.http_connection import SPELLING_KEY
+from gateway.doors.http_connection import LARGE, SPELLING_KEY
 from gateway.doors.http_pages import PAGES, PageRequest
 from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
@@ -27,6 +27,7 @@ from gateway.snapshot import admitted_page
 from gateway.tls import certificate_of_scope
 from gateway.wire import compression
 from gateway.wire import http as codec
+from gateway.wire.types import Buffer
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -44,7 +45,7 @@ class HttpExchange(Exchange):
 
     protocol = "http"
 
-    def __init__(self, *args: Any, body: bytes, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, body: Buffer, **kwargs: Any) -> None:
         super().__init__(*args, nbytes=len(body), **kwargs)
         self.body = body
 
@@ -62,13 +63,14 @@ class HttpExchange(Exchange):
         headers = [(b"content-type", content_type.encode())]
         if length is not None:
             headers.append((b"inference-header-content-length", b"%d" % length))
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
         coding = compression.response_coding(self.headers.get("accept-encoding"))
         if coding:
-            body = compression.encode([body], coding)
+            parts = [compression.encode(parts, coding)]
             headers.append((b"content-encoding", coding.encode()))
-        self.nbytes_out = len(body)
-        return Reply(200, headers, body)
+        self.nbytes_out = sum(map(len, parts))
+        if self.nbytes_out >= LARGE:
+            return Reply(200, headers, parts[0], parts[1:])
+        return Reply(200, headers, parts[0] if len(parts) == 1 else b"".join(parts))
 
 
 class EventExchange(HttpExchange):
@@ -129,7 +131,11 @@ class HttpDoor:
         peer = scope["client"][0] if scope["client"] else ""
         if snapshot.settings.identity is not None:
             drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
-        body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
+        large = watch.large_body(scope)
+        if large is not None:
+            body: Buffer = await large.read()
+        else:
+            body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
         watch.body_read()
         try:
             address = parse_path(scope["method"], scope["raw_path"])
@@ -170,7 +176,7 @@ class HttpDoor:
         await send_reply(scope, send, reply, served)
 
     async def _page(
-        self, scope: Any, headers: dict[str, str], body: bytes, address: Address, served: dict[str, str]
+        self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]
     ) -> Reply:
         snapshot = self._app.snapshot
         subject = await admitted_page(snapshot, address.operation, address.model, headers, certificate_of_scope(scope))
@@ -183,7 +189,7 @@ class HttpDoor:
             address=address,
             method=scope["method"],
             target=target.decode("latin-1"),
-            body=plain_body(headers, body, snapshot.settings.limits.body),
+            body=bytes(plain_body(headers, body, snapshot.settings.limits.body)),
             headers=headers,
             request_id=served["x-request-id"],
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.doors.http_connection import CONNECTION_KEY
 from gateway.errors import Cancelled, RequestTimeout, TooLarge, UnsupportedEncoding
 from gateway.settings import Limits
 from gateway.wire import compression
+from gateway.wire.types import Buffer
+
+if TYPE_CHECKING:
+    from gateway.doors.http_large import LargeBody
 
 # Progress that a body must make within each `limits.body_timeout`.
 _PROGRESS_BYTES: Final = 1024
@@ -64,7 +68,7 @@ async def _read_on(receive: Any, limits: Limits) -> bytes:
                 clock.reschedule(loop.time() + limits.body_timeout)
 
 
-def plain_body(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
+def plain_body(headers: Mapping[str, str], body: Buffer, limit: int) -> Buffer:
     """The body without its `Content-Encoding`.
 
     Raises:
@@ -96,6 +100,10 @@ class ClientWatch:
     def whole_body_here(self, scope: Any) -> bool:
         """Whether the body has arrived already, as that of most requests has when the door sees them."""
         return self._connection is not None and bool(self._connection.has_whole_body(scope))
+
+    def large_body(self, scope: Any) -> LargeBody | None:
+        """The request's body, when the connection reads it past the parser."""
+        return None if self._connection is None else self._connection.large_body(scope)
 
     def body_read(self) -> None:
         """The body is there: from now on `receive` only tells of a disconnect."""

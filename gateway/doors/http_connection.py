@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.headers import request_id
 from gateway.settings import Limits
 from gateway.tls import PeerCertificate, certificate_of
+from gateway.wire.types import Buffer
 
 CONNECTION_KEY = "tidegate.connection"
 """Scope key of the connection, an object with `on_lost`."""
@@ -49,8 +50,9 @@ _WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
 # What a client must take of an answer within `limits.send_timeout`: 1 KiB a second at the default.
 _LEAST_TAKEN = 32 * 1024
-# Bytes from which copying a body behind its head costs more than a second system call.
-_LARGE = 64 * 1024
+LARGE: Final = 64 * 1024
+"""Bytes from which copying a body behind its head costs more than handing the pieces over, and changing the
+transport's protocol for a request's body, 30 us, less than its copies."""
 
 
 class FrontDoorProtocol(HttpToolsProtocol):
@@ -320,7 +322,14 @@ class FrontDoorProtocol(HttpToolsProtocol):
         cycle = self.cycle
         return cycle.scope is scope and not cycle.more_body and not cycle.disconnected
 
-    def answer(self, scope: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+    def answer(
+        self,
+        scope: Any,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: Buffer,
+        more: Sequence[Buffer] = (),
+    ) -> bool:
         """Write a whole answer at once: one system call and one segment where two ASGI messages take two.
 
         Args:
@@ -328,22 +337,25 @@ class FrontDoorProtocol(HttpToolsProtocol):
             status: one of those in `http.HTTPStatus`.
             headers: complete with content-length; names and values are the gateway's own or were validated.
             body: as is.
+            more: what follows it; read until it has been sent.
 
         Returns:
             False when ASGI's way must be taken: the connection is to be closed, its client reads slowly or is
-            gone, another request is being served on it, the body is large enough for a copy to cost more, or the
-            answer has none (HEAD).
+            gone, another request is being served on it, or the answer has no body (HEAD).
         """
         cycle = self._served
         if cycle is None or cycle.scope is not scope or cycle.response_started or cycle.disconnected:
             return False
-        if not cycle.keep_alive or self.flow.write_paused or len(body) > _LARGE or scope["method"] == "HEAD":
+        if not cycle.keep_alive or self.flow.write_paused or scope["method"] == "HEAD":
             return False
         parts = [STATUS_LINE[status]]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n", body)  # type: ignore[arg-type]  # join takes any buffer
-        self.transport.write(b"".join(parts))
+        parts.append(b"\r\n")
+        if more or len(body) >= LARGE:
+            self.transport.writelines((b"".join(parts), body, *more))
+        else:
+            self.transport.write(b"".join((*parts, body)))
         # What uvicorn's `send` leaves behind after the last message.
         cycle.response_started = True
         cycle.waiting_for_100_continue = False

@@ -19,13 +19,14 @@ import msgspec
 from gateway.doors.reply import JSON_TYPE, Reply
 from gateway.errors import BadRequest, TidegateError, UpstreamAnswered
 from gateway.headers import upstream_headers
-from gateway.operations import Address, check_load_parameters, check_repository_name
+from gateway.operations import Address, check_load_parameters, check_region_name, check_repository_name
 from gateway.pipeline import find_route
 from gateway.upstream import fanout, merge
 from gateway.upstream.answers import error_of
 from gateway.upstream.desired import Kind, Wanted
 from gateway.upstream.fanout import Target, Told
 from gateway.upstream.targets import model_target
+from gateway.wire.types import OWN_REGIONS
 
 if TYPE_CHECKING:
     from gateway.core import Core
@@ -266,10 +267,11 @@ async def repository(page: PageRequest) -> Reply:
 async def shared_memory(page: PageRequest) -> Reply:
     """Regions of every replica of every model server."""
     family, _, verb = page.address.operation.name.rpartition("_")
+    check_region_name(_segment(page.target, "region"))
     everyone = page.snapshot.upstreams.values()
     if verb == "status":
         _, told = await page.read(everyone, "GET", page.target)
-        if len(told.done) == 1:
+        if len(told.done) == 1 and OWN_REGIONS.encode() not in next(iter(told.done.values())):
             return _agreed(told)
         regions = _decoded(told, msgspec.json.decode)
         rows, differ = merge.merge_regions(regions.done)

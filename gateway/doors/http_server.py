@@ -14,8 +14,9 @@ from typing import Any
 
 import uvicorn
 
-from gateway.doors.http_connection import FrontDoorProtocol
+from gateway.doors.http_large import Inlet, LargeBodyProtocol
 from gateway.settings import Limits
+from gateway.upstream.shm_ring import Ring
 
 # For the client's half of the end of a TLS connection (RFC 8446, 6.1): it may be gone.
 _TLS_GOODBYE_S = 5.0
@@ -28,21 +29,25 @@ class HttpServer(uvicorn.Server):
         app: the ASGI application.
         limits: those of connections; the handshake of TLS has the time of a request's headers.
         tls: None: plain text.
+        ring: where large bodies go; None: into the worker's own memory.
     """
 
-    def __init__(self, app: Any, limits: Limits, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, app: Any, limits: Limits, *, tls: ssl.SSLContext | None = None, ring: Ring | None = None
+    ) -> None:
         self._tls = tls
         self._handshake_timeout = limits.header_timeout
 
-        class Protocol(FrontDoorProtocol):
+        class Protocol(LargeBodyProtocol):
             """The class that holds this server's limits."""
 
+        Protocol.memory = ring
         self._protocol = Protocol
         self.limits(limits)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=lambda **given: Inlet(Protocol(**given)),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 loop="none",
                 interface="asgi3",  # else uvicorn takes a plain function that returns a coroutine for ASGI 2
@@ -73,8 +78,9 @@ class HttpServer(uvicorn.Server):
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
 
-        def connection() -> asyncio.Protocol:
-            return self._protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        def connection() -> Inlet:
+            given = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+            return Inlet(self._protocol(**given))
 
         self.servers = [
             await loop.create_server(

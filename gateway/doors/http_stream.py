@@ -167,7 +167,7 @@ class _Generate:
     async def _open(self) -> None:
         x, pipeline = self._x, self._app.pipeline
         await pipeline.enter(x)
-        body = plain_body(x.headers, x.body, x.snapshot.settings.limits.body)
+        body = bytes(plain_body(x.headers, x.body, x.snapshot.settings.limits.body))
         asked = codec.decode_request(body)
         # The tensors stay in the body: only what assignment looks at is in the call.
         call = x.call = InferCall(model=x.model, version=x.version, id=asked.id, parameters=asked.parameters)

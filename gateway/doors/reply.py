@@ -11,6 +11,7 @@ import msgspec
 from gateway.doors.http_connection import CONNECTION_KEY
 from gateway.errors import CircuitOpen, MethodNotAllowed, ModelAway, Shed, TidegateError, UnsupportedEncoding
 from gateway.wire.compression import ACCEPT
+from gateway.wire.types import Buffer
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
 """Exactly this: KServe's client reads `error` only when nothing follows."""
@@ -21,7 +22,9 @@ class Reply(msgspec.Struct):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes | memoryview = b""
+    body: Buffer = b""
+    more: list[Buffer] = []
+    """What follows `body`: large tensors, which are sent from where they lie."""
 
 
 def error_reply(error: TidegateError) -> Reply:
@@ -51,10 +54,10 @@ def served_headers(served: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 async def send_reply(scope: Any, send: Any, reply: Reply, served: Mapping[str, str]) -> None:
     """Write it, with the headers that say who served: at once on our own server, else by ASGI's two messages."""
     headers = reply.headers
-    headers.append((b"content-length", b"%d" % len(reply.body)))
+    headers.append((b"content-length", b"%d" % (len(reply.body) + sum(map(len, reply.more)))))
     headers += served_headers(served)
     connection = scope.get(CONNECTION_KEY)
-    if connection is not None and connection.answer(scope, reply.status, headers, reply.body):
+    if connection is not None and connection.answer(scope, reply.status, headers, reply.body, reply.more):
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    await send({"type": "http.response.body", "body": b"".join((reply.body, *reply.more))})

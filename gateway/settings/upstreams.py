@@ -142,6 +142,9 @@ class Upstream(Section, frozen=True):
     drain_streams: Literal["auto", "always", "never"] = "auto"
     """What happens upstream when a client leaves a stream early: read it to its end and throw the rest away
     (`always`), or cancel it (`never`). `auto` drains Triton up to 2.51: it can crash on a cancelled one."""
+    shared_memory: Literal["auto", "off"] = "auto"
+    """`auto`: large tensors reach a Triton (2.51 or later) on this machine, which sees the same /dev/shm, through
+    shared memory instead of its connection, and so do its answers."""
     connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
     """Most HTTP connections of one worker to it."""
     forward_headers: tuple[str, ...] = ("traceparent", "tracestate", "baggage", "x-request-id")

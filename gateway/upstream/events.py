@@ -47,6 +47,8 @@ EVENTS: dict[str, str] = {
     "restored": "a replica that came back was brought to what was asked through the gateway",
     "restore_failed": "a replica that came back could not be brought there; it gets no traffic and is tried again",
     "restore_refused": "a replica that came back refused one thing that was asked for and is left without it",
+    "shared_memory": "a call's large tensors travelled through shared memory",
+    "copied": "a call's large tensors were copied, though its replica takes them by shared memory",
     "eject": "a replica was ejected because of its failures",
 }
 """Every event and its meaning; each carries the label `upstream` (its name in the settings)."""

@@ -16,6 +16,7 @@ from gateway.tls import ClientFiles
 from gateway.upstream.events import Counters
 from gateway.upstream.lives import Lives
 from gateway.upstream.replica import Restore
+from gateway.upstream.shm_ring import Ring
 from gateway.upstream.upstream import Upstream
 
 
@@ -31,8 +32,9 @@ class Upstreams(Mapping[str, Upstream]):
         tls: Mapping[str, ClientFiles] | None = None,
         pins: Pins | None = None,
         lives: Lives | None = None,
+        ring: Ring | None = None,
     ) -> None:
-        """`pins`, `lives`: of sequences and replicas, shared by the workers.
+        """`pins`, `lives`: of sequences and replicas, shared by the workers; `ring`: of this one.
 
         `previous`: servers to take over where their settings are the same; `tls`: certificates by name.
         Where only the rest of an upstream's settings changed, the replicas that stay keep their connections.
@@ -52,6 +54,7 @@ class Upstreams(Mapping[str, Upstream]):
                     tls=files.get(name),
                     pins=pins,
                     lives=lives,
+                    ring=ring,
                     previous=old,
                 )
 

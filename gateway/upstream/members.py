@@ -16,6 +16,7 @@ from gateway.upstream.events import Counters, Silent
 from gateway.upstream.lives import Lives
 from gateway.upstream.replica import Replica, Restore
 from gateway.upstream.resolve import RESOLVE_SECONDS, Target, expand, names_of, resolve
+from gateway.upstream.shm_ring import Ring
 from gateway.upstream.tls import UpstreamTls
 
 DRAIN_SECONDS = 60.0
@@ -37,6 +38,7 @@ class Members:
         counters: Counters | None,
         tls: UpstreamTls | None,
         lives: Lives | None,
+        ring: Ring | None,
         previous: Members | None = None,
     ) -> None:
         """`previous`: of the same upstream in the settings before; replicas with the same connections go over."""
@@ -46,6 +48,7 @@ class Members:
         self._counters = counters or Silent()
         self.tls = tls
         self._lives = lives
+        self._ring = ring
         self.wanted: Callable[[], Sequence[tuple[str, str]]] = tuple
         self.restore: Restore | None = None
         self._names = names_of(config)
@@ -111,6 +114,7 @@ class Members:
                     host=target.host,
                     number=number,
                     lives=self._lives,
+                    ring=self._ring,
                 )
             found.append(replica)
         return tuple(found)
@@ -191,5 +195,6 @@ async def _retire(replica: Replica, drain: float) -> None:
 def _same_connections(one: settings.Upstream, other: settings.Upstream) -> bool:
     """Whether replicas of one can serve the other: all that their connections and forms depend on is equal."""
     return all(
-        getattr(one, field) == getattr(other, field) for field in ("tls", "binary", "drain_streams", "connections")
+        getattr(one, field) == getattr(other, field)
+        for field in ("tls", "binary", "drain_streams", "connections", "shared_memory")
     )

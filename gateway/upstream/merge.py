@@ -22,6 +22,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from gateway.wire.types import OWN_REGIONS
+
 Row: TypeAlias = dict[str, Any]
 Answers: TypeAlias = Mapping[str, Any]
 """By the replica's label (`fleet[0]`)."""
@@ -179,7 +181,13 @@ def merge_metadata(answers: Answers) -> tuple[Row, list[str]]:
 
 
 def merge_regions(answers: Answers) -> tuple[list[Row], list[str]]:
-    """Rows of registered shared memory over replicas, and the labels of those that lack or differ in one."""
+    """Rows of registered shared memory over replicas, and the labels of those that lack or differ in one.
+
+    The gateway's own regions are left out: each worker has others on each replica.
+    """
+    answers = {
+        label: [row for row in rows if not row["name"].startswith(OWN_REGIONS)] for label, rows in answers.items()
+    }
     if len(answers) == 1:
         return list(next(iter(answers.values()))), []
     by_name: dict[str, dict[str, Row]] = {}

@@ -29,6 +29,8 @@ from gateway.upstream.http_stream import Stream
 from gateway.upstream.lives import Lives, MemoryLives, life_key
 from gateway.upstream.pool import Headers, Pool
 from gateway.upstream.served import Traffic
+from gateway.upstream.shm_calls import FROM, SharedCalls
+from gateway.upstream.shm_ring import PREFIX, Ring
 from gateway.upstream.signatures import Signatures
 from gateway.upstream.targets import model_target
 from gateway.upstream.tls import UpstreamTls
@@ -61,6 +63,7 @@ class Replica:
         host: the host as the settings name it, which its certificate must have; absent: that of `http`.
         number: its place among the replicas, for people and metrics.
         lives: where the lives of replicas are agreed on.
+        ring: memory that a server on this machine may share; None: none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Replica:
         host: str | None = None,
         number: int = 0,
         lives: Lives | None = None,
+        ring: Ring | None = None,
     ) -> None:
         self.name = name
         self.address = http
@@ -117,6 +121,8 @@ class Replica:
         """(model, version) that callers ask the upstream for."""
         self.siblings: Callable[[], bool] = bool
         """Whether other replicas serve: then it warms up, and its models are looked at."""
+        shares = ring is not None and config.shared_memory == "auto"
+        self._shared = SharedCalls(ring, self, name, self._counters) if ring is not None and shares else None
         self._watch = Watch(self, self._probe_pool, self.signatures, self._lives, self._counters)
 
     def _pool_of(self, connections: int, counters: Counters | None) -> Pool:
@@ -142,6 +148,8 @@ class Replica:
         """Let calls under way finish within `drain` seconds, then end them."""
         await self._watch.close()
         await self.signatures.close()
+        if self._shared is not None:
+            await self._shared.close(drain)
         await asyncio.gather(self._pool.close(drain), self.grpc_channel.close(drain))
         self.listeners.clear()
 
@@ -171,6 +179,8 @@ class Replica:
         self.warm_at = now + self.settings.health.warmup if self.siblings() else 0.0
         self.outlier.until = min(self.outlier.until, now)
         self.traffic.recovered(now)
+        if self._shared is not None:
+            self._shared.region.begin()
         self.settle()
 
     async def restored(self) -> None:
@@ -263,10 +273,11 @@ class Replica:
         headers: Sequence[tuple[str, str]] = (),
         timeout: float,
         tell: bool = False,
+        again: bool = False,
     ) -> InferAnswer:
-        """One inference over HTTP.
+        """One inference over HTTP, its large tensors by shared memory where the server is on this machine.
 
-        Outputs are views of the response, or JSON text from servers without the binary extension.
+        Outputs are views of the response or of that memory, or JSON text from servers without the binary extension.
 
         Args:
             call: its inputs hold `data` or `shm`.
@@ -275,6 +286,7 @@ class Replica:
             headers: what else travels; neither framing nor content type.
             timeout: seconds for everything.
             tell: a Triton is told what is left of it, as the request's `timeout` (microseconds).
+            again: it may run twice.
 
         Raises:
             UpstreamAnswered: the server's own error.
@@ -286,15 +298,36 @@ class Replica:
             known, timeout = await self._watch.learn_within(timeout)
         binary = known.binary
         left = int(timeout * 1e6) if tell and known.name == TRITON else 0
-        header_length, parts = codec.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
         block = header_block(headers)
+        target = model_target(model, version, "infer")
+        shared = self._shared
+        if shared is None or not shared.carries(call, model, version):
+            response = await self._send(call, model, target, block, timeout, left, binary=binary)
+            answer = codec.decode_response(response.body, header_length_of(response))
+            if shared is not None and len(response.body) >= FROM:
+                shared.saw(model, version, answer)
+            return answer
+
+        async def send(call: InferCall, timeout: float) -> InferAnswer:
+            response = await self._send(call, model, target, block, timeout, left, binary=binary)
+            return codec.decode_response(response.body, header_length_of(response))
+
+        signature = self.signatures.peek(model, version)
+        return await shared.infer(
+            call, send, signature=signature, model=model, version=version, timeout=timeout, again=again
+        )
+
+    async def _send(
+        self, call: InferCall, model: str, target: str, block: bytes, timeout: float, left: int, *, binary: bool
+    ) -> Response:
+        """A call in the server's form, and the response; its status is 200."""
+        header_length, parts = codec.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
         if header_length is None:
             block += _JSON
         else:
             block += (
                 b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % header_length
             )
-        target = model_target(model, version, "infer")
         try:
             response = await self._pool.request("POST", target, block, parts, timeout=timeout)
         except Unreachable as error:
@@ -302,9 +335,10 @@ class Replica:
             raise
         if response.status != 200:
             refusal = error_of(response)
-            self.heard(refusal, model)
+            if PREFIX not in refusal.message:  # else it is about shared memory, and none of the caller's business
+                self.heard(refusal, model)
             raise refusal
-        return codec.decode_response(response.body, header_length_of(response))
+        return response
 
     async def control(
         self,

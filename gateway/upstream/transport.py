@@ -91,6 +91,7 @@ async def send(replica: Replica, sending: Sending, timeout: float) -> InferAnswe
         headers=sending.headers,
         timeout=timeout,
         tell=plan.heeds_timeout,
+        again=plan.idempotent and plan.sequence is None,
     )
 
 

@@ -53,6 +53,7 @@ async def attempt(replica: Replica, shared: Resilience, sending: Sending, timeou
                 headers=sending.headers,
                 timeout=timeout,
                 tell=plan.heeds_timeout,
+                again=plan.idempotent and plan.sequence is None,
             )
         else:
             answer = await transport.send(replica, sending, timeout)

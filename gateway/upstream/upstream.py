@@ -35,6 +35,7 @@ from gateway.upstream.plan import CallPlan, Resilience, Sending, allowed, is_bro
 from gateway.upstream.pool import NOT_REACHED
 from gateway.upstream.replica import Replica, Restore
 from gateway.upstream.sequences import LOST, SequencePins, not_started
+from gateway.upstream.shm_ring import Ring
 from gateway.upstream.tls import UpstreamTls
 from gateway.upstream.tries import StreamTry
 from gateway.wire.types import Buffer, InferAnswer, InferCall
@@ -56,9 +57,13 @@ class Upstream:
         tls: ClientFiles | None = None,
         pins: Pins | None = None,
         lives: Lives | None = None,
+        ring: Ring | None = None,
         previous: Upstream | None = None,
     ) -> None:
-        """`pins`, `lives`: shared by the workers; `previous`: of the settings before, whose replicas go over."""
+        """`pins`, `lives`: shared by the workers; `ring`: of this one.
+
+        `previous`: of the settings before, whose replicas go over.
+        """
         self.name = name
         self.settings = config
         self._tls = None if tls is None else UpstreamTls(tls)
@@ -77,6 +82,7 @@ class Upstream:
             counters=counters,
             tls=self._tls,
             lives=lives,
+            ring=ring,
             previous=None if previous is None else previous.members,
         )
         self.members.wanted = self.wanted

@@ -23,6 +23,11 @@ Buffer: TypeAlias = bytes | memoryview
 """Raw tensor bytes: little-endian, row-major; BYTES as 4-byte little-endian length + content, repeated."""
 
 
+OWN_REGIONS: Final = "tidegate-shm-"
+"""Names of the regions through which the gateway itself passes tensors, and of their files; clients may not name
+them, for other callers' tensors lie there."""
+
+
 class SharedMemory(msgspec.Struct, frozen=True):
     """A tensor that lies in a region registered with the server (system or CUDA shared memory)."""
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.errors import BadGateway, BadRequest
+from gateway.errors import BadGateway, BadRequest, NotFound
 from gateway.wire.tensors import SIZES, count_elements, element_count, materialise
-from gateway.wire.types import InferCall, InputTensor
+from gateway.wire.types import OWN_REGIONS, InferCall, InputTensor, SharedMemory
 
 INT64_MAX: Final = 2**63 - 1
 _POINTER: Final = 8
@@ -134,6 +134,7 @@ def check(call: InferCall, signature: ModelSignature) -> None:
 
     Raises:
         BadRequest: it does not fit.
+        NotFound: it names a region of shared memory that is the gateway's own.
     """
     if call.raw:
         _fill_raw(call, signature)
@@ -141,6 +142,8 @@ def check(call: InferCall, signature: ModelSignature) -> None:
     batch = -1
     for tensor in call.inputs:
         name = tensor.name
+        if tensor.shm is not None:
+            _check_region(tensor.shm)
         if name in seen:
             raise BadRequest(f"input '{name}' already exists in request")
         seen.add(name)
@@ -300,6 +303,8 @@ def _check_outputs(call: InferCall, signature: ModelSignature) -> None:
     seen = set()
     for output in call.outputs:
         name = output.name
+        if output.shm is not None:
+            _check_region(output.shm)
         if name in seen:
             raise BadRequest(f"output '{name}' already exists in request")
         seen.add(name)
@@ -308,6 +313,12 @@ def _check_outputs(call: InferCall, signature: ModelSignature) -> None:
             raise BadRequest(f"unexpected inference output '{name}' for model '{call.model}'")
         if output.classification:
             _check_classification(call, name, "" if expected is None else expected.datatype)
+
+
+def _check_region(shm: SharedMemory) -> None:
+    """Other callers' tensors lie in the gateway's own regions: to a client there are none. Triton's words."""
+    if shm.region.startswith(OWN_REGIONS):
+        raise NotFound(f"Unable to find shared memory region: '{shm.region}'")
 
 
 def _check_classification(call: InferCall, name: str, datatype: str) -> None:
