@@ -66,19 +66,23 @@ class Way:
             nodes, steps = [self._root], self._steps
         else:
             who, where, known, steps = request[entries.name], request[entries.domain], entries.known, entries.steps
-            nodes = known.get((where, who)) or self._own(who)
+            nodes = known.get((where, who)) or self._own(who, request)
             if carried is not None and entries.main and carried.name == who and carried.dom == where:
-                nodes = nodes + [node for role in carried.roles for node in known.get((where, role)) or self._own(role)]
+                more = [known.get((where, role)) or self._own(role, request) for role in carried.roles]
+                nodes = nodes + [node for found in more for node in found]
         for step in steps:
             if not nodes:
                 break
             nodes = step(nodes, request, carried)
         return nodes
 
-    def _own(self, name: str) -> list[Node]:
-        """What stands under a name that has no roles."""
+    def _own(self, name: str, request: Values) -> list[Node]:
+        """What stands under a name that has no roles, in the request's domain."""
         node = self._root.get(name)
-        return [] if node is None else [node]
+        if node is None or self._entries is None:
+            return []
+        within = self._entries.within
+        return [node] if within is None else within([node], request, None)
 
     def firsts(self, request: Values, carried: Carried | None) -> Iterable[Node]:
         """Ranks of the first deny and the first allow, leaf by leaf."""
@@ -149,7 +153,9 @@ class _Entries(NamedTuple):
     name: int
     domain: int
     known: Mapping[tuple[str, str], list[Node]]
-    """By domain and name, for names that have roles: what stands under the name and its roles."""
+    """By domain and name, for names that have roles: what stands under the name and its roles in that domain."""
+    within: Step | None
+    """The step from a name to a domain, where the model has it there; `known` is behind it."""
     steps: tuple[Step, ...]
     """Those after the first."""
     main: bool
@@ -166,13 +172,25 @@ def _entries(way: Alternative, root: Node, roles: Mapping[str, Roles]) -> _Entri
     if not isinstance(by.name, Field) or not isinstance(by.domain, Field):
         return None
     graph = roles[by.function].known
-    known = {
-        (dom, name): [root[one] for one in {name: 0, **reached} if one in root]
-        for (dom, name), reached in graph.items()
-    }
+    rest = way.columns[1:]
+    within: Step | None = None
+    if rest and isinstance(rest[0], Same) and _speaks_of(rest[0], by.domain):
+        within = _step(rest[0], roles)
+        rest = rest[1:]
+    known: dict[tuple[str, str], list[Node]] = {}
+    for (dom, name), reached in graph.items():
+        nodes = [root[one] for one in {name: 0, **reached} if one in root]
+        if within is not None and nodes:
+            nodes = within(nodes, [dom] * (by.domain.index + 1), None)
+        known[dom, name] = nodes
     short = all(hops < MOST_HOPS for reached in graph.values() for hops in reached.values())
-    steps = tuple(_fused(way.columns[1:], roles))
-    return _Entries(by.name.index, by.domain.index, known, steps, by.function == "g", short)
+    main = by.function == "g"
+    return _Entries(by.name.index, by.domain.index, known, within, tuple(_fused(rest, roles)), main, short)
+
+
+def _speaks_of(column: Same, domain: Field) -> bool:
+    """Whether a column asks nothing of a request but its domain."""
+    return all(isinstance(text, Text) or text.index == domain.index for text in column.texts)
 
 
 def _fused(columns: Sequence[Same | Reached | Matched], roles: Mapping[str, Roles]) -> Iterator[Step]:
@@ -198,6 +216,20 @@ def _either(column: Same | Reached | Matched) -> tuple[int, str] | None:
     return (one.index, other.value) if isinstance(one, Field) and isinstance(other, Text) else None
 
 
+def _one_either(index: int, literal: str) -> Step:
+    def step(nodes: list[Node], r: Values, _c: Carried | None) -> list[Node]:
+        text = r[index]
+        found = []
+        for node in nodes:
+            if (child := node.get(text)) is not None:
+                found.append(child)
+            if (child := node.get(literal)) is not None:
+                found.append(child)
+        return found
+
+    return step
+
+
 def _both_either(first: int, literal: str, second: int, other: str) -> Step:
     def step(nodes: list[Node], r: Values, _c: Carried | None) -> list[Node]:
         one, two = r[first], r[second]
@@ -219,7 +251,8 @@ def _step(column: Same | Reached | Matched, roles: Mapping[str, Roles]) -> Step:
     if isinstance(column, Reached):
         return _reached(column, roles[column.by.function])
     if isinstance(column, Same):
-        return _same(column.texts)
+        pair = _either(column)
+        return _same(column.texts) if pair is None else _one_either(*pair)
     key, texts = reader(column.by.key), tuple(map(reader, column.texts))
     if column.by.function == "keyMatch":
         return _starting(key, texts)

@@ -25,6 +25,10 @@ from gateway.upstream.journal import Journal, Mark, pending
 from governance.errors import PolicyError
 from governance.policy import PolicySnapshot
 from governance.policy.cases import parse_cases
+from governance.policy.definition import define
+from governance.policy.engine import Engine
+from governance.policy.model import BUILTIN_MODEL
+from governance.policy.parse import parse
 from governance.types import Finding
 
 # Of two slots: a header of 8 words, and 4097 rows of 6 words and one for each slot.
@@ -53,6 +57,25 @@ def policy(data: bytes) -> None:
     for rule in snapshot.rules[:4]:
         verdict = snapshot.decide(rule.sub, rule.dom, rule.obj, rule.act)
         assert verdict.line is None or any(one.line == verdict.line for one in snapshot.rules)
+
+
+def policy_model(data: bytes) -> None:
+    """A Casbin model; one that holds decides, rule after rule as well as by look-up."""
+    definition, findings = define(data, "m.conf")
+    assert (definition is None) == bool(findings)
+    _located(findings, {"m.conf"}, data)
+    if definition is None:
+        return
+    words = ["a"] * len(definition.rule)
+    if definition.effect_at is not None:
+        words[definition.effect_at] = "allow"
+    if definition.priority_at is not None:
+        words[definition.priority_at] = "1"
+    parsed = parse(", ".join(("p", *words)), "p.csv", definition)
+    if not parsed.broken:
+        engine = Engine(parsed)
+        request = ("a",) * len(definition.request)
+        assert engine.decide(request) == engine.in_order(request)
 
 
 def policy_tests(data: bytes) -> None:
@@ -128,7 +151,8 @@ def tls_files(data: bytes) -> None:
 
 
 TARGETS = {
-    one.__name__: one for one in (policy, policy_tests, settings, limits_file, journal, peer_certificate, tls_files)
+    one.__name__: one
+    for one in (policy, policy_model, policy_tests, settings, limits_file, journal, peer_certificate, tls_files)
 }
 
 _YAML = b"""\
@@ -176,6 +200,7 @@ def seeds() -> dict[str, list[bytes]]:
     header = b"TGLIMIT1" + (2).to_bytes(8, "little")
     return {
         "policy": [_CSV, _CSV.replace(b"\n", b"\r\n"), b"p, a, b, (c, d), e, allow\n", b"\xef\xbb\xbfg, a, b\n"],
+        "policy_model": [BUILTIN_MODEL.encode(), BUILTIN_MODEL.replace("g = _, _, _", "g = _, _").encode()],
         "policy_tests": [b"tests: [{name: a, request: [user:a, t, model:m, infer], allow: true}]\n"],
         "settings": [_YAML, json.dumps({"upstreams": {"t": {"http": "127.0.0.1:1"}}}).encode(), b"a: &x [*x]\n"],
         "limits_file": [
