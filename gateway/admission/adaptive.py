@@ -14,8 +14,9 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
   model whose latency depends on its input a minimum would be the smallest input's.
 - Where load came before `_KNOWN` such requests, it is measured: for some answers a single request goes at a time
   (Envoy's minRTT window, BBR's ProbeRTT), and again every `_AGAIN` seconds until a quiet moment tells better.
-  One worker measures for all (`peers`): the others hold their requests back, and it begins once nobody has any
-  at the server. Probes begin at multiples of `_GRID` seconds of the clock that they share; who comes later joins.
+  One worker measures for all (`peers`): the others hold their requests back, and who first has one to send once
+  nobody has any at the server does it. Probes begin at multiples of `_GRID` seconds of the clock that they
+  share; who comes later joins.
 - While R stays below `tolerance` times the unloaded latency, or within `STANDING` of it (CoDel's 5 ms: a
   standing queue shorter than that harms nobody), nothing is limited but by `max`.
 - Beyond, and while requests in flight do not decrease (a burst that drains is no overload), the limit becomes
@@ -159,13 +160,17 @@ class Limiter:
         """Whether requests are held back, but for one at a time here or in another worker, to see its latency."""
         return self._probe_due > 0
 
-    def look(self, now: float) -> None:
-        """To be called now and then, more often while requests wait: what no request of this worker's can tell."""
+    def look(self, now: float, *, waiting: bool) -> None:
+        """To be called now and then, more often while requests are `waiting`: what no request's end can tell."""
         if self._probe_due:
             self._follow(now)
+            if self._probe_due and not self.in_flight:
+                self._claim(now, waiting=waiting)
         elif not self.in_flight and now - self._last > _IDLE and self.throughput:
             self._free()
             self._open_window(now)
+        elif not self.in_flight and not waiting and self._peers.probing:
+            self._peers.share(0.0, lowered=self.limiting)  # nobody need wait for it to come
 
     def enter(self, now: float) -> int:
         """A request goes now: the number in flight with it, or 0: there is no room."""
@@ -195,7 +200,8 @@ class Limiter:
         if self._probe_due:
             if place == 1 and self.limit:
                 self._was_probe(now - began, answered)
-            self._peers.hold(n - 1)
+            else:
+                self._peers.hold(n - 1)
             self._follow(now)
         elif place == 1 and answered and self._quiet:
             self._was_alone(now - began, now)
@@ -246,7 +252,7 @@ class Limiter:
         self._peers.hold(self.in_flight)
 
     def _follow(self, now: float) -> None:
-        """In a probe: does another worker tell the result, is it over, is it this one that measures?"""
+        """In a probe: does another worker tell the result, is it over?"""
         told, until = self._peers.told(now)
         if told:
             self._learn(told, until)
@@ -257,7 +263,13 @@ class Limiter:
             enough = self._probed >= _ENOUGH and now - self._since >= _PROBE
             if enough or self._probe_tried >= _PROBED:
                 self._measured(now)
-        elif not self.in_flight and self._peers.is_next(all_in=now < self._probe_late):
+
+    def _claim(self, now: float, *, waiting: bool) -> None:
+        """Nothing is in flight: measure, if there is a request to measure with; else let another worker."""
+        if self.limit and not waiting:
+            self.limit = 0
+            self._peers.hold(0)
+        elif waiting and not self.limit and self._peers.claim(all_in=now < self._probe_late):
             self.limit = 1
             self._since = now
 
@@ -303,7 +315,8 @@ class Limiter:
         if self._probe_due:
             return
         elapsed = now - self._since
-        if self._known_until <= now and self._done and self._peers.probing and self._is_unknown(now):
+        enough = self._done >= _ENOUGH  # else nobody knows how long its own will take to drain
+        if enough and self._known_until <= now and self._peers.probing and self._is_unknown(now):
             x, n = self._done / elapsed, self._area / elapsed
             self._probe(x, n, self._peers.share(x, lowered=self.limiting)[0], now)
             return

@@ -56,7 +56,7 @@ class Brownout:
         """Follow the gates; tell the meters about each."""
         level = NONE
         for (upstream, model), gate in self._gates.items():
-            gate.limiter.look(now)  # nobody else does where load ended in the middle of a probe
+            gate.limiter.look(now, waiting=gate.saturated)  # nobody else does where load ended in the middle of a probe
             level = max(level, level_of(gate, now))
             self._meters.state(upstream, model, gate)
         self.level = level

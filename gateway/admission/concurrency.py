@@ -128,6 +128,8 @@ class Gate:
 
     def _admit(self, now: float) -> None:
         limiter, room = self.limiter, self.room
+        if limiter.probing:
+            limiter.look(now, waiting=room.waiting > 0)
         while limiter.in_flight < limiter.limit:
             waiter = room.next(now)
             if waiter is None:
@@ -141,7 +143,6 @@ class Gate:
         for one in self.room.late(now):
             self._turn_away(one, "deadline", now)
         limiter = self.limiter
-        limiter.look(now)
         inside, held = limiter.in_flight, limiter.probing or limiter.in_flight > limiter.limit
         for one in self.room.expire(now, self.patience, SLOW * limiter.unloaded, inside, held=held):
             self._turn_away(one, "queue", now)

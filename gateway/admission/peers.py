@@ -81,22 +81,19 @@ class Peers:
         """Whether some worker is in a probe."""
         return any(self._words.load(word) >> 32 & _PROBE_BITS for word in self._everyone)
 
-    def is_next(self, *, all_in: bool) -> bool:
-        """Whether it is this worker that measures now: the first of those in the probe, once all have drained.
+    def claim(self, *, all_in: bool) -> bool:
+        """Whether it is this worker that measures: once all in the probe have drained, the first who asks.
 
+        Who claims counts as having one in flight until `hold` says otherwise. Two that ask in the same microsecond
+        both measure, each with one in flight more than there should be.
         `all_in`: those who are not in it, though they have load, are waited for too.
         """
-        first = True
         for word in self._everyone:
             value = self._words.load(word)
             probe = value >> 32 & _PROBE_BITS
             if probe > 1 or (all_in and not probe and value & _LOW):
                 return False
-            if word == self._own_load:
-                if not first:
-                    return False
-            elif probe:
-                first = False
+        self.hold(1)
         return True
 
     def _store(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from admission.published import Unlimited
 
+from gateway.admission.brownout import LOOK_S
 from gateway.admission.concurrency import Gate
 from gateway.admission.peers import Peers
 from gateway.admission.priority import Waiter, priority_of
@@ -64,11 +65,19 @@ class Simulation:
                 for own in range(gates)
             ]
         )
+        self._look()
 
     def call_later(self, seconds: float, what: Callable[[], None]):
         event = (self.now + seconds, next(self._serial), what)
         heapq.heappush(self._events, event)
         return event
+
+    def _look(self) -> None:
+        """As `Brownout` does."""
+        for gate in self.gates:
+            if isinstance(gate, Gate):
+                gate.limiter.look(self.now, waiting=gate.saturated)
+        self.call_later(LOOK_S, self._look)
 
     def run(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:

@@ -155,7 +155,7 @@ def test_a_probe_that_the_load_left_behind_ends(rates):
             gate.leave(*inside.pop(0), now, True)
         for place, began in inside:
             gate.leave(place, began, now + 0.1, True)
-        assert gate.limiter.limit == 1
+        assert gate.limiter.limit == 0  # nobody waits with whom to measure
         brownout = Brownout(gates, Pauses(), Meters())
         brownout.look(now + 0.2)
         assert gate.limiter.probing

@@ -117,6 +117,22 @@ def test_workers_that_share_a_server_come_to_equal_shares(kind: str, known: bool
     assert max(sim.served) <= 3 * min(sim.served)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("left", [0.7, 1.1, 1.5, 3.0])
+def test_a_worker_whose_clients_leave_holds_nobody_up(left: float, workers: int, seed: int):
+    """In the middle of a probe too: from then on all the load is one worker's."""
+    sim = Simulation(slow_at_first(KINDS["noisy"](0.02), 4), 2, gates=workers, seed=seed)
+    drawn = sim.rng.randrange
+    sim.rng.randrange = lambda count: drawn(count) if sim.now < left else count - 1
+    sim.open_loop(200.0, 12.0)
+    sim.run(8.0)
+    before = len(sim.answers)
+    sim.run(12.0)
+    assert before >= 0.7 * 8.0 * 100.0
+    assert len(sim.answers) - before >= 0.9 * 4.0 * 100.0
+
+
 @pytest.mark.parametrize(("slower", "then"), [(2.0, 0.5), (0.5, 2.0)])
 def test_a_model_that_becomes_slower_or_quicker_in_overload(slower: float, then: float):
     factor = [1.0]
@@ -178,6 +194,7 @@ def test_where_load_came_first_the_unloaded_latency_is_measured():
     assert limiter.probing
     assert limiter.unloaded > 0.5  # what the queue looked like
     while limiter.probing:
+        limiter.look(now, waiting=True)
         assert limiter.enter(now) == 0 if inside else limiter.enter(now) == 1
         began = inside.pop(0) if inside else (1, now)
         now += 0.1
@@ -191,9 +208,9 @@ def test_a_hung_request_ends_the_probe_without_a_result():
     now = overloaded(limiter, 60.0, inside)
     before = limiter.unloaded
     assert limiter.enter(now) == 0
-    limiter.look(now + 1.0)
+    limiter.look(now + 1.0, waiting=True)
     assert limiter.probing
-    limiter.look(now + 60.0)
+    limiter.look(now + 60.0, waiting=True)
     assert not limiter.probing
     assert limiter.unloaded == before
     assert limiter.limit >= 2
@@ -205,6 +222,7 @@ def test_failures_end_the_probe_too():
     for place, began in inside:
         limiter.leave(place, began, now, False)
     tries = 0
+    limiter.look(now, waiting=True)
     while limiter.probing:
         tries += 1
         limiter.leave(limiter.enter(now), now, now, False)

@@ -44,33 +44,32 @@ def test_the_word_that_is_good_for_longest_is_taken_until_it_is_over():
     assert one.told(128.0) == (0.0, 0.0)
 
 
-def test_the_first_of_those_in_the_probe_measures_once_all_have_drained():
+def test_the_first_who_asks_measures_once_all_in_the_probe_have_drained():
     first, second, third = workers(3)
     for one in (first, second, third):
         one.share(10.0, lowered=False)
     second.hold(0)
     assert second.probing
     assert first.probing
-    assert not second.is_next(all_in=True)  # two have load and have not come yet
-    assert second.is_next(all_in=False)  # nor do they: they are not waited for
+    assert not second.claim(all_in=True)  # two have load and have not come yet
     first.hold(2)
     third.hold(0)
-    assert not second.is_next(all_in=True)
+    assert not second.claim(all_in=True)
     first.hold(0)
-    assert first.is_next(all_in=True)
-    assert not second.is_next(all_in=True)
-    first.release()  # without a result: the next one tries
-    assert second.is_next(all_in=False)
-    assert not third.is_next(all_in=False)
+    assert second.claim(all_in=True)
+    assert not first.claim(all_in=False)
+    second.release()  # without a result: the next one tries, and waits no longer for who is not in it
+    assert not third.claim(all_in=True)
+    assert third.claim(all_in=False)
 
 
 def test_alone_everything_is_ones_own():
     one = nobody()
     assert one.share(2.0, lowered=True) == (2.0, 1, False)
     one.hold(1)
-    assert not one.is_next(all_in=True)
+    assert not one.claim(all_in=True)
     one.hold(0)
-    assert one.is_next(all_in=True)
+    assert one.claim(all_in=True)
 
 
 def test_workers_of_a_machine_share_a_file_and_models_do_not_mix(tmp_path):
@@ -119,12 +118,12 @@ def test_one_worker_measures_and_the_other_takes_its_word():
     now = overloaded(other, others, now)  # joins at once
     for place, began in inside:
         one.leave(place, began, now, True)
-    one.look(now + 0.01)
+    one.look(now + 0.01, waiting=True)
     assert one.enter(now + 0.01) == 0  # the other's are still there
     for place, began in others:
         other.leave(place, began, now, True)
-    one.look(now + 0.02)
-    other.look(now + 0.02)
+    one.look(now + 0.02, waiting=True)
+    other.look(now + 0.02, waiting=True)
     assert other.enter(now + 0.02) == 0
     now += 0.02
     while one.probing:
@@ -133,7 +132,7 @@ def test_one_worker_measures_and_the_other_takes_its_word():
         one.leave(1, now - 0.1, now, True)
     assert one.unloaded == pytest.approx(0.1)
     assert other.probing
-    other.look(now)
+    other.look(now, waiting=True)
     assert not other.probing
     assert other.unloaded == pytest.approx(0.1)
     assert min(one.limit, other.limit) >= 2
@@ -147,9 +146,9 @@ def test_a_worker_that_died_in_a_probe_holds_the_others_up_until_theirs_is_due()
     now = overloaded(limiter, inside, 0.0)
     for place, began in inside:
         limiter.leave(place, began, now, True)
-    limiter.look(now + 0.1)
+    limiter.look(now + 0.1, waiting=True)
     assert limiter.enter(now + 0.1) == 0
-    limiter.look(now + 60.0)
+    limiter.look(now + 60.0, waiting=True)
     assert not limiter.probing
     assert limiter.enter(now + 60.0) == 1
 
@@ -160,8 +159,8 @@ def test_a_worker_that_nobody_asks_any_more_has_no_rate():
     now = overloaded(limiter, inside, 0.0)
     for place, began in inside:
         limiter.leave(place, began, now, True)
-    limiter.look(now + 60.0)
+    limiter.look(now + 60.0, waiting=True)
     assert other.share(0.0, lowered=False)[0] > 0
-    limiter.look(now + 70.0)
+    limiter.look(now + 70.0, waiting=True)
     assert other.share(0.0, lowered=False) == (0.0, 1, False)
     assert limiter.limit == 20

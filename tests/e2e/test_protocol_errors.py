@@ -302,6 +302,13 @@ def cause_sequence_lost(gate):
     assert bytes(reply.body) == b'{"error":"the sequence\'s state was lost"}'
 
 
+def cause_model_away(gate):
+    """Its cause, a model whose only replica died, is in `test_fleet.py`; here the answer's form."""
+    reply = error_reply(errors.ModelAway(retry_after=1.2))
+    assert (reply.status, bytes(reply.body)) == (503, b'{"error":"the model servers that have this model are down"}')
+    assert (b"retry-after", b"2") in reply.headers
+
+
 def cause_overloaded(gate):
     """One connection to the model server, one call on it, and as many waiting as may wait for it."""
     assert http_infer(gate, "narrow").status == 200
