@@ -105,6 +105,7 @@ docs: venv
 	$(BIN)/python -m gateway.errors_docs > docs/errors.md
 	$(BIN)/python -m gateway.metrics_docs > docs/metrics.md
 	$(BIN)/python -m bench.page
+	$(BIN)/python -m governance.audit.record_docs > docs/audit-record.md
 
 # Exact versions with hashes, without any registry address. Needs `uv`.
 COMPILE := uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --quiet

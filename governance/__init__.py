@@ -1,5 +1,5 @@
 """What may happen, what happened, and whether it was right: runs without a web server.
 
-`documents` reads files that people write, `policy` decides; `types` and `errors` are what crosses the border
-to the gateway.
+`documents` reads files that people write, `policy` decides, `audit` records; `types`, `ports` and `errors` are what
+crosses the border to the gateway.
 """

@@ -1,4 +1,4 @@
-"""`tidegate audit erase|hold|release`: what is done to the log of a state directory, beside a running gateway."""
+"""`tidegate audit erase|hold|release|fsck`: what is done to the log of a state directory, beside a running gateway."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
 from gateway.settings.file import load
 from governance.audit import erasure
+from governance.audit.fsck import fsck
 
 _ERASE = """\
 examples:
@@ -30,6 +33,16 @@ examples:
 A legal hold keeps a subject from being erased. It is recorded, and so is its release: write no name into --reason.
 exit status: 0 done, 1 the log knows no such subject, 2 there is no vault
 """
+_FSCK = """\
+examples:
+  tidegate audit fsck --config tidegate.yaml
+  tidegate audit fsck --config tidegate.yaml --repair
+
+Judges the files of a stopped gateway's log against each other. With --repair it mends what follows from what was
+signed: tiles, the published checkpoint, the sequencer's head; and cuts damaged stretches out of write-ahead files,
+which it keeps as they were. It never touches an entry of the log: bring that back from a copy.
+exit status: 0 the log can be continued, 1 it cannot, 2 there is no log, or somebody writes it
+"""
 Declare: TypeAlias = Callable[..., argparse.ArgumentParser]
 
 
@@ -38,10 +51,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     erase = declare(commands, "erase", "destroy the keys of a person", _ERASE, run_erase)
     hold = declare(commands, "hold", "keep a person from being erased", _HOLD, run_hold)
     release = declare(commands, "release", "end a hold", _HOLD, run_hold)
-    for parser in (erase, hold, release):
+    check = declare(commands, "fsck", "judge and mend the files of a log", _FSCK, run_fsck)
+    for parser in (erase, hold, release, check):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
-        parser.add_argument("--subject", required=True, metavar="S", help="as the policy writes it: user:NAME")
         add_format(parser)
+    for parser in (erase, hold, release):
+        parser.add_argument("--subject", required=True, metavar="S", help="as the policy writes it: user:NAME")
+    check.add_argument("--repair", action="store_true", help="mend what can be mended")
     erase.add_argument("--reason", default="", metavar="TEXT", help="for the record")
     hold.add_argument("--reason", required=True, metavar="TEXT", help="for the record")
     release.set_defaults(reason=None)
@@ -93,3 +109,21 @@ def run_hold(args: argparse.Namespace) -> int:
     else:
         emit(f"the log knows no subject {args.subject}")
     return HOLDS if pseudonym else DOES_NOT_HOLD
+
+
+def run_fsck(args: argparse.Namespace) -> int:
+    """Judges a log's files; its exit status."""
+    state_dir = _state_dir(args.config)
+    if state_dir is None:
+        return NOT_JUDGED
+    result = fsck(state_dir, repair=args.repair)
+    if args.format == "json":
+        findings = [msgspec.structs.asdict(finding) for finding in result.findings]
+        emit_json({"ok": result.ok, "findings": findings, "repaired": result.repaired})
+    else:
+        for finding in result.findings:
+            emit(str(finding))
+        for line in result.repaired:
+            emit(line)
+        emit("ok" if result.ok else "NOT ok")
+    return HOLDS if result.ok else DOES_NOT_HOLD

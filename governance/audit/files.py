@@ -46,32 +46,47 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def write_aside(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """`path` with the content, in its folder but for the sync of that folder. Raises OSError."""
-    aside = path.with_name(path.name + ASIDE)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+def _write_aside(path: Path, content: bytes, mode: int) -> int:
+    """Write the content beside `path`; the descriptor, not synced yet. Raises OSError."""
+    descriptor = os.open(_aside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         write_all(descriptor, content)
-        os.fsync(descriptor)
-    finally:
+    except BaseException:
         os.close(descriptor)
-    aside.rename(path)
+        raise
+    return descriptor
+
+
+def _aside(path: Path) -> str:
+    return f"{path}{ASIDE}"
 
 
 def replace(path: Path, content: bytes, mode: int = 0o640) -> None:
     """Put the content at `path`, durably. Raises OSError."""
-    write_aside(path, content, mode)
+    descriptor = _write_aside(path, content, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(_aside(path), path)  # noqa: PTH104  as everywhere here: one call that tests can count
     sync_folder(path.parent)
 
 
 def replace_many(contents: Iterable[tuple[Path, bytes]]) -> None:
-    """Like `replace`, in the order given but with one sync a folder, at the end. Raises OSError."""
-    folders: dict[Path, None] = {}
-    for path, content in contents:
-        make_folder(path.parent)
-        write_aside(path, content)
-        folders[path.parent] = None
-    for folder in folders:
+    """Like `replace` for each, in an order of which nothing is promised until it returns. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        written = []
+        for path, content in contents:
+            make_folder(path.parent)
+            descriptor = _write_aside(path, content, 0o640)
+            stack.callback(os.close, descriptor)
+            written.append((path, descriptor))
+        # All are written before the first is synced: the file system then commits them together.
+        for _, descriptor in written:
+            os.fsync(descriptor)
+        for path, _ in written:
+            os.rename(_aside(path), path)  # noqa: PTH104
+    for folder in {path.parent: None for path, _ in written}:
         sync_folder(folder)
 
 

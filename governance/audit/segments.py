@@ -196,3 +196,30 @@ def _judge_rest(path: Path, data: bytes, bad: int, begin: int) -> None:
                     "or let `tidegate audit fsck` say what is lost"
                 )
             at = data.find(magic, at + 1)
+
+
+def salvage(data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+    """A segment without its damaged stretches, and those stretches as `(offset, bytes)`.
+
+    What stands before the first of them stays where it is, so that offsets that were consumed stay good.
+    """
+    kept, holes = [], []
+    at = 0
+    while at < len(data):
+        found = _parse(data, at)
+        if found is not None:
+            kept.append(data[at : found[3]])
+            at = found[3]
+            continue
+        after = min(_next_frame(data, at + 1, magic) for magic in (_BATCH, _SEAL))
+        holes.append((at, after - at))
+        at = after
+    return b"".join(kept), holes
+
+
+def _next_frame(data: bytes, begin: int, magic: bytes) -> int:
+    """Where the next whole frame of that kind is; the end, when there is none."""
+    at = data.find(magic, begin)
+    while at >= 0 and _parse(data, at) is None:
+        at = data.find(magic, at + 1)
+    return len(data) if at < 0 else at

@@ -111,6 +111,7 @@ def verify(
     keys: Sequence[Verifier],
     remembered: Sequence[Path] = (),
     progress: Callable[[int, int], None] = lambda _done, _size: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Report:
     """Verify a whole log.
 
@@ -119,6 +120,7 @@ def verify(
         keys: those that its checkpoint may be signed with.
         remembered: checkpoints that were seen before, which this log must be a continuation of.
         progress: told `(entries done, entries in all)` after each bundle.
+        checkpoint: to verify against, trusted; None: the one that is published.
 
     Raises:
         AuditInputError: the folder or a remembered checkpoint cannot be read.
@@ -129,12 +131,13 @@ def verify(
         raise AuditInputError(f"{folder}: cannot be read ({_why(error)}): give the folder of the log") from None
     report = Report()
     before = [(path, _remembered(path, keys, report)) for path in remembered]
-    try:
-        note = (folder / "checkpoint").read_bytes()
-    except OSError as error:
-        report.add("checkpoint", "unreadable", f"cannot be read ({_why(error)})")
-        return report
-    checkpoint = open_checkpoint(note, keys, "checkpoint", report)
+    if checkpoint is None:
+        try:
+            note = (folder / "checkpoint").read_bytes()
+        except OSError as error:
+            report.add("checkpoint", "unreadable", f"cannot be read ({_why(error)})")
+            return report
+        checkpoint = open_checkpoint(note, keys, "checkpoint", report)
     if checkpoint is None:
         return report
     report.size, report.root = checkpoint.size, checkpoint.root

@@ -44,7 +44,8 @@ def count_steps(kill_at, how):
     return steps
 
 
-def write_log(state_dir, prefix, rounds, pipe):
+def write_log(state_dir, prefix, rounds, acknowledge):
+    """A writer and a sequencer in turn; `acknowledge` is told the ids of each group that is on the disk."""
     made = sequencer(state_dir)
     scribe = Scribe(Named(bytes(32)))
     number = 0
@@ -55,7 +56,7 @@ def write_log(state_dir, prefix, rounds, pipe):
             number += GROUP
             segment.append(bundle(scribe.entries([Pending(a_record(id=i), 0, None, None, 0, None) for i in ids])))
             segment.sync()
-            _write(pipe, "".join(i + "\n" for i in ids).encode())  # acknowledged
+            acknowledge(ids)
             made.integrate()
         segment.seal()
         made.integrate()
@@ -69,7 +70,7 @@ def run(state_dir, prefix, rounds, kill_at=0, how="before"):
         try:
             os.close(reader)
             steps = count_steps(kill_at, how)
-            write_log(state_dir, prefix, rounds, writer)
+            write_log(state_dir, prefix, rounds, lambda ids: _write(writer, "".join(i + "\n" for i in ids).encode()))
             _write(writer, f"steps {steps[0]}\n".encode())
         except BaseException:  # noqa: BLE001  it must not come back into the test
             traceback.print_exc()

@@ -206,3 +206,16 @@ def test_the_independent_verifier_reads_it_too(state):
     program = CHECKOUT / "tests/audit/independent.py"
     words = [sys.executable, str(program), "state/audit", "state/audit/log.vkey"]
     assert subprocess.run(words, cwd=state, capture_output=True, text=True, check=True).stdout == "5\n"
+
+
+def test_fsck(state, capfdbinary):
+    config = ("--config", state / "tidegate.yaml", "--format", "json")
+    status, out, _ = run(capfdbinary, "fsck", *config)
+    assert (status, json.loads(out)) == (0, {"ok": True, "findings": [], "repaired": []})
+    (state / "state/audit/checkpoint").unlink()
+    status, out, _ = run(capfdbinary, "fsck", *config)
+    assert (status, json.loads(out)["findings"][0]["code"]) == (1, "checkpoint")
+    status, out, _ = run(capfdbinary, "fsck", *config, "--repair")
+    assert (status, json.loads(out)["findings"], len(json.loads(out)["repaired"])) == (0, [], 1)
+    (state / "state/audit-private/log.key").unlink()
+    assert run(capfdbinary, "fsck", *config)[0] == 2

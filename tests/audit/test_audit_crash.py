@@ -1,10 +1,12 @@
 """Killed at every step: nothing that was acknowledged is lost, nothing is doubled, the log never forks."""
 
 import collections
+import shutil
 
 import pytest
 from audit_fixture import records_of, sequencer
-from crash_child import GROUP, run
+from crash_child import GROUP, run, write_log
+from power import recorded, restore
 
 from governance.audit.layout import Layout
 from governance.audit.verify import read_keys, verify
@@ -75,3 +77,38 @@ def test_killed_again_while_recovering(tmp_path, steps, kill_at):
         acknowledged += more
     recover(tmp_path)
     check(tmp_path, acknowledged)
+
+
+def test_the_power_fails_at_any_moment(tmp_path):
+    """After each call: with nothing left that was not synced, and with all names but no contents."""
+    state = tmp_path / "state"
+    state.mkdir()
+    acknowledged, told = [], []
+    with recorded(state) as disk:
+
+        def acknowledge(ids):
+            acknowledged.extend(ids)
+            told.append((len(disk.snapshots), len(acknowledged)))
+
+        write_log(state, "a", ROUNDS, acknowledge)
+    published = 0
+    for number, extremes in enumerate(disk.snapshots):
+        safe = max((count for at, count in told if at <= number), default=0)
+        for which, snapshot in enumerate(extremes):
+            after = tmp_path / f"{number}-{which}"
+            after.mkdir()
+            restore(snapshot, state, after)
+            checkpoint = Layout(after).checkpoint
+            seen = checkpoint.read_bytes() if checkpoint.exists() else None
+            if number and not safe and not Layout(after).head.exists() and seen is None:
+                shutil.rmtree(after)
+                continue  # it is still being made
+            recover(after)
+            assert check(after, acknowledged[:safe]) >= safe
+            if seen:
+                published += 1
+                (after / "seen").write_bytes(seen)
+                keys = read_keys(Layout(after).vkey)
+                assert verify(Layout(after).log, keys, [after / "seen"]).ok
+            shutil.rmtree(after)
+    assert published > len(disk.snapshots)
