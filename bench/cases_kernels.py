@@ -17,7 +17,7 @@ from gateway.wire import validate
 from gateway.wire.types import InferAnswer, OutputTensor
 from kernels import counters, tensors
 
-FLOATS = 1000
+FLOATS = 200
 """Of a JSON tensor."""
 
 
@@ -144,7 +144,7 @@ def kernels(_folder: Path) -> Suite:
 
 
 def codecs(_folder: Path) -> Suite:
-    """Requests and answers of both doors, FP32[1,32] in binary and JSON of 1,000 floats."""
+    """Requests and answers of both doors, FP32[1,32] in binary and JSON of 200 floats."""
     raw = struct.pack(f"<{FLOATS}f", *_floats())
     return {
         "HTTP request, decode": lambda: partial(http_codec.decode_request, HTTP_BODY, len(JSON), MODEL, ""),

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -227,6 +228,7 @@ def main() -> int:
         for name, call in calls.items():
             _repeat(call, _CALLS)
             for _ in range(_DUMPS):
+                random.seed(7)
                 library.zero()
                 _repeat(call, _CALLS)
                 library.dump(name.encode())

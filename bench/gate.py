@@ -88,7 +88,7 @@ def _first_line(*command: str) -> str:
 
 def judged(before: Mapping[str, float], now: Mapping[str, Cost]) -> list[Verdict]:
     """Each case of either."""
-    names = dict.fromkeys((*now, *before))
+    names = sorted({*now, *before})
     return [Verdict(name, before.get(name), now[name].instructions if name in now else None) for name in names]
 
 

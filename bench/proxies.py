@@ -85,7 +85,8 @@ def _compare(bench: Bench, protocol: str) -> Result:
     result.notes.insert(
         0,
         f"{bench.requests:,} requests of FP32[1,32] a run, {clients.CONNECTIONS} connections, {client}, one worker "
-        "each. The KServe transformer gets a fortieth of the requests: it would take an hour.",
+        "each."
+        + (" The KServe transformer gets a fortieth of the requests, and no bar." if protocol == "http" else ""),
     )
     result.skipped, result.versions = skipped, versions
     return result
@@ -120,7 +121,8 @@ def results(rounds: list[list[Measured]], protocol: str) -> Result:
         charts=[
             Chart(
                 "CPU per request (us)",
-                [Bar(name, row["cpu_us_runs"]) for name, row in rows.items() if row["cpu_us_runs"]],
+                # The transformer's bar would be forty times as long as the others, which then show nothing.
+                [Bar(n, row["cpu_us_runs"]) for n, row in rows.items() if row["cpu_us_runs"] and n != TRANSFORMER],
             )
         ],
         goals=goals(rows, latency, memory, protocol),
