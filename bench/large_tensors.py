@@ -166,7 +166,10 @@ def server_pid() -> int:
 def _measure(ways: list[Way], requests: int, server: int) -> None:
     for way in ways:
         for _ in range(60):  # connections, code paths, what is learnt of the model
-            back = way.client.infer()
+            try:
+                back = way.client.infer()
+            except (OSError, RuntimeError) as error:
+                raise RuntimeError(f"{way.name}: {error}") from error
         if back != way.client.tensor:
             raise RuntimeError(f"{way.name} answered another tensor than was sent")
     for _ in range(ROUNDS):

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from gateway.errors import BadRequest, MethodNotAllowed, NotFound, Unsupported
+from gateway.errors import BadRequest, MethodNotAllowed, NotFound, TidegateError, Unsupported
 from gateway.wire.types import OWN_REGIONS
 
 Needs = Literal["nothing", "identity", "model", "upstream_model", "server", "visible"]
@@ -172,6 +172,20 @@ def check_region_name(name: str) -> None:
     """The gateway's own regions of shared memory are nobody's business. Triton's words, of one that is not there."""
     if name.startswith(OWN_REGIONS):
         raise NotFound(f"Unable to find system shared memory region: '{name}'")
+
+
+def gave_up_all(error: TidegateError) -> bool:
+    """Whether a server refused to unregister regions, but only the gateway's own, which calls use just now.
+
+    Many clients begin with unregistering all. Those of the gateway are registered again when they are missed.
+    """
+    said, _, names = error.message.partition(" regions: ")
+    listed = [name for name in names.split(" ,") if name]
+    return (
+        said.startswith("Failed to unregister the following system shared memory")
+        and bool(listed)
+        and all(name.startswith(OWN_REGIONS) for name in listed)
+    )
 
 
 def check_repository_name(name: str) -> None:

@@ -117,8 +117,9 @@ class Pipeline:
             self._admission.leave(x.ticket, x.nbytes_out)
         self._observer.finished(x)
         if x.error is not None:
-            # Its traceback holds the frames that held the tensors, and they hold it: the collector may come late.
+            # Its traceback holds frames, which hold it and the tensors: the collector may come late.
             clear_frames(x.error.__traceback__)
+            x.error = None
 
     def assign(self, x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> Assignment:
         """Step 6: one variant, maybe shadows. `draws` is kept per stream."""

@@ -15,9 +15,16 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from gateway.doors import grpc_documents as documents
-from gateway.errors import BadRequest, ModelAway, NotFound, TidegateError
+from gateway.errors import BadRequest, ModelAway, NotFound, TidegateError, UpstreamAnswered
 from gateway.headers import metadata_of, upstream_headers
-from gateway.operations import OPERATIONS, Operation, check_load_parameters, check_region_name, check_repository_name
+from gateway.operations import (
+    OPERATIONS,
+    Operation,
+    check_load_parameters,
+    check_region_name,
+    check_repository_name,
+    gave_up_all,
+)
 from gateway.pipeline import find_route
 from gateway.upstream import fanout, merge
 from gateway.upstream.fanout import Target, Told
@@ -70,10 +77,16 @@ class GrpcPage(msgspec.Struct):
     async def ask(self, to: Target, replica: Replica, message: Any, timeout: float) -> Any:
         """One call to one replica; the parsed answer. Its errors are raised."""
         name = type(message).__name__.removesuffix("Request")
-        answer = await replica.unary(
-            name, message.SerializeToString(), metadata=self.metadata_to(to.upstream), timeout=timeout
-        )
-        return getattr(service_pb2, name + "Response").FromString(answer)
+        kind = getattr(service_pb2, name + "Response")
+        try:
+            answer = await replica.unary(
+                name, message.SerializeToString(), metadata=self.metadata_to(to.upstream), timeout=timeout
+            )
+        except UpstreamAnswered as error:
+            if gave_up_all(error):
+                return kind()
+            raise
+        return kind.FromString(answer)
 
     async def read(self, upstreams: Iterable[Upstream], message: Any = None) -> tuple[list[Target], Told[Any]]:
         """The same call to all their replicas; raised when none answers."""

@@ -69,7 +69,7 @@ class HttpExchange(Exchange):
             headers.append((b"content-encoding", coding.encode()))
         self.nbytes_out = sum(map(len, parts))
         if self.nbytes_out >= LARGE:
-            return Reply(200, headers, parts[0], parts[1:])
+            return Reply(200, headers, parts[0], more=parts[1:])
         return Reply(200, headers, parts[0] if len(parts) == 1 else b"".join(parts))
 
 

@@ -19,7 +19,7 @@ import msgspec
 from gateway.doors.reply import JSON_TYPE, Reply
 from gateway.errors import BadRequest, TidegateError, UpstreamAnswered
 from gateway.headers import upstream_headers
-from gateway.operations import Address, check_load_parameters, check_region_name, check_repository_name
+from gateway.operations import Address, check_load_parameters, check_region_name, check_repository_name, gave_up_all
 from gateway.pipeline import find_route
 from gateway.upstream import fanout, merge
 from gateway.upstream.answers import error_of
@@ -70,7 +70,10 @@ class PageRequest(msgspec.Struct):
         headers = upstream_headers(self.headers, self.snapshot.forwarded(name), self.request_id)
         response = await replica.control(method, target, headers, body, timeout)
         if response.status != 200:
-            raise error_of(response)
+            error = error_of(response)
+            if gave_up_all(error):
+                return b""
+            raise error
         return bytes(response.body)
 
     async def read(

@@ -180,7 +180,7 @@ class Settings(Section, frozen=True, kw_only=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Processes that serve; they share the ports and their counters merge."""
     shared_memory: Size = 64 * 1024 * 1024
-    """Most bytes of /dev/shm that each worker uses for large tensors, taken as they are needed; a quarter of
+    """Most bytes of /dev/shm that each worker uses for large tensors, taken as they are needed; half of
     /dev/shm is left to others. `0B`: none."""
     drain: Duration = 30.0
     """On SIGTERM: time for requests in flight to finish before they are cut."""

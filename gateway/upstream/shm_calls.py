@@ -31,7 +31,7 @@ from gateway.wire.tensors import SIZES, element_count
 from gateway.wire.types import InferAnswer, InferCall, InputTensor, OutputRequest, OutputTensor, SharedMemory
 from gateway.wire.validate import ModelSignature
 
-FROM: Final = 64 * 1024
+FROM: Final = 128 * 1024
 """Bytes of a tensor from which shared memory is worth its cost; see docs/performance-large.md."""
 LINGER_S: Final = 600.0
 """Longest time that a call which nobody waits for keeps its connection, to see it end."""

@@ -119,7 +119,7 @@ class Region:
 
     def _can(self) -> bool:
         known = self._server.capabilities
-        if known is None or known.name != TRITON or _EXTENSION not in known.extensions:
+        if known is None or known.name != TRITON or not known.binary or _EXTENSION not in known.extensions:
             return False
         major, _, rest = known.version.partition(".")
         minor = rest.partition(".")[0]

@@ -32,8 +32,8 @@ PLACE: Final = Path("/dev/shm")  # noqa: S108 - shm_open's place (shm_overview(7
 _PAGE: Final = mmap.PAGESIZE
 _STEP: Final = 1024 * 1024
 """Bytes by which the allocated part grows."""
-_KEPT_FREE: Final = 4
-"""One part in four of /dev/shm is left to others: Triton's Python backends live there too, and die without."""
+_KEPT_FREE: Final = 2
+"""One part in two of /dev/shm is left to others: Triton's Python backends live there too, and fail without."""
 
 
 class Ring:

@@ -19,6 +19,8 @@ import pytest
 from gateway_fixture import Answer
 from sides import ask, joined, raw, tensors
 
+from gateway.wire.types import OWN_REGIONS
+
 DIFFERS = {
     "health-body": "KServe's client reads a JSON body on the health pages; Triton's is empty",
     "health-type": "as above: with the body goes its content type",
@@ -424,6 +426,9 @@ def test_same_as_triton(triton, shared_gateway, case):
     assert ours.headers.get("content-type") == theirs.headers.get("content-type"), seen
     for name in ("content-encoding",):
         assert ours.headers.get(name) == theirs.headers.get(name), (ours.headers, theirs.headers)
-    assert comparable(ours) == comparable(theirs), seen
+    wanted = comparable(theirs)
+    if case.id == "shm-status":  # the gateway keeps its own regions to itself
+        wanted = [row for row in wanted if not row["name"].startswith(OWN_REGIONS)]
+    assert comparable(ours) == wanted, seen
     if case.body and "/infer" in case.target:
         assert list(comparable(ours)) == list(comparable(theirs)), "members in the same order"

@@ -317,6 +317,20 @@ def test_a_region_that_triton_has_forgotten_is_registered_again(site):
     until(lambda: goes_by_shared_memory(site.shared))
 
 
+def test_a_client_may_unregister_all_while_others_regions_are_in_use(site):
+    made = send(site.shared, *late(3000))
+    with made:
+        until(lambda: leased(site.shared) > 0)
+        with (
+            httpclient.InferenceServerClient(site.shared.http) as http,
+            grpcclient.InferenceServerClient(site.shared.grpc) as grpc,
+        ):
+            http.unregister_system_shared_memory()
+            grpc.unregister_system_shared_memory()
+        assert b" 200 " in made.recv(1000)[:20]
+    until(lambda: goes_by_shared_memory(site.shared))
+
+
 def test_memory_of_calls_whose_clients_left_comes_back(site):
     body, headers = document({"FP32": values_of("FP32", 700_000)}, None)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
