@@ -724,6 +724,15 @@ cdef class Session:
         events, self.events = self.events, []
         return events
 
+    def lost(self):
+        """The connection has ended, and with it its calls, which are returned."""
+        cdef Rpc call
+        calls = list(self.calls.values())
+        self.calls.clear()
+        for call in calls:
+            call.gone = True
+        return calls
+
     cdef int put(self, const char *data, Py_ssize_t size) except -1:
         cdef char *larger
         if self.used + size > self.room:

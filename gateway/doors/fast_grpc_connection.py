@@ -47,6 +47,8 @@ _ENHANCE_YOUR_CALM: Final = 0xB
 _CANCEL: Final = 0x8
 # The pipeline itself heeds a deadline; the door cuts what does not, and clients that let theirs pass.
 _LATE_S: Final = 0.25
+_LAST_WORDS_S: Final = 0.1
+"""For calls that are cut to say so."""
 _LEAST_S: Final = 0.05
 """Between two looks at the clocks."""
 _SPREAD: Final = 0.1
@@ -135,9 +137,7 @@ class Connection(asyncio.Protocol):
         for timer in (self._timer, self._stall):
             if timer is not None:
                 timer.cancel()
-        calls = list(self.session.calls.values())
-        self.session.calls.clear()
-        for call in calls:
+        for call in self.session.lost():
             self._gone(call, _CANCEL)
 
     def pause_writing(self) -> None:
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send what there is to be sent."""
-        if self._closed or self._paused:
+        if self._closed or self._paused or self._transport.is_closing():
             return
         session = self.session
         try:
@@ -215,6 +215,7 @@ class Connection(asyncio.Protocol):
 
     def _open(self, call: FastCall, _: None) -> None:
         call.connection = self
+        self._active = self._heard
         call.method_of = self._door.methods.get(call.path, _UNKNOWN)
         if call.oversized:
             call.headers.clear()
@@ -397,7 +398,7 @@ class Connection(asyncio.Protocol):
                 call.task.cancel()
         self.session.goaway()
         self.flush()
-        self._loop.call_soon(self._loop.call_soon, self.close)
+        self._loop.call_later(_LAST_WORDS_S, self.close)
 
     def _look(self) -> None:
         """What is due; then the next look."""

@@ -297,3 +297,14 @@ def test_timeouts(text, seconds):
 @pytest.mark.parametrize("text", ["", "S", "1", "1s", "-1S", "123456789S", "1.5S", "\u0661S"])
 def test_timeouts_that_are_none(text):
     assert seconds_of(text) is None
+
+
+def test_a_lost_connection_loses_its_calls():
+    made = session()
+    calls = [opened(made, 1), opened(made, 3)]
+    assert made.lost() == calls
+    assert all(call.gone for call in calls)
+    made.write(calls[0], b"late")
+    made.finish(calls[0], OK)
+    made.reset(calls[1], 8)
+    assert not made.calls
