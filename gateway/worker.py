@@ -22,6 +22,7 @@ import uvloop
 
 from gateway.app import Application, Place
 from gateway.errors import TidegateError
+from gateway.memory import keep_freed_memory
 from gateway.snapshot import SnapshotError
 
 
@@ -46,6 +47,7 @@ def main() -> int:
     )
     http = _bound(args.http_fd)
     metrics = None if args.metrics_fd is None else _bound(args.metrics_fd)
+    keep_freed_memory()
     # What is imported and compiled by now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()
