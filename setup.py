@@ -4,6 +4,8 @@ Extensions are named one by one: a source that is missing or does not compile fa
 picked up by accident. In a checkout: `python setup.py build_ext --inplace`.
 """
 
+from pathlib import Path
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -14,10 +16,14 @@ CXX17 = ["-std=c++17"]  # std::from_chars and std::to_chars for floats need gcc 
 
 def extension(name: str, language: str = "c") -> Extension:
     """The extension module `name`, whose source is the .pyx of that name; `language` is c or c++."""
+    folder = name.rpartition(".")[0].replace(".", "/")
     return Extension(
         name,
         [name.replace(".", "/") + ".pyx"],
         language=language,
+        include_dirs=[folder],
+        # Else a changed header builds nothing.
+        depends=sorted(str(path) for suffix in ("hpp", "pxd") for path in Path(folder).glob(f"*.{suffix}")),
         extra_compile_args=[*COMMON, *(CXX17 if language == "c++" else C17)],
     )
 
@@ -27,7 +33,9 @@ EXTENSIONS = [
     extension("gateway.doors._fast_grpc_c"),
     extension("kernels.counters._counters_c"),
     extension("kernels.drift._drift_c"),
-    extension("kernels.tensors._tensors_c", language="c++"),
+    extension("kernels.tensors._format_c", language="c++"),
+    extension("kernels.tensors._parse_c", language="c++"),
+    extension("kernels.tensors._scan_c", language="c++"),
 ]
 
 # The generated C stays out of the packages, and so out of the wheel.

@@ -26,6 +26,7 @@ gc.disable()
 
 from gateway.app import Application, Place  # noqa: E402
 from gateway.errors import TidegateError  # noqa: E402
+from gateway.memory import keep_freed_memory  # noqa: E402
 from gateway.snapshot import SnapshotError  # noqa: E402
 
 
@@ -50,6 +51,7 @@ def main() -> int:
     )
     http = _bound(args.http_fd)
     metrics = None if args.metrics_fd is None else _bound(args.metrics_fd)
+    keep_freed_memory()
     # What is imported and compiled by now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()

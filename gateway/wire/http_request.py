@@ -116,7 +116,8 @@ def decode_request(
     whole = memoryview(body)
     head: Buffer = body if header_length is None or header_length == size else whole[:header_length]
     try:
-        spans = scan_json(head, MAX_DEPTH, b"inputs")
+        # Numbers are judged when `wire.tensors.materialise` reads them: once, and for callers who may ask at all.
+        spans = scan_json(head, MAX_DEPTH, b"inputs", skim=True)
     except ValueError as error:
         raise BadRequest(f"failed to parse the request JSON buffer: {error}") from None
     request = _envelope(head, spans, tensors)
@@ -284,7 +285,7 @@ def encode_request(
     """The call as a body for an upstream.
 
     Args:
-        call: its inputs hold `data`, `shm`, or (sent on as they came) `json`.
+        call: its inputs hold `data` or `shm`; others are made raw.
         want_binary: ask for all outputs as binary.
         binary_input: send inputs as binary. With False for both the body is plain OIP JSON.
         timeout: microseconds that are left, sent as the request's `timeout` where its own is not smaller; 0: unsaid.
@@ -323,8 +324,6 @@ def _encode_input(tensor: InputTensor, binary: list[Buffer] | None) -> OutTensor
     parameters = dict(tensor.parameters) if tensor.parameters else {}
     if tensor.shm is not None:
         put_shared_memory(parameters, tensor.shm)
-    elif tensor.json is not None and tensor.data is None:
-        item.data = tensor.json
     else:
         data = data_of(tensor)
         if binary is None:

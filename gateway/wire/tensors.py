@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.errors import BadGateway, BadRequest
+from gateway.wire.json_text import MAX_DEPTH
 from gateway.wire.types import Buffer, InputTensor, OutputTensor
-from kernels.tensors import NUMBER_TYPES, count_bytes_elements, format_array, parse_array
+from kernels.tensors import NUMBER_TYPES, count_bytes_elements, format_array, parse_array, scan_json
 
 SIZES: Final[dict[str, int]] = {
     "BOOL": 1,
@@ -94,15 +95,16 @@ def materialise(tensor: InputTensor) -> Buffer:
 
 def _from_json(tensor: InputTensor) -> bytes:
     expected = element_count(tensor.shape)
-    if not expected:  # Triton never looks at the data of an empty tensor
-        return b""
-    if tensor.datatype in NO_JSON:
+    if expected and tensor.datatype in NO_JSON:
         raise BadRequest(
             f"receiving {tensor.datatype} data via JSON is not supported. Please use the binary data format "
             f"for input {tensor.name}"
         )
+    text = memoryview(tensor.json)  # type: ignore[arg-type] # set
     try:
-        return parse_array(memoryview(tensor.json), tensor.datatype, expected)  # type: ignore[arg-type] # set
+        if not expected:  # Triton never looks at the data of an empty tensor, as long as it is JSON
+            scan_json(text, MAX_DEPTH)
+        return parse_array(text, tensor.datatype, expected) if expected else b""
     except ValueError as error:
         raise BadRequest(f"Unable to parse 'data' of input '{tensor.name}': {error}") from None
 

@@ -40,7 +40,7 @@ class InputTensor(msgspec.Struct, gc=False):
     """One input as it was sent. Exactly one of `data`, `json`, `contents`, `shm` is set.
 
     `json` and `contents` are not yet read: `wire.tensors.materialise` turns them into `data` after the route
-    is known, so that a refused caller costs no parsing.
+    is known, so that a refused caller costs no parsing. Until then nothing in them but their end is judged.
     """
 
     name: str

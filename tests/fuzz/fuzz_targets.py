@@ -15,7 +15,6 @@ from pathlib import Path
 import fuzz_files
 import fuzz_identity
 import fuzz_server
-import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
@@ -25,8 +24,7 @@ from gateway.wire import compression, generate, grpc, http
 from gateway.wire.http_answer import decode_response
 from gateway.wire.tensors import DATATYPES, materialise
 from gateway.wire.types import InferCall
-from kernels.tensors import _tensors_py as specification
-from kernels.tensors import count_bytes_elements, format_array, parse_array, scan_json
+from kernels.tensors import _format_py, _parse_py, _scan_py, count_bytes_elements, format_array, parse_array, scan_json
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 _TYPES = sorted(DATATYPES)
@@ -88,8 +86,12 @@ def grpc_response(data: bytes) -> None:
 
 
 def json_scan(data: bytes) -> None:
-    """The compiled kernel and its specification: the same spans, or both refuse."""
-    _same(lambda: scan_json(data, 100, b"inputs"), lambda: specification.scan_json(data, 100, b"inputs"))
+    """The compiled kernel and its specification: the same spans, or both refuse; skimmed or not."""
+    for skim in (False, True):
+        _same(
+            lambda skim=skim: scan_json(data, 100, b"inputs", skim=skim),
+            lambda skim=skim: _scan_py.scan_json(data, 100, b"inputs", skim=skim),
+        )
 
 
 def json_array(data: bytes) -> None:
@@ -97,21 +99,20 @@ def json_array(data: bytes) -> None:
     if len(data) < 2:
         return
     name, count, text = _PARSED[data[0] % len(_PARSED)], data[1], data[2:]
-    _same(lambda: parse_array(text, name, count), lambda: specification.parse_array(text, name, count))
+    # Blanks behind let the quick readers see what else only the plain ones would.
+    for one in (text, text + b" " * 100):
+        _same(
+            lambda one=one: parse_array(one, name, count),
+            lambda one=one: _parse_py.parse_array(one, name, count),
+        )
 
 
 def raw_tensor(data: bytes) -> None:
     if not data:
         return
     name, raw = _TYPES[data[0] % len(_TYPES)], data[1:]
-    _same(lambda: count_bytes_elements(raw), lambda: specification.count_bytes_elements(raw))
-    _same(lambda: _values(format_array(raw, name), name), lambda: _values(specification.format_array(raw, name), name))
-
-
-def _values(text: bytes, name: str) -> str:
-    """What the numbers are: they may be spelled differently (1e6, 1000000.0), as float32 with other digits too."""
-    read = json.loads(text)
-    return repr(np.array(read, "f4").tolist() if name == "FP32" else read)
+    _same(lambda: count_bytes_elements(raw), lambda: _format_py.count_bytes_elements(raw))
+    _same(lambda: format_array(raw, name), lambda: _format_py.format_array(raw, name))
 
 
 def _same(one: Callable[[], object], other: Callable[[], object]) -> None:

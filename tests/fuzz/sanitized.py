@@ -1,6 +1,6 @@
 """The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz-asan [ARGS="-k json"]`.
 
-The two extensions are built with gcc's sanitizers into `build/asan`; what is installed stays as it is. Then the
+The extensions are built with gcc's sanitizers into `build/asan`; what is installed stays as it is. Then the
 kernels' own tests and the targets that reach them run in a process with the sanitizers' libraries preloaded and
 Python's own allocator off, so that a read one byte beyond a `bytes` object is seen. The first fault ends the
 process with the place in C and a status that is not 0.
@@ -16,7 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "asan"
-EXTENSIONS = ("kernels.counters._counters_c", "kernels.tensors._tensors_c")
+EXTENSIONS = (
+    "kernels.counters._counters_c",
+    "kernels.tensors._format_c",
+    "kernels.tensors._parse_c",
+    "kernels.tensors._scan_c",
+)
 # `recover` off: undefined behaviour ends the process as a bad access does.
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 # libstdc++ as well: its exceptions are intercepted only when it is there from the start.
@@ -25,7 +30,7 @@ TARGETS = "json_scan or json_array or raw_tensor or http_request or http_respons
 
 
 def build() -> None:
-    """Both extensions, into a folder of their own."""
+    """All extensions, into a folder of their own."""
     command = [sys.executable, "setup.py", "-q", "build_ext", "--force"]
     command += ["--build-lib", str(BUILT / "lib"), "--build-temp", str(BUILT / "temp")]
     environment = {**os.environ, "CC": "gcc", "CXX": "g++", "CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined"}

@@ -376,6 +376,30 @@ def test_binary_outputs_without_bytes_need_no_header():
     assert head_of(None, parts)["outputs"][0]["parameters"] == {"binary_data_size": 0}
 
 
+@pytest.mark.parametrize(
+    ("shape", "data", "complaint"),
+    [
+        ("[2]", "[1,,2]", "element 1: attempt to access JSON non-number as double"),
+        ("[2]", "[1 2]", "Missing a comma or ']' after an array element. at 3"),
+        ("[2]", "[1.,2]", "Miss fraction part in number. at 1"),
+        ("[3]", "[[1],[2],]", "element 2: attempt to access JSON non-number as double"),
+        ("[0]", "[1,,2]", "Invalid value. at 3"),
+        ("[0,5]", "[01]", "Missing a comma or ']' after an array element. at 2"),
+    ],
+)
+def test_numbers_are_judged_when_they_are_read_and_before_they_are_sent_on(shape, data, complaint):
+    text = '{"inputs":[{"name":"A","datatype":"FP32","shape":%s,"data":%s}]}' % (shape, data)  # noqa: UP031 # braces
+    for function in (data_of, lambda tensor: http.encode_request(InferCall(model="m", inputs=[tensor]))):
+        call = http.decode_request(text.encode(), None, "m", "")
+        assert refusal(function, call.inputs[0]) == f"Unable to parse 'data' of input 'A': {complaint}"
+
+
+@pytest.mark.parametrize("data", ["{}", "[{}]", '["a"]', "null", "[[]]", "[true,-Inf]", '"x"'])
+def test_data_of_an_empty_tensor_may_be_any_json(data):
+    text = '{"inputs":[{"name":"A","datatype":"FP32","shape":[0],"data":%s}]}' % data  # noqa: UP031 # braces
+    assert data_of(http.decode_request(text.encode(), None, "m", "").inputs[0]) == b""
+
+
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_half_floats_have_no_json_form_either_way(datatype):
     answer = InferAnswer("m", "1", outputs=[OutputTensor("O", datatype, [1], data=b"\0\0")])

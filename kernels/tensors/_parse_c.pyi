@@ -1,0 +1,3 @@
+# Types of the C++ twin; the contract stands in `_parse_py`.
+
+def parse_array(text: bytes | memoryview, datatype: str, expected: int) -> bytes: ...
