@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 _LONGEST = 2048
 """Characters of a name (SPIFFE ID specification, 2.3: at most 2048 bytes)."""
-_BROKEN = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_BROKEN = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 """What the library raises for a certificate that it cannot read; these have no class in common."""
 
 
