@@ -14,6 +14,7 @@ from governance.policy.lint import lint
 from governance.policy.parse import ParsedPolicy, parse
 from governance.policy.repair import repaired
 from governance.policy.snapshot import PolicySnapshot, definition_of, read_policy
+from governance.types import Finding
 
 LINT = """\
 examples:
@@ -81,10 +82,14 @@ def _fixed(path: Path, data: bytes, model: Path | None) -> bytes:
     definition = None if model is None else definition_of(read_policy(model), str(model))
     better, lines = repaired(data, lambda one: parse(one, str(path), definition).repairs)
     if better != data:
-        aside = path.with_name(path.name + ".fixed")
-        aside.write_bytes(better)
-        aside.chmod(path.stat().st_mode & 0o777)
-        aside.replace(path)
+        try:
+            aside = path.with_name(path.name + ".fixed")
+            aside.write_bytes(better)
+            aside.chmod(path.stat().st_mode & 0o777)
+            aside.replace(path)
+        except OSError as error:
+            message = f"cannot be written ({error.strerror}): check the rights of the file and its folder"
+            raise PolicyError([Finding(str(path), 1, 1, "error", "unwritable", message)]) from None
         what = "byte order mark removed" if not lines else f"lines {', '.join(map(str, lines))}"
         say(f"{path}: repaired ({what})")
     return better

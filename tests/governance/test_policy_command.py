@@ -255,3 +255,13 @@ def test_repairs_are_sure_or_not_made(tmp_path, capsys, line, becomes):
     assert file.read_text() == POLICY + (line if becomes is None else becomes)
     fixed = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["line"] > 5 and "fix" in one]
     assert fixed == []
+
+
+def test_a_repair_that_cannot_be_written_is_2(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "policy.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + POLICY.encode())
+    monkeypatch.setattr(
+        type(file), "write_bytes", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    assert command("lint", "--policy", str(file), "--fix") == 2
+    assert "cannot be written (Permission denied)" in capsys.readouterr().err
