@@ -222,7 +222,7 @@ def _taken(path: Path, logged: set[bytes]) -> int:
     end = 0
     while True:
         read = read_segment(path, end, 1)  # one batch
-        entries = [entry for body in read.bodies for entry in entries_of(body)]
+        entries = [entry for _, body in read.batches for entry in entries_of(body)]
         if read.end == end or not all(merkle.leaf_hash(entry) in logged for entry in entries):
             return end
         end = read.end

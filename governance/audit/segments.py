@@ -1,10 +1,10 @@
 """Write-ahead segments: batches of entries in a file of one writer, and how they are read back.
 
 Contract: a segment is a run of frames. A frame is a header (big-endian: magic, body length, CRC-32 of the rest of
-the header's facts and the body, and the offset up to which the file was known to be on the disk when the frame
-was written) and a body, which is an entry bundle. A sealed segment ends with a frame of its own. Whoever writes a
-segment holds its lock (flock(2)) from before it has its name until its process ends, and never appends to a
-segment that another process began. So a segment whose lock is free is final.
+the header's facts and the body, the offset up to which the file was known to be on the disk when the frame was
+written, and the moment, in nanoseconds since 1970) and a body, which is an entry bundle. A sealed segment ends with a
+frame of its own. Whoever writes a segment holds its lock (flock(2)) from before it has its name until its process
+ends, and never appends to a segment that another process began. So a segment whose lock is free is final.
 
 A frame that is not whole is torn when nothing says that it was on the disk, and damage when a later frame says
 so: the first was never acknowledged and is dropped, the second stops the log.
@@ -26,14 +26,28 @@ from governance.audit.files import ASIDE, sync_folder, write_all
 from governance.errors import AuditBroken
 
 SUFFIX = ".wal"
-_HEADER = struct.Struct(">4sIIQ")
+_HEADER = struct.Struct(">4sIIQQ")
+_FACTS = struct.Struct(">4sIQQ")
 _BATCH, _SEAL = b"TGw1", b"TGwE"
 _MOST_BODY = 64 << 20
+LATER_NS = 10_000_000_000
+"""A batch further ahead than this is of a clock that was set back since, and waits for nothing."""
 
 
-def _frame(magic: bytes, body: bytes, durable: int) -> bytes:
-    crc = zlib.crc32(body, zlib.crc32(struct.pack(">4sIQ", magic, len(body), durable)))
-    return _HEADER.pack(magic, len(body), crc, durable) + body
+class Frame(msgspec.Struct):
+    """One frame that is whole."""
+
+    magic: bytes
+    body: bytes
+    durable: int
+    stamp: int
+    end: int
+    """Offset behind it."""
+
+
+def _frame(magic: bytes, body: bytes, durable: int, stamp: int) -> bytes:
+    crc = zlib.crc32(body, zlib.crc32(_FACTS.pack(magic, len(body), durable, stamp)))
+    return _HEADER.pack(magic, len(body), crc, durable, stamp) + body
 
 
 class Segment:
@@ -46,6 +60,7 @@ class Segment:
         self.size = 0
         """Bytes of whole frames."""
         self._durable = 0
+        self._stamp = 0
 
     @classmethod
     def create(cls, folder: Path, after: str = "") -> Segment:
@@ -66,7 +81,7 @@ class Segment:
 
     def append(self, body: bytes) -> None:
         """Write one batch; it is not durable yet. On OSError nothing of it is left, or the segment is closed."""
-        frame = _frame(_BATCH, body, self._durable)
+        frame = _frame(_BATCH, body, self._durable, self._now())
         try:
             write_all(self._descriptor, frame)
         except OSError:
@@ -77,6 +92,11 @@ class Segment:
                 self.abandon()
             raise
         self.size += len(frame)
+
+    def _now(self) -> int:
+        # A clock that was set back does not turn this writer's own order round.
+        self._stamp = max(self._stamp + 1, time.time_ns())
+        return self._stamp
 
     @property
     def closed(self) -> bool:
@@ -108,7 +128,7 @@ class Segment:
     def seal(self) -> None:
         """End the segment in good order. Raises OSError."""
         try:
-            write_all(self._descriptor, _frame(_SEAL, b"", self.size))
+            write_all(self._descriptor, _frame(_SEAL, b"", self.size, self._now()))
             os.fdatasync(self._descriptor)
         finally:
             self.abandon()
@@ -123,13 +143,16 @@ class Segment:
 class Read(msgspec.Struct):
     """What was read of a segment."""
 
-    bodies: list[bytes]
+    batches: list[tuple[int, bytes]]
+    """`(stamp, body)`, in the writer's order."""
     end: int
     """Offset behind the last whole frame that was read."""
     rest: int
     """Bytes behind it that are no whole frame; 0 as well when the budget ended the reading."""
     more: bool
     """The budget ended the reading."""
+    later: bool = False
+    """`until` did."""
 
 
 def is_final(path: Path) -> bool:
@@ -144,8 +167,14 @@ def is_final(path: Path) -> bool:
     return True
 
 
-def read_segment(path: Path, begin: int, budget: int) -> Read:
+def read_segment(path: Path, begin: int, budget: int, until: int | None = None) -> Read:
     """The batches of a segment from an offset on, until about `budget` bytes were read.
+
+    Args:
+        path: the segment.
+        begin: where a frame begins.
+        budget: bytes.
+        until: a moment, in nanoseconds since 1970; batches of the `LATER_NS` after it are left. None: none is.
 
     Raises:
         OSError: it cannot be read.
@@ -156,32 +185,34 @@ def read_segment(path: Path, begin: int, budget: int) -> Read:
         data = stream.read(budget)
         # The last frame may begin within the budget and end behind it.
         data += stream.read(_HEADER.size + _MOST_BODY) if len(data) == budget else b""
-    bodies: list[bytes] = []
+    batches: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data) and at < budget:
-        found = _parse(data, at)
-        if found is None:
+        frame = _parse(data, at)
+        if frame is None:
             _judge_rest(path, data, at, begin)
-            return Read(bodies, begin + at, len(data) - at, more=False)
-        magic, body, _, at = found
-        if magic == _BATCH:
-            bodies.append(body)
-    return Read(bodies, begin + at, 0, more=at < len(data))
+            return Read(batches, begin + at, len(data) - at, more=False)
+        if until is not None and until < frame.stamp < until + LATER_NS:
+            return Read(batches, begin + at, 0, more=False, later=True)
+        at = frame.end
+        if frame.magic == _BATCH:
+            batches.append((frame.stamp, frame.body))
+    return Read(batches, begin + at, 0, more=at < len(data))
 
 
-def _parse(data: bytes, at: int) -> tuple[bytes, bytes, int, int] | None:
-    """`(magic, body, durable, end)` of the whole frame at an offset, if there is one."""
+def _parse(data: bytes, at: int) -> Frame | None:
+    """The whole frame at an offset, if there is one."""
     begin = at + _HEADER.size
     if begin > len(data):
         return None
-    magic, length, crc, durable = _HEADER.unpack_from(data, at)
+    magic, length, crc, durable, stamp = _HEADER.unpack_from(data, at)
     end = begin + length
     if magic not in {_BATCH, _SEAL} or length > _MOST_BODY or end > len(data):
         return None
     body = data[begin:end]
-    if zlib.crc32(body, zlib.crc32(struct.pack(">4sIQ", magic, length, durable))) != crc:
+    if zlib.crc32(body, zlib.crc32(_FACTS.pack(magic, length, durable, stamp))) != crc:
         return None
-    return magic, body, durable, end
+    return Frame(magic, body, durable, stamp, end)
 
 
 def _judge_rest(path: Path, data: bytes, bad: int, begin: int) -> None:
@@ -190,7 +221,7 @@ def _judge_rest(path: Path, data: bytes, bad: int, begin: int) -> None:
         at = data.find(magic, bad + 1)
         while at >= 0:
             found = _parse(data, at)
-            if found is not None and found[2] > begin + bad:
+            if found is not None and found.durable > begin + bad:
                 raise AuditBroken(
                     f"{path}: damaged at byte {begin + bad}, before records that were written later: restore the file, "
                     "or let `tidegate audit fsck` say what is lost"
@@ -208,8 +239,8 @@ def salvage(data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
     while at < len(data):
         found = _parse(data, at)
         if found is not None:
-            kept.append(data[at : found[3]])
-            at = found[3]
+            kept.append(data[at : found.end])
+            at = found.end
             continue
         after = min(_next_frame(data, at + 1, magic) for magic in (_BATCH, _SEAL))
         holes.append((at, after - at))

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -94,27 +95,33 @@ class Sequencer:
         """
         assert self.holds
         head = self._head or self.load()
-        entries: list[bytes] = []  # with their lengths, as they stand in bundles
+        batches: list[tuple[int, bytes]] = []
         consumed: dict[str, int] = {}
-        finished = []
         budget = STEP_BYTES
         self.behind = False
-        for path in sorted(self._layout.wal.glob("*" + SUFFIX)):  # 1
+        paths = sorted(self._layout.wal.glob("*" + SUFFIX))
+        final = {path for path in paths if is_final(path)}
+        # What one process wrote after another's record was acknowledged comes behind that record: batches are taken in
+        # the order of their stamps, and those later than this moment wait, since what they follow may be unread.
+        until = time.time_ns()
+        finished = []
+        for path in paths:  # 1
             begin = consumed[path.name] = head.consumed.get(path.name, 0)
-            final = is_final(path)
             if budget <= 0:
                 self.behind = True
                 continue
-            read = read_segment(path, begin, budget)
-            for body in read.bodies:
-                entries += split(body)
+            read = read_segment(path, begin, budget, None if path in final else until)
+            batches += read.batches
             budget -= read.end - begin
             consumed[path.name] = read.end
             self.behind |= read.more
-            if final and not read.more:
+            if path in final and not read.more:
                 if read.rest:
                     _log.warning("%s: the last %d bytes were never acknowledged and are dropped", path, read.rest)
                 finished.append(path)
+        batches.sort(key=_stamp)
+        # Each with its length before it, as it stands in bundles.
+        entries = [entry for _, body in batches for entry in split(body)]
         if entries:
             self._head = None  # until every step is done, only the disk knows what holds
             head = self._commit(entries, consumed)
@@ -239,3 +246,7 @@ class Sequencer:
             with contextlib.suppress(OSError):
                 if is_final(path):
                     path.unlink()
+
+
+def _stamp(batch: tuple[int, bytes]) -> int:
+    return batch[0]

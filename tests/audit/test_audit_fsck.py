@@ -84,8 +84,8 @@ def test_damage_in_a_segment_is_cut_out_and_kept(state):
         segment.sync()
     segment.seal()
     content = bytearray(segment.path.read_bytes())
-    size = (len(content) - 20) // 3
-    content[size + 25] ^= 1
+    size = (len(content) - 28) // 3
+    content[size + 33] ^= 1
     segment.path.write_bytes(content)
     made = sequencer(state)
     with pytest.raises(AuditBroken, match="damaged at byte"):
