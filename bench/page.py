@@ -13,6 +13,7 @@ from bench.sections import sections
 from bench.svg import bars
 
 DOCS = CHECKOUT / "docs" / "performance.md"
+BUSY = ("**Other programs kept the machine busy: trust the instructions here, and no time.**", "")
 BEGIN, END = "<!-- results: begin (python -m bench.page) -->", "<!-- results: end -->"
 
 
@@ -52,6 +53,7 @@ def body(folder: Folder, prefix: str = "", level: str = "##") -> str:
         f"`{facts.command}` at {facts.time}{kind}, revision {facts.plan.revision}, on {machine.cpu}, {machine.cores} "
         f"cores, {machine.memory_gib} GiB, {machine.system}; load average before: {machine.load_average:g}.",
         "",
+        *(BUSY if machine.load_average > machine.cores / 2 else ()),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "",
         *_goals(found, level),
