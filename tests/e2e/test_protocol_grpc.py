@@ -16,6 +16,8 @@ from google.protobuf import json_format
 from sides import NUMPY, raw
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.wire.types import OWN_REGIONS
+
 DIFFERS = {
     "own-codes": "a fault of the client that Triton 2.51 calls INTERNAL or UNKNOWN is INVALID_ARGUMENT",
     "not-found": "a model or version that is not there is NOT_FOUND on every page; Triton says INVALID_ARGUMENT on some",
@@ -304,6 +306,9 @@ def test_same_as_triton(triton, shared_gateway, case):
     if case.method != "NoSuchMethod":
         assert initial["x-request-id"], initial
     if ours == "OK":
+        if case.id == "shm-status":  # the gateway keeps its own regions to itself
+            for name in [name for name in their_answer.regions if name.startswith(OWN_REGIONS)]:
+                del their_answer.regions[name]
         assert comparable(our_answer) == comparable(their_answer)
         if case.method == "ModelInfer":
             assert initial["x-tidegate-variant"] == "default"
