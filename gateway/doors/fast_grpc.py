@@ -1,7 +1,7 @@
 """The gRPC door on nghttp2: HTTP/2 in C, everything else as `grpc_service` has it.
 
-Contract: as `grpc.GrpcDoor`, for a fifth of its CPU time a call. Limits follow a reload at once. Connections are let go
-one by one by two GOAWAY frames with a ping between them (RFC 9113, 6.8), so that no call is lost.
+Contract: as `grpc.GrpcDoor`, for less than half of its CPU time a call. Limits follow a reload at once. Connections are
+let go by two GOAWAY frames with a ping between them (RFC 9113, 6.8), so that no call is lost.
 """
 
 from __future__ import annotations

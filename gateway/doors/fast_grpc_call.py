@@ -42,8 +42,8 @@ class FastCall(Rpc):
         self.deadline: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.mark = 0
-        """Bytes that had been sent when the connection was last looked at."""
+        self.mark = -1
+        """Bytes that had been sent when its answers began to wait, or were last looked at; -1: they did not wait."""
         self._initial: Metadata = ()
         self._queue: deque[bytes] | None = None
         self._wake: asyncio.Future[None] | None = None

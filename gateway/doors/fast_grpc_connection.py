@@ -84,15 +84,16 @@ class Connection(asyncio.Protocol):
         """Say our settings, unless there are too many connections."""
         self._transport = cast("asyncio.Transport", transport)
         tls = transport.get_extra_info("ssl_object")
-        if not self._door.admit(self):
-            self._transport.abort()
-            return
         if tls is not None and tls.selected_alpn_protocol() != "h2":  # RFC 9113, 3.2: what is spoken is agreed on
             self._transport.close()
             return
+        address = transport.get_extra_info("peername")
+        if address is None or not self._door.admit(self):  # it has gone already, or there is no room
+            self._transport.abort()
+            return
         if tls is not None and (encoded := tls.getpeercert(binary_form=True)) is not None:
             self.certificate = certificate_of(encoded)
-        host, port, *_ = transport.get_extra_info("peername")
+        host, port, *_ = address
         # As gRPC writes it (https://github.com/grpc/grpc/blob/master/doc/naming.md).
         self.peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         self.session = Session(
@@ -143,6 +144,9 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not take what is sent; the rest stays in the session."""
         self._paused = True
+        if self._stall is not None:
+            self._stall.cancel()  # it was for calls whose window is shut; now nobody's data goes
+            self._stall = None
         self._watch()
 
     def resume_writing(self) -> None:
@@ -187,7 +191,7 @@ class Connection(asyncio.Protocol):
     def _watch(self) -> None:
         if self._stall is None:
             for call in self.session.calls.values():
-                call.mark = call.sent
+                call.mark = call.sent if call.waiting else -1
             self._stall = self._loop.call_later(
                 self._door.limits.send_timeout, self._stalled, self._transport.get_write_buffer_size()
             )
@@ -375,6 +379,7 @@ class Connection(asyncio.Protocol):
             return
         self._leaving = True
         self.session.farewell()
+        self.flush()  # pings overtake other frames in nghttp2; the client is to have read this one before it answers
         self._ask()
         self._farewell = self._pings
         self.flush()

@@ -21,7 +21,8 @@ from gateway.wire.types import MAX_RANK, InferCall, InputTensor, OutputRequest
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-# From here on a view of the message costs less than a copy: 60 ns for 128 bytes, 190 ns for any view.
+# From here on a view of the message costs less than a copy: 148 ns for the first view and 72 ns for each further one;
+# 49 ns for a copy of 128 bytes, 114 ns of 4 KiB, 163 ns of 8 KiB.
 cdef Py_ssize_t VIEW = 4096
 # Fields beyond one for each tensor: names, parameters. A request with more is read by protobuf, which counts as well.
 cdef Py_ssize_t SPARE_FIELDS = 1024

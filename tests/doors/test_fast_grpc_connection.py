@@ -1,0 +1,183 @@
+"""Connections of the nghttp2 engine on real sockets, with handlers of the test's own: what clients are cut for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from h2_frames import (
+    ACK,
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HELLO,
+    PING,
+    PREFACE,
+    RST,
+    SETTINGS,
+    frame,
+    frames,
+    head,
+    message,
+)
+
+from gateway.doors._fast_grpc_c import load
+from gateway.doors.fast_grpc_connection import Connection
+from gateway.doors.grpc_call import Call, Method
+from gateway.settings import Limits
+
+load()
+QUICK = Limits(header_timeout=0.3, send_timeout=0.3)
+
+
+async def echo(call: Call, request: bytes) -> bytes:
+    await call.begin((("x-request-id", "r"),))
+    return request
+
+
+async def pour(call: Call) -> None:
+    """Answers without end."""
+    await call.begin(())
+    while True:
+        await call.write(bytes(10_000))
+
+
+METHODS = {"/s/Echo": Method(unary=echo), "/s/Pour": Method(streaming=pour)}
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.data = b""
+
+    async def until(self, kind: int, stream: int = 0) -> bytes:
+        """The payload of the next frame of a kind."""
+        while True:
+            size = int.from_bytes(self.data[:3])
+            while len(self.data) < 9 or len(self.data) < 9 + size:
+                piece = await self.reader.read(65536)
+                assert piece, "the connection ended before"
+                self.data += piece
+                size = int.from_bytes(self.data[:3])
+            one, self.data = self.data[: 9 + size], self.data[9 + size :]
+            ((found, _, at, payload),) = frames(one)
+            if (found, at) == (kind, stream):
+                return payload
+
+    async def end(self) -> None:
+        """The server closes the connection."""
+        try:
+            while await self.reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is looked at sets no event
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def connected(limits: Limits = QUICK, hello: bytes = HELLO) -> AsyncIterator[tuple[Client, set[Connection]]]:
+    there: set[Connection] = set()
+    door = SimpleNamespace(
+        limits=limits, age=0, methods=METHODS, admit=lambda one: there.add(one) is None, forget=there.discard
+    )
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(door), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(hello)
+    try:
+        yield Client(reader, writer), there
+    finally:
+        writer.close()
+        server.close()
+        await until(lambda: not there)
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+def test_a_call():
+    async def scenario():
+        async with connected() as (client, _):
+            client.writer.write(head(1, path="/s/Echo") + frame(DATA, END_STREAM, 1, message(b"hello")))
+            assert await client.until(DATA, 1) == message(b"hello")
+
+    run(scenario)
+
+
+def test_a_call_whose_window_stays_shut_is_cut_and_others_are_served():
+    async def scenario():
+        async with connected() as (client, _):
+            client.writer.write(head(1, path="/s/Pour"))
+            assert await client.until(RST, 1) == b"\0\0\0\x08"
+            client.writer.write(frame(8, 0, 0, (1 << 20).to_bytes(4)))
+            client.writer.write(head(3, path="/s/Echo") + frame(DATA, END_STREAM, 3, message(b"still")))
+            assert await client.until(DATA, 3) == message(b"still")
+
+    run(scenario)
+
+
+def test_a_client_that_does_not_read_is_cut():
+    async def scenario():
+        wide = PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(SETTINGS, ACK)
+        async with connected(hello=wide + frame(8, 0, 0, (0x7FFF0000 - 65535).to_bytes(4))) as (client, there):
+            client.writer.write(head(1, path="/s/Pour"))
+            await until(lambda: there)
+            client.writer.transport.pause_reading()
+            await until(lambda: not there)
+
+    run(scenario)
+
+
+def test_a_client_that_never_says_what_it_is_is_cut():
+    async def scenario():
+        for hello in (b"", PREFACE, HELLO + head(1, path="/s/Echo", flags=0)):
+            async with connected(hello=hello) as (client, _):
+                await client.end()
+
+    run(scenario)
+
+
+def test_pings_of_an_idle_client_are_a_flood_and_those_after_answers_are_not():
+    async def scenario():
+        async with connected(Limits()) as (client, _):
+            for stream in range(1, 21, 2):
+                call = head(stream, path="/s/Echo") + frame(DATA, END_STREAM, stream, message(b"x"))
+                client.writer.write(call)
+                await client.until(DATA, stream)
+                client.writer.write(frame(PING, 0, 0, bytes(8)))
+                await client.until(PING)
+            client.writer.write(frame(PING, 0, 0, bytes(8)) * 4)
+            assert (await client.until(GOAWAY)).endswith(b"too_many_pings")
+            await client.end()
+
+    run(scenario)
+
+
+def test_a_farewell_waits_for_the_calls():
+    async def scenario():
+        async with connected(Limits()) as (client, there):
+            client.writer.write(head(1, path="/s/Echo"))
+            await client.until(SETTINGS)
+            await until(lambda: there)
+            (one,) = there
+            one.farewell()
+            assert await client.until(GOAWAY) == b"\x7f\xff\xff\xff\0\0\0\0"
+            client.writer.write(head(3, path="/s/Echo"))
+            client.writer.write(frame(PING, 1, 0, await client.until(PING)))
+            assert (await client.until(GOAWAY))[:4] == b"\0\0\0\x03"
+            for stream in (1, 3):
+                client.writer.write(frame(DATA, END_STREAM, stream, message(b"late")))
+                assert await client.until(DATA, stream) == message(b"late")
+            await client.end()
+
+    run(scenario)
