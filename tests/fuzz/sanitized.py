@@ -8,6 +8,7 @@ process with the place in C and a status that is not 0.
 
 from __future__ import annotations
 
+import importlib.abc
 import importlib.util
 import os
 import subprocess
@@ -53,14 +54,15 @@ def inside(arguments: list[str]) -> int:
     """In the process with the sanitizers: these modules in place of the installed ones, then pytest."""
     import pytest
 
+    class Built(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name not in EXTENSIONS:
+                return None
+            (found,) = (BUILT / "lib").glob(f"{name.replace('.', '/')}.*.so")
+            return importlib.util.spec_from_file_location(name, found)
+
     sys.path.insert(0, str(ROOT))
-    for name in EXTENSIONS:
-        (path,) = (BUILT / "lib").glob(f"{name.replace('.', '/')}.*.so")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    sys.meta_path.insert(0, Built())
     from kernels import counters, tensors
 
     loaded = {sys.modules[one].__file__ for one in EXTENSIONS}
