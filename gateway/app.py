@@ -22,9 +22,11 @@ from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
 from gateway.control import build_litestar, build_metrics_app
+from gateway.doors.fast_http import protocol_of
 from gateway.doors.grpc import GrpcDoor
 from gateway.doors.grpc_tls import NativeTls, RelayedTls, Transport
 from gateway.doors.http import HttpDoor, front
+from gateway.doors.http_connection import FrontDoorProtocol
 from gateway.doors.http_server import HttpServer
 from gateway.identity import Sources
 from gateway.identity.reading import urls
@@ -160,10 +162,14 @@ class Application:
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))
         door = HttpDoor(self)
+        protocols: tuple[type[FrontDoorProtocol], ...] = (protocol_of(self), FrontDoorProtocol)
         apps = [front(door, build_litestar(self, door))]
         if metrics is not None:
             apps.append(build_metrics_app(self))
-        self._servers += [HttpServer(app, limits, tls=self._tls) for app in apps]
+        self._servers += [
+            HttpServer(app, limits, tls=self._tls, protocol=protocol)
+            for app, protocol in zip(apps, protocols, strict=False)
+        ]
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None
             self._serving.append(asyncio.create_task(server.run_on(sock), name="http-server"))

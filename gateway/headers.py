@@ -61,6 +61,12 @@ class Headers(dict[str, str]):
         self.spelling = spelling
         """Lower-case name to the name as sent, where the two differ."""
 
+    def copied(self) -> Headers:
+        """The same in an object of its own, which may be changed."""
+        copy = Headers(self.spelling)
+        copy.update(self)
+        return copy
+
 
 def from_asgi(pairs: Iterable[tuple[bytes, bytes]], spelling: Mapping[str, str] = MappingProxyType({})) -> Headers:
     """ASGI's byte pairs as a mapping; `spelling` as in `Headers`."""

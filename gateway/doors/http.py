@@ -25,12 +25,12 @@ from gateway.headers import from_asgi, request_id
 from gateway.operations import Address, parse_path
 from gateway.snapshot import admitted_page
 from gateway.tls import certificate_of_scope
-from gateway.wire import compression
+from gateway.wire import by_heart, compression
 from gateway.wire import http as codec
 
 if TYPE_CHECKING:
     from gateway.core import Core
-    from gateway.wire.types import InferAnswer, InferCall
+    from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 
 _log = logs.get("http")
@@ -44,7 +44,7 @@ class HttpExchange(Exchange):
 
     protocol = "http"
 
-    def __init__(self, *args: Any, body: bytes, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, body: Buffer, **kwargs: Any) -> None:
         super().__init__(*args, nbytes=len(body), **kwargs)
         self.body = body
 
@@ -53,12 +53,12 @@ class HttpExchange(Exchange):
         body = plain_body(self.headers, self.body, self.snapshot.settings.limits.body)
         length = codec.parse_header_length(self.headers.get("inference-header-content-length"), len(body))
         limits = self.snapshot.settings.limits
-        return codec.decode_request(body, length, self.model, self.version, limits.tensors)
+        return by_heart.decode_request(body, length, self.model, self.version, limits.tensors)
 
     def encode(self, answer: InferAnswer) -> Reply:
         """The answer in the form that the request asked for, compressed when the client takes it."""
         assert self.call is not None
-        length, content_type, parts = codec.encode_response(answer, self.call)
+        length, content_type, parts = by_heart.encode_response(answer, self.call)
         headers = [(b"content-type", content_type.encode())]
         if length is not None:
             headers.append((b"inference-header-content-length", b"%d" % length))
@@ -183,7 +183,7 @@ class HttpDoor:
             address=address,
             method=scope["method"],
             target=target.decode("latin-1"),
-            body=plain_body(headers, body, snapshot.settings.limits.body),
+            body=bytes(plain_body(headers, body, snapshot.settings.limits.body)),
             headers=headers,
             request_id=served["x-request-id"],
         )

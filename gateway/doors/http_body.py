@@ -10,6 +10,7 @@ from gateway.doors.http_connection import CONNECTION_KEY
 from gateway.errors import Cancelled, RequestTimeout, TooLarge, UnsupportedEncoding
 from gateway.settings import Limits
 from gateway.wire import compression
+from gateway.wire.types import Buffer
 
 # Progress that a body must make within each `limits.body_timeout`.
 _PROGRESS_BYTES: Final = 1024
@@ -64,7 +65,7 @@ async def _read_on(receive: Any, limits: Limits) -> bytes:
                 clock.reschedule(loop.time() + limits.body_timeout)
 
 
-def plain_body(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
+def plain_body(headers: Mapping[str, str], body: Buffer, limit: int) -> Buffer:
     """The body without its `Content-Encoding`.
 
     Raises:

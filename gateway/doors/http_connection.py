@@ -236,7 +236,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
         return ""
 
     def on_headers_complete(self) -> None:
-        """Stop the clock and let the door find the connection in the scope."""
+        """Stop the clock and judge the head."""
         self._stop_header_timer()
         self._in_trailers = True
         if self._header_bytes > _MOST_HEADER_BYTES:
@@ -247,6 +247,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
                 self.send_400_response(fault)
         if self._refusal or self.transport.is_closing():
             return  # refused: what follows in the same segment is not served
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """The head was found good: uvicorn begins the request, and the door finds the connection in its scope."""
         self.scope[SPELLING_KEY] = self._spelling  # type: ignore[literal-required]  # our own key
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()

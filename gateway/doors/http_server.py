@@ -28,13 +28,21 @@ class HttpServer(uvicorn.Server):
         app: the ASGI application.
         limits: those of connections; the handshake of TLS has the time of a request's headers.
         tls: None: plain text.
+        protocol: of connections, another way to `app` for some requests.
     """
 
-    def __init__(self, app: Any, limits: Limits, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | None = None,
+        protocol: type[FrontDoorProtocol] = FrontDoorProtocol,
+    ) -> None:
         self._tls = tls
         self._handshake_timeout = limits.header_timeout
 
-        class Protocol(FrontDoorProtocol):
+        class Protocol(protocol):  # type: ignore[misc, valid-type]  # a class that is not known before
             """The class that holds this server's limits."""
 
         self._protocol = Protocol

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
+from gateway.driven import answer_of
 from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreachable
 from gateway.upstream.http_response import (
     BODYLESS,
@@ -119,7 +120,7 @@ class Connection(asyncio.Protocol):
 
         `size`: bytes of head and parts; `timeout`: seconds.
         """
-        self._future = future = self._loop.create_future()
+        self._future = future = answer_of(self._loop)
         self._without_body = without_body
         self._write(head, parts, size, timeout)
         return future
@@ -344,7 +345,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.begin(status, self._headers)
             self._disarm()
-            self._resolve(None)
+            self._began()
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -366,16 +367,24 @@ class Connection(asyncio.Protocol):
         """A whole response: hand it over, and the connection to the pool or to its end.
 
         Only after the parser has seen all of the chunk: bytes behind the response must not be taken for the
-        answer to the next request, so a connection that sent more than it was asked for is closed.
+        answer to the next request, so a connection that sent more than it was asked for is closed. Whoever waits is
+        told last: it may go on at once, and send the next request here.
         """
         self._disarm()
-        stream = self._stream
-        if stream is not None:
-            self._stream = None
-            stream.end()
-        else:
+        stream, self._stream = self._stream, None
+        future, self._future = self._future, None
+        response = None
+        if stream is None:
             body = self._body
-            self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body)))
+            response = Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
+        self._recycle()
+        if stream is not None:
+            stream.end()
+        elif future is not None and not future.done():  # done: its task was cancelled and has not run yet
+            future.set_result(response)
+
+    def _recycle(self) -> None:
+        """Give the connection back to the pool, or close it."""
         transport = self._transport
         assert transport is not None
         if (
@@ -411,10 +420,11 @@ class Connection(asyncio.Protocol):
         elif stream is not None:
             stream.fail(error)
 
-    def _resolve(self, result: Response | None) -> None:
+    def _began(self) -> None:
+        """The head of a stream is there."""
         future, self._future = self._future, None
-        if future is not None and not future.done():  # done: its task was cancelled and has not run yet
-            future.set_result(result)
+        if future is not None and not future.done():
+            future.set_result(None)
 
     def _disarm(self) -> None:
         self.deadline = math.inf

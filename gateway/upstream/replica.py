@@ -33,7 +33,7 @@ from gateway.upstream.signatures import Signatures
 from gateway.upstream.targets import model_target
 from gateway.upstream.tls import UpstreamTls
 from gateway.upstream.watch import LEARN_TIMEOUT, Watch
-from gateway.wire import http as codec
+from gateway.wire import by_heart
 from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 _OTHER_STREAMS = "mlserver"
@@ -281,12 +281,12 @@ class Replica:
             Unreachable, BadGateway, DeadlineExceeded: no answer.
             BadRequest: a header cannot be sent, or FP16/BF16 for a server that takes JSON only.
         """
-        known = self._watch.capabilities
-        if known is None:
-            known, timeout = await self._watch.learn_within(timeout)
-        binary = known.binary
-        left = int(timeout * 1e6) if tell and known.name == TRITON else 0
-        header_length, parts = codec.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
+        server = self._watch.capabilities
+        if server is None:
+            server, timeout = await self._watch.learn_within(timeout)
+        binary = server.binary
+        left = int(timeout * 1e6) if tell and server.name == TRITON else 0
+        header_length, parts = by_heart.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
         block = header_block(headers)
         if header_length is None:
             block += _JSON
@@ -304,7 +304,7 @@ class Replica:
             refusal = error_of(response)
             self.heard(refusal, model)
             raise refusal
-        return codec.decode_response(response.body, header_length_of(response))
+        return by_heart.decode_response(response.body, header_length_of(response))
 
     async def control(
         self,

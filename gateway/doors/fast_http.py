@@ -1,0 +1,305 @@
+"""The fast HTTP door: inference requests that have come whole are served on the connection itself, without ASGI.
+
+Contract: `POST /v2/models/NAME[/versions/V]/infer` whose head and body came in one segment, on a connection that has
+nothing else to do, goes to the pipeline from here, and its answer is one write. Every other request goes the way of
+`http_connection`, already checked: to ASGI. Both ways answer alike, byte for byte but for ids
+(`tests/e2e/test_fast_door.py`).
+
+What comes while a request is being served is held back, so that requests of one connection are served one after the
+other here as there. The client's going away cancels the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from gateway import logs
+from gateway.clients import drop_untrusted
+from gateway.doors.http import HttpExchange, wants_events
+from gateway.doors.http_connection import FrontDoorProtocol
+from gateway.doors.http_heads import LONGEST_HEAD, RequestHead, head_of, known_heads, remember
+from gateway.doors.reply import Reply, error_reply
+from gateway.driven import Driven
+from gateway.errors import Cancelled, Defect, TidegateError
+from gateway.headers import request_id
+from gateway.operations import parse_path
+
+if TYPE_CHECKING:
+    from gateway.core import Core
+    from gateway.wire.types import Buffer
+
+_log = logs.get("http")
+
+_LARGE: Final = 64 * 1024
+"""Bytes from which copying a body costs more than handing it on in pieces."""
+_END: Final = b"\r\n\r\n"
+_INFER: Final = b"/infer"
+
+
+class FastHttpProtocol(FrontDoorProtocol):
+    """One client connection."""
+
+    core: ClassVar[Core]
+    """The worker that it belongs to."""
+    _driven: Driven | None = None
+    """Runs the request that is served here."""
+    _exchange: HttpExchange | None = None
+    """That request."""
+    _held: list[bytes] | None = None
+    """What came meanwhile."""
+    _behind_head = -1
+    """Bytes behind the head in the segment that is being parsed, where it may be a request of ours; else -1."""
+    _head: RequestHead | None = None
+    """Of a request of ours, between its head and the end of its segment."""
+    _body: bytes = b""
+    _last_answer = 0.0
+    """Loop time; 0: none was given here yet."""
+    _stopping = False
+    """The server shuts down: the answer in progress is the last one."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Remember who the client is."""
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        """Serve what is a whole request of ours; everything else is the parser's."""
+        if self._driven is not None or self._held is not None:
+            self._hold(data)
+            return
+        if self._between_requests():
+            end = data.find(_END)
+            if end > 0:
+                head = known_heads.get(data[:end]) if end <= LONGEST_HEAD else None
+                size = len(data) - end - 4
+                if head is not None and size == head.length <= self.limits.body:
+                    self._serve(head, _behind(data, end + 4))
+                    return
+                if head is None and data.startswith(b"POST "):
+                    self._parse(data, end, size)
+                    return
+        super().data_received(data)
+
+    def _between_requests(self) -> bool:
+        """Whether nothing is under way on this connection and the next byte begins a request."""
+        cycle = self.cycle
+        return (
+            (cycle is None or (cycle.response_complete and not cycle.more_body))
+            and self._header_timer is None
+            and not self._in_trailers
+            and not self.pipeline
+            and not self._refusal
+            and not self.relieved
+            and not self._stopping
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+        )
+
+    def _parse(self, data: bytes, end: int, size: int) -> None:
+        """A head that is not known yet, with `size` bytes behind it."""
+        self._behind_head = size
+        try:
+            super().data_received(data)
+        finally:
+            self._behind_head = -1
+        head, self._head = self._head, None
+        if head is not None and not self._refusal and not self._in_trailers:
+            remember(data[:end], head)
+            self._serve(head, _behind(data, end + 4))
+
+    def _begin_cycle(self) -> None:
+        """The head was found good: keep it when the request is ours, else let uvicorn begin."""
+        self._head = self._ours() if self._behind_head >= 0 else None
+        if self._head is None:
+            super()._begin_cycle()
+
+    def _ours(self) -> RequestHead | None:
+        """The head when its request can be served here."""
+        parser = self.parser
+        url = self.url
+        # The query is nobody's business at `infer`, and hardly anyone sends one.
+        if (
+            not url.startswith(b"/v2/models/")
+            or not url.endswith(_INFER)
+            or b"?" in url
+            or b"#" in url
+            or not url.isascii()
+        ):
+            return None
+        if (
+            self._chunked
+            or self.expect_100_continue
+            or self._behind_head > self.limits.body
+            or parser.get_http_version() != "1.1"
+            or parser.get_method() != b"POST"
+            or not parser.should_keep_alive()
+            or parser.should_upgrade()
+        ):
+            return None
+        try:
+            address = parse_path("POST", url)
+        except TidegateError:
+            return None
+        if address.operation.name != "infer":
+            return None
+        head = head_of(address, self.headers, self._spelling, self._behind_head)
+        # The parser has checked that it is one number.
+        if int(head.headers.get("content-length", "0")) != self._behind_head or wants_events(head.headers):
+            return None
+        return head
+
+    def on_body(self, body: bytes) -> None:
+        """The body of a request of ours is taken from the segment."""
+        if self._head is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request of ours: `_parse` goes on with it."""
+        if self._head is None:
+            super().on_message_complete()
+        else:
+            self._in_trailers = False
+
+    # -- a request -------------------------------------------------------------------------------------------
+
+    def _serve(self, head: RequestHead, body: Buffer) -> None:
+        core = self.core
+        snapshot = core.snapshot
+        headers = head.headers
+        if head.forwarding and snapshot.settings.identity is not None:
+            headers = headers.copied()
+            drop_untrusted(headers, self._peer, snapshot.settings.listen.trusted_proxies)
+        address = head.address
+        self._exchange = x = HttpExchange(
+            snapshot,
+            headers,
+            operation="infer",
+            model=address.model,
+            version=address.version,
+            body=body,
+            request_id=request_id(headers),
+            peer=self._peer,
+            certificate=self.certificate,
+        )
+        core.observer.started(x)
+        self._driven = driven = Driven(self.loop, core.pipeline.infer(x), self._ended)
+        driven.start()
+
+    def _ended(self, reply: Reply, error: BaseException | None) -> None:
+        """The pipeline has an answer, or none."""
+        x = self._exchange
+        assert x is not None
+        self._driven = self._exchange = None
+        if error is None:
+            self._answer(reply, x)
+        elif isinstance(error, TidegateError):
+            if not isinstance(error, Cancelled):
+                self._answer(error_reply(error), x)
+        elif isinstance(error, asyncio.CancelledError):
+            self.transport.close()  # without its answer the connection is of no use; mostly the client has gone
+        else:
+            _log.error("a defect", exc_info=error, extra={"fields": {"request_id": x.request_id}})
+            self._answer(error_reply(Defect(repr(error))), x)
+
+    def _answer(self, reply: Reply, x: HttpExchange) -> None:
+        """Write it, and go on with what comes next."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        last = self.relieved or self._stopping
+        body = reply.body
+        parts: list[Any] = [STATUS_LINE[reply.status]]
+        for name, value in reply.headers:
+            parts += (name, b": ", value, b"\r\n")
+        variant = x.variant_name
+        parts.append(
+            b"content-length: %d\r\nx-request-id: %b\r\n%b%b\r\n"
+            % (
+                len(body),
+                x.request_id.encode("latin-1"),
+                b"x-tidegate-variant: %b\r\n" % variant.encode("latin-1") if variant else b"",
+                b"connection: close\r\n" if last else b"",
+            )
+        )
+        if len(body) > _LARGE:
+            transport.writelines((b"".join(parts), body))
+        else:
+            parts.append(body)
+            transport.write(b"".join(parts))
+        self.server_state.total_requests += 1
+        if last:
+            transport.close()
+            return
+        self._last_answer = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        if self._held is not None:
+            self.loop.call_soon(self._release)
+
+    # -- what comes too early, what comes too late -----------------------------------------------------------
+
+    def _hold(self, data: bytes) -> None:
+        """Keep a pipelined request until the one before it was answered, and read no further."""
+        if self._held is None:
+            self._held = []
+            self.flow.pause_reading()
+        self._held.append(data)
+
+    def _release(self) -> None:
+        """Read on where `_hold` stopped."""
+        held, self._held = self._held, None
+        if held is None or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self.data_received(held[0] if len(held) == 1 else b"".join(held))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """As for every connection; answers that were given here have not touched the clock."""
+        idle = self.loop.time() - self._last_answer
+        if self._driven is None and idle >= self.timeout_keep_alive - _CLOCK:
+            super().timeout_keep_alive_handler()
+            return
+        again = self.timeout_keep_alive - (0.0 if self._driven is not None else idle)
+        self.timeout_keep_alive_task = self.loop.call_later(again, self.timeout_keep_alive_handler)
+
+    def shutdown(self) -> None:
+        """The request in progress gets its answer, the last one."""
+        if self._driven is None:
+            super().shutdown()
+        else:
+            self._stopping = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits for the answer any more."""
+        self._held = None
+        super().connection_lost(exc)
+        if self._driven is not None:
+            self._driven.cancel()
+
+
+_CLOCK: Final = 0.005
+"""Seconds by which a timer may fire early: the loop's clock has milliseconds."""
+
+
+def _behind(data: bytes, at: int) -> Buffer:
+    """What stands behind the head; large bodies are not copied."""
+    return data[at:] if len(data) <= _LARGE else memoryview(data)[at:]
+
+
+def protocol_of(core: Core) -> type[FastHttpProtocol]:
+    """The protocol of a worker's inference port."""
+
+    class Protocol(FastHttpProtocol):
+        """Holds this worker, and its server's limits."""
+
+    Protocol.core = core
+    return Protocol
+
+
+__all__: Sequence[str] = ["FastHttpProtocol", "protocol_of"]
