@@ -47,6 +47,19 @@ _NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
+class Travelling(list[tuple[str, str]]):
+    """Headers of the request to a model server, and the lines that say so on HTTP."""
+
+    __slots__ = ("block",)
+
+    block: bytes
+    """`name: value` + CR LF each; empty: not made yet."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = (), block: bytes = b"") -> None:
+        super().__init__(pairs)
+        self.block = block
+
+
 class Headers(dict[str, str]):
     """A request's headers by lower-case name, and how the client spelled the names.
 
@@ -54,10 +67,13 @@ class Headers(dict[str, str]):
     written, and models read it by that.
     """
 
-    __slots__ = ("spelling",)
+    __slots__ = ("kept", "kept_for", "spelling")
 
     def __init__(self, spelling: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
+        self.kept: Travelling | None = None
+        """Those that travel to upstreams which let `kept_for` through, for `upstream_headers`."""
+        self.kept_for: frozenset[str] | None = None
         self.spelling = spelling
         """Lower-case name to the name as sent, where the two differ."""
 
@@ -104,9 +120,7 @@ def request_id(headers: Mapping[str, str]) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def upstream_headers(
-    headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str
-) -> list[tuple[str, str]]:
+def upstream_headers(headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str) -> Travelling:
     """The headers of the request to the model server.
 
     The trace context is not among them: `traceparent` goes along only when the request is sampled, because
@@ -118,6 +132,24 @@ def upstream_headers(
             are neither hop-by-hop nor credentials.
         request_id: the id of this request.
     """
+    if not isinstance(headers, Headers):
+        kept = Travelling(_kept(headers, allowed))
+    elif headers.kept is not None and headers.kept_for is allowed:
+        kept = headers.kept
+    else:
+        kept = headers.kept = Travelling(_kept(headers, allowed))
+        headers.kept_for = allowed
+    if allowed is not None and "x-request-id" not in allowed:
+        return kept
+    own = ("x-request-id", request_id)
+    if kept:
+        return Travelling([*kept, own])
+    # An id is visible ASCII: it needs no look.
+    return Travelling((own,), b"x-request-id: %b\r\n" % request_id.encode())
+
+
+def _kept(headers: Mapping[str, str], allowed: frozenset[str] | None) -> list[tuple[str, str]]:
+    """The client's headers that travel, spelled as it did."""
     # What a `connection` header lists is hop-by-hop as well.
     listed = headers.get("connection")
     never = _NEVER if listed is None else _NEVER | {name.strip().lower() for name in listed.split(",")}
@@ -126,8 +158,4 @@ def upstream_headers(
     else:
         kept = [(name, headers[name]) for name in allowed if name in headers and name not in never]
     spelling = headers.spelling if isinstance(headers, Headers) else None
-    if spelling:
-        kept = [(spelling.get(name, name), value) for name, value in kept]
-    if allowed is None or "x-request-id" in allowed:
-        kept.append(("x-request-id", request_id))
-    return kept
+    return [(spelling.get(name, name), value) for name, value in kept] if spelling else kept

@@ -12,7 +12,8 @@ other here as there. The client's going away cancels the request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -27,10 +28,11 @@ from gateway.driven import Driven
 from gateway.errors import Cancelled, Defect, TidegateError
 from gateway.headers import request_id
 from gateway.operations import parse_path
+from gateway.wire import by_heart
 
 if TYPE_CHECKING:
     from gateway.core import Core
-    from gateway.wire.types import Buffer
+    from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 _log = logs.get("http")
 
@@ -40,6 +42,33 @@ _END: Final = b"\r\n\r\n"
 _INFER: Final = b"/infer"
 
 
+class FastExchange(HttpExchange):
+    """A request of which everything that its head says is known."""
+
+    __slots__ = ("head",)
+
+    head: RequestHead
+
+    def decode(self) -> InferCall:
+        """As above."""
+        head = self.head
+        if not head.plain:
+            return super().decode()
+        tensors = self.snapshot.settings.limits.tensors
+        return by_heart.decode_request(self.body, head.json_length, self.model, self.version, tensors)
+
+    def encode(self, answer: InferAnswer) -> Reply:
+        """As above; what was written before is not written again."""
+        call = self.call
+        assert call is not None
+        known = by_heart.written(answer, call) if self.head.plain else None
+        if known is None:
+            return super().encode(answer)
+        lines, head = known
+        self.nbytes_out = len(head) + len(answer.tail)
+        return Reply(200, [], head, lines, answer.tail)
+
+
 class FastHttpProtocol(FrontDoorProtocol):
     """One client connection."""
 
@@ -47,7 +76,7 @@ class FastHttpProtocol(FrontDoorProtocol):
     """The worker that it belongs to."""
     _driven: Driven | None = None
     """Runs the request that is served here."""
-    _exchange: HttpExchange | None = None
+    _exchange: FastExchange | None = None
     """That request."""
     _held: list[bytes] | None = None
     """What came meanwhile."""
@@ -55,7 +84,8 @@ class FastHttpProtocol(FrontDoorProtocol):
     """Bytes behind the head in the segment that is being parsed, where it may be a request of ours; else -1."""
     _head: RequestHead | None = None
     """Of a request of ours, between its head and the end of its segment."""
-    _body: bytes = b""
+    _ready = False
+    """Nothing is under way and the next byte begins a request; a cheap stand-in for `_between_requests`."""
     _last_answer = 0.0
     """Loop time; 0: none was given here yet."""
     _stopping = False
@@ -65,13 +95,11 @@ class FastHttpProtocol(FrontDoorProtocol):
         """Remember who the client is."""
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
+        self._ready = self._between_requests()
 
     def data_received(self, data: bytes) -> None:
         """Serve what is a whole request of ours; everything else is the parser's."""
-        if self._driven is not None or self._held is not None:
-            self._hold(data)
-            return
-        if self._between_requests():
+        if self._ready and not self.relieved:
             end = data.find(_END)
             if end > 0:
                 head = known_heads.get(data[:end]) if end <= LONGEST_HEAD else None
@@ -82,7 +110,12 @@ class FastHttpProtocol(FrontDoorProtocol):
                 if head is None and data.startswith(b"POST "):
                     self._parse(data, end, size)
                     return
+        elif self._driven is not None or self._held is not None:
+            self._hold(data)
+            return
+        self._ready = False
         super().data_received(data)
+        self._ready = self._between_requests()
 
     def _between_requests(self) -> bool:
         """Whether nothing is under way on this connection and the next byte begins a request."""
@@ -106,6 +139,7 @@ class FastHttpProtocol(FrontDoorProtocol):
             super().data_received(data)
         finally:
             self._behind_head = -1
+        self._ready = self._between_requests()
         head, self._head = self._head, None
         if head is not None and not self._refusal and not self._in_trailers:
             remember(data[:end], head)
@@ -167,6 +201,7 @@ class FastHttpProtocol(FrontDoorProtocol):
     # -- a request -------------------------------------------------------------------------------------------
 
     def _serve(self, head: RequestHead, body: Buffer) -> None:
+        self._ready = False
         core = self.core
         snapshot = core.snapshot
         headers = head.headers
@@ -174,17 +209,18 @@ class FastHttpProtocol(FrontDoorProtocol):
             headers = headers.copied()
             drop_untrusted(headers, self._peer, snapshot.settings.listen.trusted_proxies)
         address = head.address
-        self._exchange = x = HttpExchange(
+        self._exchange = x = FastExchange(
             snapshot,
             headers,
             operation="infer",
             model=address.model,
             version=address.version,
             body=body,
-            request_id=request_id(headers),
+            request_id=head.request_id or request_id(_NO_HEADERS),
             peer=self._peer,
             certificate=self.certificate,
         )
+        x.head = head
         core.observer.started(x)
         self._driven = driven = Driven(self.loop, core.pipeline.infer(x), self._ended)
         driven.start()
@@ -205,31 +241,29 @@ class FastHttpProtocol(FrontDoorProtocol):
             _log.error("a defect", exc_info=error, extra={"fields": {"request_id": x.request_id}})
             self._answer(error_reply(Defect(repr(error))), x)
 
-    def _answer(self, reply: Reply, x: HttpExchange) -> None:
+    def _answer(self, reply: Reply, x: FastExchange) -> None:
         """Write it, and go on with what comes next."""
         transport = self.transport
         if transport.is_closing():
             return
         last = self.relieved or self._stopping
-        body = reply.body
-        parts: list[Any] = [STATUS_LINE[reply.status]]
-        for name, value in reply.headers:
-            parts += (name, b": ", value, b"\r\n")
-        variant = x.variant_name
-        parts.append(
-            b"content-length: %d\r\nx-request-id: %b\r\n%b%b\r\n"
-            % (
+        body, tail, lines = reply.body, reply.tail, reply.lines
+        if not lines:
+            lines = b"%bcontent-length: %d\r\n" % (
+                b"".join([b"%b: %b\r\n" % header for header in reply.headers]),
                 len(body),
-                x.request_id.encode("latin-1"),
-                b"x-tidegate-variant: %b\r\n" % variant.encode("latin-1") if variant else b"",
-                b"connection: close\r\n" if last else b"",
             )
+        head = b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
+            STATUS_LINE[reply.status],
+            lines,
+            x.request_id.encode(),
+            b"" if x.variant is None else b"x-tidegate-variant: %b\r\n" % x.variant.name.encode("latin-1"),
+            b"connection: close\r\n" if last else b"",
         )
-        if len(body) > _LARGE:
-            transport.writelines((b"".join(parts), body))
+        if len(body) + len(tail) > _LARGE:
+            transport.writelines((head, body, tail))
         else:
-            parts.append(body)
-            transport.write(b"".join(parts))
+            transport.write(b"".join((head, body, tail)))
         self.server_state.total_requests += 1
         if last:
             transport.close()
@@ -241,6 +275,8 @@ class FastHttpProtocol(FrontDoorProtocol):
             )
         if self._held is not None:
             self.loop.call_soon(self._release)
+        else:
+            self._ready = not self.flow.write_paused
 
     # -- what comes too early, what comes too late -----------------------------------------------------------
 
@@ -257,6 +293,7 @@ class FastHttpProtocol(FrontDoorProtocol):
         if held is None or self.transport.is_closing():
             return
         self.flow.resume_reading()
+        self._ready = self._between_requests()
         self.data_received(held[0] if len(held) == 1 else b"".join(held))
 
     def timeout_keep_alive_handler(self) -> None:
@@ -270,10 +307,26 @@ class FastHttpProtocol(FrontDoorProtocol):
 
     def shutdown(self) -> None:
         """The request in progress gets its answer, the last one."""
+        self._ready = False
         if self._driven is None:
             super().shutdown()
         else:
             self._stopping = True
+
+    def on_response_complete(self) -> None:
+        """An answer of ASGI's was written."""
+        super().on_response_complete()
+        self._ready = self._between_requests()
+
+    def pause_writing(self) -> None:
+        """While the client does not read, requests wait for that in ASGI's way."""
+        super().pause_writing()
+        self._ready = False
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._ready = self._driven is None and self._held is None and self._between_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for the answer any more."""
@@ -283,6 +336,7 @@ class FastHttpProtocol(FrontDoorProtocol):
             self._driven.cancel()
 
 
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _CLOCK: Final = 0.005
 """Seconds by which a timer may fire early: the loop's clock has milliseconds."""
 

@@ -30,6 +30,8 @@ from gateway.wire import http as codec
 
 if TYPE_CHECKING:
     from gateway.core import Core
+    from gateway.snapshot import Snapshot
+    from gateway.tls import PeerCertificate
     from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 
@@ -44,8 +46,30 @@ class HttpExchange(Exchange):
 
     protocol = "http"
 
-    def __init__(self, *args: Any, body: Buffer, **kwargs: Any) -> None:
-        super().__init__(*args, nbytes=len(body), **kwargs)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        headers: Mapping[str, str],
+        *,
+        operation: str,
+        model: str,
+        version: str,
+        body: Buffer,
+        request_id: str,
+        peer: str,
+        certificate: PeerCertificate | None,
+    ) -> None:
+        super().__init__(
+            snapshot,
+            headers,
+            operation=operation,
+            model=model,
+            version=version,
+            nbytes=len(body),
+            request_id=request_id,
+            peer=peer,
+            certificate=certificate,
+        )
         self.body = body
 
     def decode(self) -> InferCall:
@@ -58,7 +82,7 @@ class HttpExchange(Exchange):
     def encode(self, answer: InferAnswer) -> Reply:
         """The answer in the form that the request asked for, compressed when the client takes it."""
         assert self.call is not None
-        length, content_type, parts = by_heart.encode_response(answer, self.call)
+        length, content_type, parts = codec.encode_response(answer, self.call)
         headers = [(b"content-type", content_type.encode())]
         if length is not None:
             headers.append((b"inference-header-content-length", b"%d" % length))

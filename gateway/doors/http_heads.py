@@ -14,8 +14,11 @@ from typing import Final
 import msgspec
 
 from gateway.clients import FORWARDING
-from gateway.headers import Headers, from_asgi
+from gateway.errors import BadRequest
+from gateway.headers import Headers, from_asgi, request_id
 from gateway.operations import Address
+from gateway.wire import compression
+from gateway.wire.http import parse_header_length
 
 MOST_HEADS: Final = 512
 """Heads that are kept, 1 MiB at most; beyond, all are forgotten. Clients that write an id into each head fill it
@@ -28,7 +31,7 @@ known_heads: Final[dict[bytes, RequestHead]] = {}
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """The head of an inference request that is answered as a whole."""
+    """The head of an inference request that is answered as a whole. Its `repr` shows no header."""
 
     address: Address
     headers: Headers
@@ -37,6 +40,15 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """Of the body, in bytes."""
     forwarding: bool
     """Some header speaks for another client."""
+    plain: bool
+    """The body is not compressed and the answer must not be, and `json_length` holds."""
+    json_length: int | None
+    """Inference-Header-Content-Length; None: absent."""
+    request_id: str
+    """The caller's own; empty: it gets one."""
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.address!r})"
 
 
 def head_of(
@@ -44,7 +56,25 @@ def head_of(
 ) -> RequestHead:
     """The head of parsed lines; `spelling` as in `Headers`."""
     headers = from_asgi(pairs, spelling)
-    return RequestHead(address, headers, length, not FORWARDING.isdisjoint(headers))
+    plain = (
+        not compression.response_coding(headers.get("accept-encoding"))
+        and compression.request_coding(headers.get("content-encoding")) == ""
+    )
+    json_length = None
+    try:
+        json_length = parse_header_length(headers.get("inference-header-content-length"), length)
+    except BadRequest:
+        plain = False  # it is refused in its turn
+    own = headers.get("x-request-id", "")
+    return RequestHead(
+        address,
+        headers,
+        length,
+        not FORWARDING.isdisjoint(headers),
+        plain,
+        json_length,
+        own if own and request_id(headers) == own else "",
+    )
 
 
 def remember(head: bytes, meaning: RequestHead) -> None:

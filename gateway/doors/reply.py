@@ -22,6 +22,10 @@ class Reply(msgspec.Struct):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes | memoryview = b""
+    lines: bytes = b""
+    """With it, `headers` is empty: the lines up to `content-length`, ready to be written."""
+    tail: bytes | memoryview = b""
+    """Follows the body."""
 
 
 def error_reply(error: TidegateError) -> Reply:

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a model server: one request, one response, again and again.
 
-Contract: an `asyncio.Protocol` around llhttp (httptools). A request is written by one `writelines`; its
+Contract: an `asyncio.Protocol` around llhttp (httptools). A request is written at once; its
 response sets one future. No task is made; the awaiting task is woken once. What goes wrong is a
 `TidegateError`: `Unreachable` (closed before the whole response), `BadGateway` (not HTTP, or a head beyond
 `MAX_HEAD`), `DeadlineExceeded`. After any of them the connection is closed; it is reused only after a whole,
@@ -49,6 +49,9 @@ MAX_HEAD = 64 * 1024
 EXACT_BELOW = 1.0
 """Requests with less time (seconds) get a timer of their own; the others' deadlines are looked at by the pool
 every `TICK`, because a timer per request costs as much as reading a small response."""
+
+JOINED = 64 * 1024
+"""Bytes of a request up to which copying it into one piece costs less than writing several."""
 
 _FAILED = 500
 """uvicorn (KServe's SDK, MLServer) closes without a word after a failure of its application: the next request
@@ -148,10 +151,12 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(timeout, self.late)
         else:
             self.deadline = self._loop.time() + timeout
-        if parts:
-            transport.writelines([head, *parts])
-        else:
+        if not parts:
             transport.write(head)
+        elif size <= JOINED:
+            transport.write(b"".join((head, *parts)))
+        else:
+            transport.writelines([head, *parts])
 
     def abandon(self, waiter: asyncio.Future[Any] | Stream) -> bool:
         """Close at once because `waiter` waits no more; the server can then cancel the call.

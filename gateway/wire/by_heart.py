@@ -108,7 +108,7 @@ class KnownAnswer(KnownHead):
             self._outputs.append((tensor, at, end))
             tensor.data = None
             at = end
-        self._written: dict[tuple[KnownHead, str, str], bytes] = {}
+        self._written: dict[tuple[KnownHead, str, str], tuple[bytes, bytes]] = {}
 
     def make(self, body: Buffer, header_length: int) -> InferAnswer:
         """The answer with this body."""
@@ -127,15 +127,21 @@ class KnownAnswer(KnownHead):
             whole[header_length:],
         )
 
-    def written(self, request: KnownHead, answer: InferAnswer) -> bytes:
-        """The head as it was written for a client's request of that head; empty: it is not known."""
-        return self._written.get((request, answer.model_name, answer.model_version), b"")
+    def written(self, request: KnownHead, answer: InferAnswer) -> tuple[bytes, bytes] | None:
+        """HTTP header lines and JSON head as they were written for a client's request of that head."""
+        return self._written.get((request, answer.model_name, answer.model_version))
 
-    def wrote(self, request: KnownHead, answer: InferAnswer, head: bytes) -> None:
+    def wrote(self, request: KnownHead, answer: InferAnswer, head: bytes) -> tuple[bytes, bytes]:
         """It was written so, with all tensors behind it as the model server sent them."""
         if len(self._written) >= _MOST_FORMS:
             self._written.clear()
-        self._written[request, answer.model_name, answer.model_version] = head
+        lines = b"content-type: %b\r\ninference-header-content-length: %d\r\ncontent-length: %d\r\n" % (
+            BINARY.encode(),
+            len(head),
+            len(head) + len(answer.tail),
+        )
+        self._written[request, answer.model_name, answer.model_version] = lines, head
+        return lines, head
 
 
 def decode_request(body: Buffer, header_length: int | None, model: str, version: str, tensors: int) -> InferCall:
@@ -194,15 +200,22 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
     return http_answer.decode_response(body, header_length)
 
 
-def encode_response(answer: InferAnswer, call: InferCall) -> tuple[int | None, str, list[Buffer]]:
-    """As `http_answer.encode_response`, by heart where it can be."""
+def written(answer: InferAnswer, call: InferCall) -> tuple[bytes, bytes] | None:
+    """HTTP header lines and the JSON head of a client's answer, with `answer.tail` as its tensors.
+
+    The lines are content-type, inference-header-content-length and content-length. None: it is not known by heart, or
+    not all in binary; `http_answer.encode_response` says what it is.
+
+    Raises:
+        BadRequest: as there.
+    """
     known, request = answer.known, call.known
     if not isinstance(known, KnownAnswer) or request is None:
-        return http_answer.encode_response(answer, call)
-    head = known.written(request, answer)
-    if head:
-        return len(head), BINARY, [head, answer.tail]
-    length, content_type, parts = http_answer.encode_response(answer, call)
-    if length is not None and sum(map(len, parts[1:])) == len(answer.tail):
-        known.wrote(request, answer, bytes(parts[0]))
-    return length, content_type, parts
+        return None
+    found = known.written(request, answer)
+    if found is not None:
+        return found
+    length, _, parts = http_answer.encode_response(answer, call)
+    if length is None or sum(map(len, parts[1:])) != len(answer.tail):
+        return None
+    return known.wrote(request, answer, bytes(parts[0]))
