@@ -32,7 +32,7 @@ class Direct(asyncio.Future[Any]):
         super().set_result(result)
         driven = self.driven
         if driven is not None:
-            driven.resume(self)
+            driven._step(None)  # noqa: SLF001 - it waits for nothing else
 
     def set_exception(self, exception: type | BaseException, /) -> None:
         """The failure; resumes who waits in a later turn of the loop."""
@@ -114,6 +114,7 @@ class Driven:
         if self._cancel:
             self._cancel = False
             error = asyncio.CancelledError()
+        coroutine = self._coroutine
         loop = self._loop
         # What may run a coroutine of its own is a task to asyncio (docs.python.org, "Extending asyncio").
         task = cast("asyncio.Task[Any]", self)
@@ -121,7 +122,7 @@ class Driven:
         _enter_task(loop, task)
         _running = True
         try:
-            waits_for = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            waits_for = coroutine.send(None) if error is None else coroutine.throw(error)
         except StopIteration as stop:
             result, failed = stop.value, None
         except BaseException as raised:  # noqa: BLE001 - whoever began it is told, whatever it is

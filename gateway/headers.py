@@ -43,6 +43,8 @@ _OURS: Final = frozenset({"traceparent", "tracestate", "x-request-id", "x-tidega
 _NOT_METADATA: Final = frozenset({"accept", "user-agent"})
 _NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
 
+_getrandbits = random.getrandbits
+
 # Long enough for any id scheme in use (UUID, ULID, W3C), short enough for a log line.
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -53,11 +55,7 @@ class Travelling(list[tuple[str, str]]):
     __slots__ = ("block",)
 
     block: bytes
-    """`name: value` + CR LF each; empty: not made yet."""
-
-    def __init__(self, pairs: Iterable[tuple[str, str]] = (), block: bytes = b"") -> None:
-        super().__init__(pairs)
-        self.block = block
+    """`name: value` + CR LF each; absent: not made yet."""
 
 
 class Headers(dict[str, str]):
@@ -116,8 +114,12 @@ def request_id(headers: Mapping[str, str]) -> str:
     given = headers.get("x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    # An id, no secret: the system's generator costs ten times as much.
-    return f"{random.getrandbits(128):032x}"
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """An id of the gateway's own: no secret, the system's generator costs ten times as much."""
+    return f"{_getrandbits(128):032x}"
 
 
 def upstream_headers(headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str) -> Travelling:
@@ -144,8 +146,10 @@ def upstream_headers(headers: Mapping[str, str], allowed: frozenset[str] | None,
     own = ("x-request-id", request_id)
     if kept:
         return Travelling([*kept, own])
+    alone = Travelling((own,))
     # An id is visible ASCII: it needs no look.
-    return Travelling((own,), b"x-request-id: %b\r\n" % request_id.encode())
+    alone.block = b"x-request-id: %b\r\n" % request_id.encode()
+    return alone
 
 
 def _kept(headers: Mapping[str, str], allowed: frozenset[str] | None) -> list[tuple[str, str]]:

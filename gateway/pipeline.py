@@ -190,8 +190,8 @@ class Pipeline:
         assert x.route is not None
         plan = CallPlan(
             idempotent=x.route.idempotent,
-            sequence=sequence_id(call.parameters),
-            hurried=x.hurried(left),
+            sequence=sequence_id(call.parameters) if "sequence_id" in call.parameters else None,
+            hurried=x.deadline is not None and x.hurried(left),
             heeds_timeout=signature.heeds_timeout,
         )
         headers = self.travelling(x, upstream.name)

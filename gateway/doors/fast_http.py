@@ -12,8 +12,7 @@ other here as there. The client's going away cancels the request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -26,12 +25,15 @@ from gateway.doors.http_heads import LONGEST_HEAD, RequestHead, head_of, known_h
 from gateway.doors.reply import Reply, error_reply
 from gateway.driven import Driven
 from gateway.errors import Cancelled, Defect, TidegateError
-from gateway.headers import request_id
+from gateway.exchange import Exchange
+from gateway.headers import Headers, new_request_id
 from gateway.operations import parse_path
 from gateway.wire import by_heart
 
 if TYPE_CHECKING:
     from gateway.core import Core
+    from gateway.snapshot import Snapshot
+    from gateway.tls import PeerCertificate
     from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 _log = logs.get("http")
@@ -47,7 +49,31 @@ class FastExchange(HttpExchange):
 
     __slots__ = ("head",)
 
-    head: RequestHead
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        head: RequestHead,
+        headers: Headers,
+        body: Buffer,
+        peer: str,
+        certificate: PeerCertificate | None,
+    ) -> None:
+        """`headers`: those of the head, or what is left of them."""
+        address = head.address
+        Exchange.__init__(
+            self,
+            snapshot,
+            headers,
+            operation="infer",
+            model=address.model,
+            version=address.version,
+            nbytes=len(body),
+            request_id=head.request_id or new_request_id(),
+            peer=peer,
+            certificate=certificate,
+        )
+        self.body = body
+        self.head = head
 
     def decode(self) -> InferCall:
         """As above."""
@@ -208,19 +234,7 @@ class FastHttpProtocol(FrontDoorProtocol):
         if head.forwarding and snapshot.settings.identity is not None:
             headers = headers.copied()
             drop_untrusted(headers, self._peer, snapshot.settings.listen.trusted_proxies)
-        address = head.address
-        self._exchange = x = FastExchange(
-            snapshot,
-            headers,
-            operation="infer",
-            model=address.model,
-            version=address.version,
-            body=body,
-            request_id=head.request_id or request_id(_NO_HEADERS),
-            peer=self._peer,
-            certificate=self.certificate,
-        )
-        x.head = head
+        self._exchange = x = FastExchange(snapshot, head, headers, body, self._peer, self.certificate)
         core.observer.started(x)
         self._driven = driven = Driven(self.loop, core.pipeline.infer(x), self._ended)
         driven.start()
@@ -336,7 +350,6 @@ class FastHttpProtocol(FrontDoorProtocol):
             self._driven.cancel()
 
 
-_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _CLOCK: Final = 0.005
 """Seconds by which a timer may fire early: the loop's clock has milliseconds."""
 

@@ -134,11 +134,11 @@ class CompiledRoute(msgspec.Struct, frozen=True):
         None: more has to be looked at.
         """
         plain = self._plain
-        if not plain:
-            return None
-        split = self._all.split
-        assert split is not None
-        return plain[split.pick(self._random())]
+        if len(plain) > 1:
+            split = self._all.split
+            assert split is not None
+            return plain[split.pick(self._random())]
+        return plain[0] if plain else None
 
     def assign(self, call: CallView) -> Assignment:
         """Choose the variant and the shadows of one call.

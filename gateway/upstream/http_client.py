@@ -223,9 +223,25 @@ class Connection(asyncio.Protocol):
             if known is not None and self._stream is None and not self._without_body:
                 self._status, self._headers, length = known
                 self._head_done = self._keep_alive = True
-                self._begin_body(data[end + 4 :], length)
+                body = data[end + 4 :]
+                if len(body) == length and not self._must_end():
+                    self._whole(body)
+                else:
+                    self._begin_body(body, length)
                 return
         self._parse(data)
+
+    def _whole(self, body: bytes) -> None:
+        """As `_finish` for what nearly every response is: one segment with a known head, on a connection that stays."""
+        self.deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        future, self._future = self._future, None
+        self.served += 1
+        self._on_idle(self)
+        if future is not None and not future.done():
+            future.set_result(Response(self._status, self._headers, body))
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -390,22 +406,23 @@ class Connection(asyncio.Protocol):
 
     def _recycle(self) -> None:
         """Give the connection back to the pool, or close it."""
-        transport = self._transport
-        assert transport is not None
-        if (
-            self._surplus
-            or self._until_close
-            or not self._keep_alive
-            or self.closed
-            or self._status == _FAILED
-            or transport.get_write_buffer_size()  # answered before it had read the whole request
-        ):
+        if self._surplus or self._until_close or not self._keep_alive or self._must_end():
             self._abort()
             return
         if self._without_body:
             self._parser = httptools.HttpResponseParser(self)
         self.served += 1
         self._on_idle(self)
+
+    def _must_end(self) -> bool:
+        """Whether the connection cannot be used again, however clean the response was."""
+        transport = self._transport
+        assert transport is not None
+        return (
+            self.closed
+            or self._status == _FAILED
+            or transport.get_write_buffer_size() > 0  # answered before it had read the whole request
+        )
 
     def late(self) -> None:
         """The answer's time is over."""

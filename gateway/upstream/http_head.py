@@ -36,11 +36,13 @@ def header_block(headers: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         BadRequest: a name or value holds CR, LF or NUL, or a character outside of latin-1.
     """
-    if type(headers) is Travelling:
-        if not headers.block and headers:
-            headers.block = _block(headers)
+    if type(headers) is not Travelling:
+        return _block(headers)
+    try:
         return headers.block
-    return _block(headers)
+    except AttributeError:
+        headers.block = _block(headers)
+        return headers.block
 
 
 def _block(headers: Iterable[tuple[str, str]]) -> bytes:

@@ -59,15 +59,15 @@ class KnownRequest(KnownHead):
         """The call with this body."""
         whole = memoryview(body)
         like = self.call
+        inputs = []
+        for tensor, at, end in self._inputs:
+            inputs.append(InputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.parameters, whole[at:end]))
         return InferCall(
             model,
             version,
             like.id,
             self.parameters,
-            [
-                InputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.parameters, whole[at:end])
-                for tensor, at, end in self._inputs
-            ],
+            inputs,
             like.outputs,
             like.binary_data_output,
             False,
@@ -114,15 +114,15 @@ class KnownAnswer(KnownHead):
         """The answer with this body."""
         whole = memoryview(body)
         like = self._answer
+        outputs = []
+        for tensor, at, end in self._outputs:
+            outputs.append(OutputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.parameters, whole[at:end]))
         return InferAnswer(
             like.model_name,
             like.model_version,
             like.id,
             like.parameters,
-            [
-                OutputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.parameters, whole[at:end])
-                for tensor, at, end in self._outputs
-            ],
+            outputs,
             self,
             whole[header_length:],
         )
