@@ -122,6 +122,15 @@ def new_request_id() -> str:
     return f"{_getrandbits(128):032x}"
 
 
+def wants_events(headers: Mapping[str, str]) -> bool:
+    """Whether the client asks for server-sent events."""
+    accept = headers.get("accept", "").lower()
+    # Hardly any request does; the exact look is for those that may.
+    return "text/event-stream" in accept and any(
+        part.split(";")[0].strip() == "text/event-stream" for part in accept.split(",")
+    )
+
+
 def upstream_headers(headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str) -> Travelling:
     """The headers of the request to the model server.
 

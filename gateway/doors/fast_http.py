@@ -19,14 +19,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway import logs
 from gateway.clients import drop_untrusted
-from gateway.doors.http import HttpExchange, wants_events
+from gateway.doors.http import HttpExchange
 from gateway.doors.http_connection import FrontDoorProtocol
-from gateway.doors.http_heads import LONGEST_HEAD, RequestHead, head_of, known_heads, remember
+from gateway.doors.http_heads import LONGEST_HEAD, RequestHead, head_of, known_heads, read, remember
 from gateway.doors.reply import Reply, error_reply
 from gateway.driven import Driven
 from gateway.errors import Cancelled, Defect, TidegateError
 from gateway.exchange import Exchange
-from gateway.headers import Headers, new_request_id
+from gateway.headers import Headers, from_asgi, new_request_id, wants_events
 from gateway.operations import parse_path
 from gateway.wire import by_heart
 
@@ -133,8 +133,12 @@ class FastHttpProtocol(FrontDoorProtocol):
                 if head is not None and size == head.length <= self.limits.body:
                     self._serve(head, _behind(data, end + 4))
                     return
-                if head is None and data.startswith(b"POST "):
-                    self._parse(data, end, size)
+                if head is None and data.startswith(b"POST ") and size <= self.limits.body:
+                    head = read(data[:end], size)
+                    if head is not None:
+                        self._serve(head, _behind(data, end + 4))
+                    else:
+                        self._parse(data, end, size)
                     return
         elif self._driven is not None or self._held is not None:
             self._hold(data)
@@ -206,7 +210,7 @@ class FastHttpProtocol(FrontDoorProtocol):
             return None
         if address.operation.name != "infer":
             return None
-        head = head_of(address, self.headers, self._spelling, self._behind_head)
+        head = head_of(address, from_asgi(self.headers, self._spelling), self._behind_head)
         # The parser has checked that it is one number.
         if int(head.headers.get("content-length", "0")) != self._behind_head or wants_events(head.headers):
             return None

@@ -21,7 +21,7 @@ from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import BadRequest, Cancelled, Defect, RequestTimeout, TidegateError, TooLarge
 from gateway.exchange import Exchange
-from gateway.headers import from_asgi, request_id
+from gateway.headers import from_asgi, request_id, wants_events
 from gateway.operations import Address, parse_path
 from gateway.snapshot import admitted_page
 from gateway.tls import certificate_of_scope
@@ -225,12 +225,3 @@ def front(door: HttpDoor, rest: Callable[[Any, Any, Any], Coroutine[Any, Any, No
         return door(scope, receive, send) if scope["path"].startswith("/v2/") else rest(scope, receive, send)
 
     return app
-
-
-def wants_events(headers: Mapping[str, str]) -> bool:
-    """Whether the client asks for server-sent events."""
-    accept = headers.get("accept", "").lower()
-    # Hardly any request does; the exact look is for those that may.
-    return "text/event-stream" in accept and any(
-        part.split(";")[0].strip() == "text/event-stream" for part in accept.split(",")
-    )

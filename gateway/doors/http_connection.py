@@ -42,7 +42,7 @@ _MOST_FRAMING_BYTES = _MOST_CHUNKS * 16
 # Headers that say where a message ends or whom it is for, and so get a look of their own.
 _WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 # RFC 3986 section 3.2: a registered name or address with a port; no user, no list, no path.
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
+HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
 # Bytes from which copying a body behind its head costs more than a second system call.
 _LARGE = 64 * 1024
 
@@ -201,7 +201,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
         if name == b"host":
             self._hosts += 1
             if value != self._last_host:
-                if _HOST.fullmatch(value) is None:
+                if HOST.fullmatch(value) is None:
                     self._fault = "the Host header is not a host"
                     return
                 self._last_host = value

@@ -29,6 +29,10 @@ _MOST_TENSORS: Final = 32
 _MOST_FORMS: Final = 16
 """Requests, by head and model, that one answer's head is kept for."""
 
+_MOST_SEEN: Final = 8192
+"""Hashes of heads that were seen once. Learning a head costs 5 us: one that never comes again is not worth it."""
+
+_seen: set[int] = set()
 _requests: dict[bytes, KnownRequest] = {}
 _answers: dict[bytes, KnownAnswer] = {}
 
@@ -144,6 +148,17 @@ class KnownAnswer(KnownHead):
         return lines, head
 
 
+def _again(head: bytes) -> bool:
+    """Whether this head was seen before (or one of the same hash, which costs nothing but the learning)."""
+    mark = hash(head)
+    if mark in _seen:
+        return True
+    if len(_seen) >= _MOST_SEEN:
+        _seen.clear()
+    _seen.add(mark)
+    return False
+
+
 def decode_request(body: Buffer, header_length: int | None, model: str, version: str, tensors: int) -> InferCall:
     """As `http_request.decode_request`, by heart where it can be."""
     if header_length and header_length <= LONGEST_HEAD:
@@ -157,6 +172,7 @@ def decode_request(body: Buffer, header_length: int | None, model: str, version:
             and call.inputs
             and len(call.inputs) + len(call.outputs) <= _MOST_TENSORS
             and all(tensor.data is not None for tensor in call.inputs)
+            and _again(head)
         ):
             if len(_requests) >= MOST_HEADS:
                 _requests.clear()
@@ -191,7 +207,11 @@ def decode_response(body: Buffer, header_length: int | None) -> InferAnswer:
         if known is not None and known.size == len(body):
             return known.make(body, header_length)
         answer = http_answer.decode_response(body, header_length)
-        if len(answer.outputs) <= _MOST_TENSORS and all(tensor.data is not None for tensor in answer.outputs):
+        if (
+            len(answer.outputs) <= _MOST_TENSORS
+            and all(tensor.data is not None for tensor in answer.outputs)
+            and _again(head)
+        ):
             if len(_answers) >= MOST_HEADS:
                 _answers.clear()
             _answers[head] = known = KnownAnswer(answer, header_length, len(body))
