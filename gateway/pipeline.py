@@ -78,7 +78,10 @@ class Pipeline:
             if "timeout" in call.parameters:
                 x.hurry(call.parameters["timeout"])
             assignment = self.assign(x, call)  # 6 route
-            answer = await self._forward_or_fall_back(x, call, assignment)  # 7 transform, 8 forward
+            try:
+                answer = await self._forward(x, call, assignment)  # 7 transform, 8 forward
+            except TidegateError as error:
+                answer = await self._fall_back(x, call, assignment, error)
             answer.model_name = x.model
             return x.encode(answer)  # 11 answer
         except TidegateError as error:
@@ -159,15 +162,13 @@ class Pipeline:
         )
         return x.view
 
-    async def _forward_or_fall_back(self, x: Exchange, call: InferCall, assignment: Assignment) -> InferAnswer:
-        """Steps 7 and 8: the chosen variant, then the fallbacks while the failure is not the client's."""
+    async def _fall_back(
+        self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError
+    ) -> InferAnswer:
+        """Steps 7 and 8 again after `last`: the fallbacks, while the failure is not the client's."""
         assert x.route is not None
-        try:
-            return await self._forward(x, call, assignment)
-        except TidegateError as error:
-            if not not_the_clients_fault(error):
-                raise
-            last = error
+        if not not_the_clients_fault(last):
+            raise last
         for other in x.route.fallbacks(x.view or self._view(x, call), assignment):
             if x.time_left() <= 0:
                 break
