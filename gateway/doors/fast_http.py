@@ -107,7 +107,7 @@ class FastHttpProtocol(FrontDoorProtocol):
     _held: list[bytes] | None = None
     """What came meanwhile."""
     _behind_head = -1
-    """Bytes behind the head in the segment that is being parsed, where it may be a request of ours; else -1."""
+    """Bytes behind the first head of the segment that is being parsed, until that was judged; else -1."""
     _head: RequestHead | None = None
     """Of a request of ours, between its head and the end of its segment."""
     _ready = False
@@ -177,12 +177,13 @@ class FastHttpProtocol(FrontDoorProtocol):
 
     def _begin_cycle(self) -> None:
         """The head was found good: keep it when the request is ours, else let uvicorn begin."""
-        self._head = self._ours() if self._behind_head >= 0 else None
+        size, self._behind_head = self._behind_head, -1  # of the first head of a segment alone
+        self._head = self._ours(size) if size >= 0 else None
         if self._head is None:
             super()._begin_cycle()
 
-    def _ours(self) -> RequestHead | None:
-        """The head when its request can be served here."""
+    def _ours(self, size: int) -> RequestHead | None:
+        """The head when its request can be served here; `size` bytes stand behind it."""
         parser = self.parser
         url = self.url
         # The query is nobody's business at `infer`, and hardly anyone sends one.
@@ -197,7 +198,7 @@ class FastHttpProtocol(FrontDoorProtocol):
         if (
             self._chunked
             or self.expect_100_continue
-            or self._behind_head > self.limits.body
+            or size > self.limits.body
             or parser.get_http_version() != "1.1"
             or parser.get_method() != b"POST"
             or not parser.should_keep_alive()
@@ -210,9 +211,9 @@ class FastHttpProtocol(FrontDoorProtocol):
             return None
         if address.operation.name != "infer":
             return None
-        head = head_of(address, from_asgi(self.headers, self._spelling), self._behind_head)
+        head = head_of(address, from_asgi(self.headers, self._spelling), size)
         # The parser has checked that it is one number.
-        if int(head.headers.get("content-length", "0")) != self._behind_head or wants_events(head.headers):
+        if int(head.headers.get("content-length", "0")) != size or wants_events(head.headers):
             return None
         return head
 

@@ -284,6 +284,18 @@ def test_pipelined_requests_are_answered_in_their_order(door):
     page = b"GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n"
     got, _ = wire.ask(good() + page + good() + page, cut=len(good()), answers=4)
     assert [b'{"live":true}' in answer for answer in got] == [False, True, False, True]
+    # One whose body is as long as what stands behind the head before it.
+    first = (
+        b"POST /v2/models/split/infer HTTP/1.1\r\nHost: g\r\nX-API-Key: %b\r\nContent-Length: 0\r\n\r\n" % KEY.encode()
+    )
+    size = len(good()) + 1
+    second = good().replace(
+        b"Content-Length: %d\r\n\r\n" % (len(good().partition(b"\r\n\r\n")[2])), b"Content-Length: %d\r\n\r\n" % size
+    )
+    second += b"x" * (size - len(second.partition(b"\r\n\r\n")[2]))
+    got, _ = wire.ask(first + second, cut=len(first) + size, answers=2)
+    assert [answer[9:12] for answer in got] == [b"400", b"400"]
+    assert b"unexpected additional input data" in got[1]
     # Framing that is broken, while one is served: its answer comes first.
     got, closed = wire.ask(good() + b"GARBAGE\r\n\r\n", cut=len(good()), answers=2)
     assert [answer[9:12] for answer in got] == [b"200", b"400"]
