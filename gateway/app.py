@@ -22,8 +22,10 @@ from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
+from gateway.doors.fast_http import protocol_of
 from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
+from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
 from gateway.identity import Sources
 from gateway.identity.reading import urls
@@ -162,12 +164,16 @@ class Application:
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))
         door = HttpDoor(self)
+        protocols: tuple[type[LargeBodyProtocol], ...] = (protocol_of(self), LargeBodyProtocol)
         pages = [_Pages(lambda: _litestar(self, door))]
         apps: list[Any] = [front(door, pages[0])]
         if metrics is not None:
             pages.append(_Pages(lambda: _metrics_app(self)))
             apps.append(pages[1])
-        self._servers += [HttpServer(app, limits, tls=self._tls, ring=self.ring) for app in apps]
+        self._servers += [
+            HttpServer(app, limits, tls=self._tls, ring=self.ring, protocol=protocol)
+            for app, protocol in zip(apps, protocols, strict=False)
+        ]
         self.page.doors = self._addresses(http, metrics)  # before the first page is asked for
         for server, sock in zip(self._servers, (http, metrics), strict=False):
             assert sock is not None

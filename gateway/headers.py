@@ -43,8 +43,19 @@ _OURS: Final = frozenset({"traceparent", "tracestate", "x-request-id", "x-tidega
 _NOT_METADATA: Final = frozenset({"accept", "user-agent"})
 _NEVER: Final = HOP_BY_HOP | CREDENTIALS | _OURS
 
+_getrandbits = random.getrandbits
+
 # Long enough for any id scheme in use (UUID, ULID, W3C), short enough for a log line.
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Travelling(list[tuple[str, str]]):
+    """Headers of the request to a model server, and the lines that say so on HTTP."""
+
+    __slots__ = ("block",)
+
+    block: bytes
+    """`name: value` + CR LF each; absent: not made yet."""
 
 
 class Headers(dict[str, str]):
@@ -54,12 +65,21 @@ class Headers(dict[str, str]):
     written, and models read it by that.
     """
 
-    __slots__ = ("spelling",)
+    __slots__ = ("kept", "kept_for", "spelling")
 
     def __init__(self, spelling: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
+        self.kept: Travelling | None = None
+        """Those that travel to upstreams which let `kept_for` through, for `upstream_headers`."""
+        self.kept_for: frozenset[str] | None = None
         self.spelling = spelling
         """Lower-case name to the name as sent, where the two differ."""
+
+    def copied(self) -> Headers:
+        """The same in an object of its own, which may be changed."""
+        copy = Headers(self.spelling)
+        copy.update(self)
+        return copy
 
 
 def from_asgi(pairs: Iterable[tuple[bytes, bytes]], spelling: Mapping[str, str] = MappingProxyType({})) -> Headers:
@@ -94,13 +114,24 @@ def request_id(headers: Mapping[str, str]) -> str:
     given = headers.get("x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    # An id, no secret: the system's generator costs ten times as much.
-    return f"{random.getrandbits(128):032x}"
+    return new_request_id()
 
 
-def upstream_headers(
-    headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str
-) -> list[tuple[str, str]]:
+def new_request_id() -> str:
+    """An id of the gateway's own: no secret, the system's generator costs ten times as much."""
+    return f"{_getrandbits(128):032x}"
+
+
+def wants_events(headers: Mapping[str, str]) -> bool:
+    """Whether the client asks for server-sent events."""
+    accept = headers.get("accept", "").lower()
+    # Hardly any request does; the exact look is for those that may.
+    return "text/event-stream" in accept and any(
+        part.split(";")[0].strip() == "text/event-stream" for part in accept.split(",")
+    )
+
+
+def upstream_headers(headers: Mapping[str, str], allowed: frozenset[str] | None, request_id: str) -> Travelling:
     """The headers of the request to the model server.
 
     The trace context is not among them: `traceparent` goes along only when the request is sampled, because
@@ -112,6 +143,26 @@ def upstream_headers(
             are neither hop-by-hop nor credentials.
         request_id: the id of this request.
     """
+    if not isinstance(headers, Headers):
+        kept = Travelling(_kept(headers, allowed))
+    elif headers.kept is not None and headers.kept_for is allowed:
+        kept = headers.kept
+    else:
+        kept = headers.kept = Travelling(_kept(headers, allowed))
+        headers.kept_for = allowed
+    if allowed is not None and "x-request-id" not in allowed:
+        return kept
+    own = ("x-request-id", request_id)
+    if kept:
+        return Travelling([*kept, own])
+    alone = Travelling((own,))
+    # An id is visible ASCII: it needs no look.
+    alone.block = b"x-request-id: %b\r\n" % request_id.encode()
+    return alone
+
+
+def _kept(headers: Mapping[str, str], allowed: frozenset[str] | None) -> list[tuple[str, str]]:
+    """The client's headers that travel, spelled as it did."""
     # What a `connection` header lists is hop-by-hop as well.
     listed = headers.get("connection")
     never = _NEVER if listed is None else _NEVER | {name.strip().lower() for name in listed.split(",")}
@@ -120,8 +171,4 @@ def upstream_headers(
     else:
         kept = [(name, headers[name]) for name in allowed if name in headers and name not in never]
     spelling = headers.spelling if isinstance(headers, Headers) else None
-    if spelling:
-        kept = [(spelling.get(name, name), value) for name, value in kept]
-    if allowed is None or "x-request-id" in allowed:
-        kept.append(("x-request-id", request_id))
-    return kept
+    return [(spelling.get(name, name), value) for name, value in kept] if spelling else kept

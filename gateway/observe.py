@@ -7,11 +7,14 @@ waits. Every counter lives in this worker's registry; handles are resolved once 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from gateway import logs, telemetry
 from gateway.clients import client_address
 from gateway.tracing import http_server, rpc_server
+from kernels.counters import Counter, Histogram
 
 if TYPE_CHECKING:
     from gateway.admission.concurrency import Gate
@@ -35,10 +38,26 @@ _RPC_METHODS = {
 }
 
 
+_MOST_HANDLES = 1024
+"""Outcomes whose handles are kept together."""
+_Outcome: TypeAlias = tuple[str, str, str, str, str, str]
+"""Route, variant, protocol, code, tenant, upstream."""
+
+
+class _Handles(msgspec.Struct, gc=False):
+    """What a request of one outcome counts in."""
+
+    requests: Counter
+    duration: Histogram
+    upstream: Histogram | None
+    overhead: Histogram | None
+
+
 class Observer:
     """Counts, traces and logs the requests of this worker."""
 
     def __init__(self, registry: Registry, tracing: Tracing, *, access_log: bool) -> None:
+        self._registry = registry
         self._tracing = tracing
         self._access_log = access_log
         self._requests = registry.counter(telemetry.REQUESTS)
@@ -49,6 +68,8 @@ class Observer:
         self._unit_missing = registry.counter(telemetry.UNIT_MISSING)
         in_flight = registry.gauge(telemetry.IN_FLIGHT)
         self._in_flight = {protocol: in_flight.labels(protocol) for protocol in ("http", "grpc")}
+        self._handles: dict[_Outcome, _Handles] = {}
+        self._generation = registry.generation
 
     def started(self, x: Exchange) -> None:
         """A door has read a request."""
@@ -59,17 +80,26 @@ class Observer:
         """It was answered, refused, or nobody waits for it any more."""
         seconds = time.perf_counter() - x.started
         self._in_flight[x.protocol].add(-1)
-        route, variant, error = x.route_name, x.variant_name, x.error
-        code = code_of(x.protocol, error)
-        tenant = "" if x.subject is None else x.subject.tenant
-        self._requests.labels(route, variant, x.protocol, code, tenant).inc()
-        duration = self._durations.labels(route, variant, x.protocol)
-        duration.observe(seconds)
-        if x.variant is not None and x.upstream_seconds:
-            self._upstream.labels(route, variant, x.variant.upstream).observe(x.upstream_seconds)
-            self._overhead.labels(route, x.protocol).observe(seconds - x.upstream_seconds)
+        protocol, route, variant, subject, error = x.protocol, x.route, x.variant, x.subject, x.error
+        code = code_of(protocol, error)
+        outcome = (
+            "" if route is None else route.name,
+            "" if variant is None else variant.name,
+            protocol,
+            code,
+            "" if subject is None else subject.tenant,
+            variant.upstream if variant is not None and x.upstream_seconds else "",
+        )
+        handles = self._handles.get(outcome)
+        if handles is None or self._generation != self._registry.generation:
+            handles = self._resolve(outcome)
+        handles.requests.inc()
+        handles.duration.observe(seconds)
+        if handles.upstream is not None and handles.overhead is not None:
+            handles.upstream.observe(x.upstream_seconds)
+            handles.overhead.observe(seconds - x.upstream_seconds)
         if x.trace.sampled:
-            duration.exemplar(seconds, *x.trace.exemplar(), time.time())
+            handles.duration.exemplar(seconds, *x.trace.exemplar(), time.time())
             name, attributes = _described(x, code)
             x.trace.end(name, attributes, error=error)
         if self._access_log:
@@ -77,6 +107,20 @@ class Observer:
         elif error is not None and error.status >= 500:
             fields = {**_fields(x, code, seconds), "detail": error.detail}
             _log.warning("%s", error.message, extra={"fields": fields})
+
+    def _resolve(self, outcome: _Outcome) -> _Handles:
+        """The handles of an outcome; one look-up a request instead of four."""
+        if self._generation != self._registry.generation or len(self._handles) >= _MOST_HANDLES:
+            self._handles.clear()
+            self._generation = self._registry.generation
+        route, variant, protocol, code, tenant, upstream = outcome
+        handles = self._handles[outcome] = _Handles(
+            self._requests.labels(route, variant, protocol, code, tenant),
+            self._durations.labels(route, variant, protocol),
+            self._upstream.labels(route, variant, upstream) if upstream else None,
+            self._overhead.labels(route, protocol) if upstream else None,
+        )
+        return handles
 
     def assigned(self, x: Exchange, assignment: Assignment) -> None:
         """A variant was chosen."""

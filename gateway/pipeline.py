@@ -79,7 +79,10 @@ class Pipeline:
             if "timeout" in call.parameters:
                 x.hurry(call.parameters["timeout"])
             assignment = self.assign(x, call)  # 6 route
-            answer = await self._forward_or_fall_back(x, call, assignment)  # 7 transform, 8 forward
+            try:
+                answer = await self._forward(x, call, assignment)  # 7 transform, 8 forward
+            except TidegateError as error:
+                answer = await self._fall_back(x, call, assignment, error)
             answer.model_name = x.model
             return x.encode(answer)  # 11 answer
         except TidegateError as error:
@@ -106,8 +109,10 @@ class Pipeline:
         except KeysNeeded:
             x.subject = await snapshot.identifier.identified(x.headers, x.certificate)
         with x.trace.span(telemetry.SPAN_POLICY):
-            x.decision_line = snapshot.authorise(x.subject, "model:" + x.model, "infer")
-        x.route = await find_route(snapshot, x.model, x.version)
+            x.decision_line = snapshot.authorise_infer(x.subject, x.model)
+        x.route = snapshot.routes.routes.get(x.model)
+        if x.route is None or x.version:
+            x.route = await find_route(snapshot, x.model, x.version)
         ticket = self._admission.enter(x.subject.tenant, x.nbytes)
         x.ticket = ticket if isinstance(ticket, Ticket) else await ticket
 
@@ -125,18 +130,19 @@ class Pipeline:
         """Step 6: one variant, maybe shadows. `draws` is kept per stream."""
         assert x.route is not None
         assert x.subject is not None
+        parameters = call.parameters
         with x.trace.span(telemetry.SPAN_ROUTE):
-            view = x.view = CallView(
-                x.subject,
-                headers=x.headers,
-                parameters=call.parameters,
-                id=call.id,
-                version=x.version,
-                draws=draws,
-            )
-            assignment = x.assignment = x.route.assign(view)
+            assignment = None
+            if draws is None and not x.version and "sequence_id" not in parameters:
+                assignment = x.route.drawn()
+            if assignment is None:
+                assignment = x.route.assign(self._view(x, call, draws))
+        x.assignment = assignment
         x.variant = assignment.variant
-        self._observer.assigned(x, assignment)
+        if assignment.unit_missing:
+            self._observer.assigned(x, assignment)
+        if "sequence_id" not in parameters:
+            return assignment
         if x.snapshot.settings.identity is not None:
             sequence = sequence_id(call.parameters)
             if sequence is not None:
@@ -147,17 +153,28 @@ class Pipeline:
                 }
         return assignment
 
-    async def _forward_or_fall_back(self, x: Exchange, call: InferCall, assignment: Assignment) -> InferAnswer:
-        """Steps 7 and 8: the chosen variant, then the fallbacks while the failure is not the client's."""
+    @staticmethod
+    def _view(x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> CallView:
+        """What routing may know of the call."""
+        assert x.subject is not None
+        x.view = CallView(
+            x.subject,
+            headers=x.headers,
+            parameters=call.parameters,
+            id=call.id,
+            version=x.version,
+            draws=draws,
+        )
+        return x.view
+
+    async def _fall_back(
+        self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError
+    ) -> InferAnswer:
+        """Steps 7 and 8 again after `last`: the fallbacks, while the failure is not the client's."""
         assert x.route is not None
-        assert x.view is not None
-        try:
-            return await self._forward(x, call, assignment)
-        except TidegateError as error:
-            if not not_the_clients_fault(error):
-                raise
-            last = error
-        for other in x.route.fallbacks(x.view, assignment):
+        if not not_the_clients_fault(last):
+            raise last
+        for other in x.route.fallbacks(x.view or self._view(x, call), assignment):
             if x.time_left() <= 0:
                 break
             self.fell_back(x, other, last)
@@ -170,7 +187,7 @@ class Pipeline:
     async def _forward(self, x: Exchange, call: InferCall, to: Assignment) -> InferAnswer:
         upstream = x.snapshot.upstreams[to.variant.upstream]
         with x.trace.span(telemetry.SPAN_TRANSFORM):
-            signature = await self.fit(x, call, to)
+            signature = self._found_to_fit(x, call, to) or await self.fit(x, call, to)
         if signature.decoupled:
             raise Unsupported(_DECOUPLED[x.protocol])
         left = x.time_left()
@@ -179,8 +196,8 @@ class Pipeline:
         assert x.route is not None
         plan = CallPlan(
             idempotent=x.route.idempotent,
-            sequence=sequence_id(call.parameters),
-            hurried=x.hurried(left),
+            sequence=sequence_id(call.parameters) if "sequence_id" in call.parameters else None,
+            hurried=x.deadline is not None and x.hurried(left),
             heeds_timeout=signature.heeds_timeout,
         )
         headers = self.travelling(x, upstream.name)
@@ -195,22 +212,15 @@ class Pipeline:
                 began = _now()
                 left = x.time_left()
             context = x.trace.propagation()
-            with x.trace.span(telemetry.SPAN_FORWARD) as span:
-                span.set(telemetry.UPSTREAM, upstream.name)
-                span.set(telemetry.TRITON_MODEL, to.variant.model)
-                span.set(telemetry.TRITON_VERSION, to.version)
-                try:
-                    answer = await upstream.infer(
-                        call,
-                        model=to.variant.model,
-                        version=to.version,
-                        headers=[*headers, *context],
-                        timeout=left,
-                        plan=plan,
-                    )
-                finally:
-                    if x.trace.sampled:
-                        tell(span, plan)
+            asking = upstream.infer(
+                call,
+                model=to.variant.model,
+                version=to.version,
+                headers=[*headers, *context] if context else headers,
+                timeout=left,
+                plan=plan,
+            )
+            answer = await (_traced(x, asking, to, plan) if x.trace.sampled else asking)
             x.answered_by = answer.model_version
         except UpstreamAnswered as error:
             if error.status == 404:
@@ -272,6 +282,15 @@ class Pipeline:
             raise _missing(x, to, error) from None
 
     @staticmethod
+    def _found_to_fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature | None:
+        """As `fit`, where a call of the same head has been found to fit; None: it has to be looked at."""
+        known = call.known
+        if known is None:
+            return None
+        signature = x.snapshot.upstreams[to.variant.upstream].known_signature(to.variant.model, to.version)
+        return signature if signature is not None and known.fits(signature) else None
+
+    @staticmethod
     async def fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature:
         """Step 7: hold the tensors against the model's metadata and bring them into raw form.
 
@@ -287,7 +306,21 @@ class Pipeline:
                 raise
             validate.check(call, fresh)
             return fresh
+        if call.known is not None:
+            call.known.found_to_fit(signature)
         return signature
+
+
+async def _traced(x: Exchange, asking: Coroutine[Any, Any, InferAnswer], to: Assignment, plan: CallPlan) -> InferAnswer:
+    """The call to the model server, as a span of its own."""
+    with x.trace.span(telemetry.SPAN_FORWARD) as span:
+        span.set(telemetry.UPSTREAM, to.variant.upstream)
+        span.set(telemetry.TRITON_MODEL, to.variant.model)
+        span.set(telemetry.TRITON_VERSION, to.version)
+        try:
+            return await asking
+        finally:
+            tell(span, plan)
 
 
 def tell(span: Step, plan: CallPlan) -> None:

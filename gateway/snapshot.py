@@ -50,6 +50,9 @@ _log = logs.get("snapshot")
 _POLL_S = 0.5
 _QUIET_S = 1.2
 
+_MOST_ALLOWED = 8192
+"""Decisions that are kept. A policy with wildcards allows whatever name a caller makes up, so there must be a bound."""
+
 _FIXED = ("listen", "state_dir", "workers", "shared_memory", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
 
@@ -78,6 +81,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Certificates and keys, as they were read with the settings."""
     jwks: Mapping[str, bytes] = {}
     """Key set files of tokens' issuers, as they were read with the settings."""
+    _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
+    """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
     def authorise(self, subject: Subject, object_: str, action: str) -> int | None:
         """Line of the rule that allows it. Raises Forbidden."""
@@ -86,6 +91,18 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
         if not decision.allow:
             raise Forbidden(f"the policy does not allow '{action}' on '{object_}'")
         return decision.line
+
+    def authorise_infer(self, subject: Subject, model: str) -> int | None:
+        """As `authorise` for `infer` on a model, by heart where it was allowed before."""
+        allowed = self._allowed
+        key = (subject, model)
+        if key in allowed:
+            return allowed[key]
+        line = self.authorise(subject, "model:" + model, "infer")
+        if len(allowed) >= _MOST_ALLOWED:
+            allowed.clear()
+        allowed[key] = line
+        return line
 
     def may(self, subject: Subject, object_: str, action: str) -> bool:
         """Whether it is allowed."""

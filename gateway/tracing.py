@@ -33,6 +33,8 @@ MOST_STEPS: Final = 128
 
 _LOW: Final = (1 << 64) - 1
 _now = time.perf_counter_ns
+# Not for secrets. `random` seeds itself anew in a forked child.
+_getrandbits = random.getrandbits
 
 
 class SpanNote(msgspec.Struct, gc=False):
@@ -261,11 +263,6 @@ def _description(error: TidegateError) -> str | None:
     if error.status < 500:
         return None
     return f"{error.message} ({error.detail})" if error.detail else error.message
-
-
-def _getrandbits(bits: int) -> int:
-    # Not for secrets. `random` seeds itself anew in a forked child.
-    return random.getrandbits(bits)
 
 
 def _new_id() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Subject(msgspec.Struct, frozen=True, cache_hash=True):
     """Who asks: an authenticated caller, or the anonymous one.
 
     `user` and `tenant` are bare names; in the policy they are written `user:NAME` and TENANT.

@@ -21,17 +21,19 @@ from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import BadRequest, Cancelled, Defect, RequestTimeout, TidegateError, TooLarge
 from gateway.exchange import Exchange
-from gateway.headers import from_asgi, request_id
+from gateway.headers import from_asgi, request_id, wants_events
 from gateway.operations import Address, parse_path
 from gateway.snapshot import admitted_page
 from gateway.tls import certificate_of_scope
-from gateway.wire import compression
+from gateway.wire import by_heart, compression
 from gateway.wire import http as codec
 from gateway.wire.types import Buffer
 
 if TYPE_CHECKING:
     from gateway.core import Core
-    from gateway.wire.types import InferAnswer, InferCall
+    from gateway.snapshot import Snapshot
+    from gateway.tls import PeerCertificate
+    from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 
 _log = logs.get("http")
@@ -45,8 +47,30 @@ class HttpExchange(Exchange):
 
     protocol = "http"
 
-    def __init__(self, *args: Any, body: Buffer, **kwargs: Any) -> None:
-        super().__init__(*args, nbytes=len(body), **kwargs)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        headers: Mapping[str, str],
+        *,
+        operation: str,
+        model: str,
+        version: str,
+        body: Buffer,
+        request_id: str,
+        peer: str,
+        certificate: PeerCertificate | None,
+    ) -> None:
+        super().__init__(
+            snapshot,
+            headers,
+            operation=operation,
+            model=model,
+            version=version,
+            nbytes=len(body),
+            request_id=request_id,
+            peer=peer,
+            certificate=certificate,
+        )
         self.body = body
 
     def decode(self) -> InferCall:
@@ -54,7 +78,7 @@ class HttpExchange(Exchange):
         body = plain_body(self.headers, self.body, self.snapshot.settings.limits.body)
         length = codec.parse_header_length(self.headers.get("inference-header-content-length"), len(body))
         limits = self.snapshot.settings.limits
-        return codec.decode_request(body, length, self.model, self.version, limits.tensors)
+        return by_heart.decode_request(body, length, self.model, self.version, limits.tensors)
 
     def encode(self, answer: InferAnswer) -> Reply:
         """The answer in the form that the request asked for, compressed when the client takes it."""
@@ -207,12 +231,3 @@ def front(door: HttpDoor, rest: Callable[[Any, Any, Any], Coroutine[Any, Any, No
         return door(scope, receive, send) if scope["path"].startswith("/v2/") else rest(scope, receive, send)
 
     return app
-
-
-def wants_events(headers: Mapping[str, str]) -> bool:
-    """Whether the client asks for server-sent events."""
-    accept = headers.get("accept", "").lower()
-    # Hardly any request does; the exact look is for those that may.
-    return "text/event-stream" in accept and any(
-        part.split(";")[0].strip() == "text/event-stream" for part in accept.split(",")
-    )

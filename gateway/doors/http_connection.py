@@ -47,7 +47,7 @@ _MOST_FRAMING_BYTES = _MOST_CHUNKS * 16
 # Headers that say where a message ends or whom it is for, and so get a look of their own.
 _WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 # RFC 3986 section 3.2: a registered name or address with a port; no user, no list, no path.
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
+HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
 # What a client must take of an answer within `limits.send_timeout`: 1 KiB a second at the default.
 _LEAST_TAKEN = 32 * 1024
 LARGE: Final = 64 * 1024
@@ -220,7 +220,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
         if name == b"host":
             self._hosts += 1
             if value != self._last_host:
-                if _HOST.fullmatch(value) is None:
+                if HOST.fullmatch(value) is None:
                     self._fault = "the Host header is not a host"
                     return
                 self._last_host = value
@@ -255,7 +255,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
         return ""
 
     def on_headers_complete(self) -> None:
-        """Stop the clock and let the door find the connection in the scope."""
+        """Stop the clock and judge the head."""
         self._stop_header_timer()
         self._in_trailers = True
         if self._header_bytes > _MOST_HEADER_BYTES:
@@ -266,6 +266,10 @@ class FrontDoorProtocol(HttpToolsProtocol):
                 self.send_400_response(fault)
         if self._refusal or self.transport.is_closing():
             return  # refused: what follows in the same segment is not served
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """The head was found good: uvicorn begins the request, and the door finds the connection in its scope."""
         self.scope[SPELLING_KEY] = self._spelling  # type: ignore[literal-required]  # our own key
         self.scope[CONNECTION_KEY] = self  # type: ignore[literal-required]  # our own key
         super().on_headers_complete()

@@ -30,15 +30,22 @@ class HttpServer(uvicorn.Server):
         limits: those of connections; the handshake of TLS has the time of a request's headers.
         tls: None: plain text.
         ring: where large bodies go; None: into the worker's own memory.
+        protocol: of connections, another way to `app` for some requests.
     """
 
     def __init__(
-        self, app: Any, limits: Limits, *, tls: ssl.SSLContext | None = None, ring: Ring | None = None
+        self,
+        app: Any,
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | None = None,
+        ring: Ring | None = None,
+        protocol: type[LargeBodyProtocol] = LargeBodyProtocol,
     ) -> None:
         self._tls = tls
         self._handshake_timeout = limits.header_timeout
 
-        class Protocol(LargeBodyProtocol):
+        class Protocol(protocol):  # type: ignore[misc, valid-type]  # a class that is not known before
             """The class that holds this server's limits."""
 
         Protocol.memory = ring

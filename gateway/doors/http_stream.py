@@ -173,7 +173,7 @@ class _Generate:
         call = x.call = InferCall(model=x.model, version=x.version, id=asked.id, parameters=asked.parameters)
         to = pipeline.assign(x, call)
         if call.parameters.get("sequence_id") != asked.parameters.get("sequence_id"):
-            body = _with_sequence_id(body, call.parameters["sequence_id"])
+            body = _with_sequence_id(bytes(body), call.parameters["sequence_id"])
         upstream = x.snapshot.upstreams[to.variant.upstream]
         codec.check(asked, await pipeline.signature(x, to), x.model)
         headers = [*pipeline.travelling(x, upstream.name), *x.trace.propagation()]

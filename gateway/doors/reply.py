@@ -25,6 +25,8 @@ class Reply(msgspec.Struct):
     body: Buffer = b""
     more: list[Buffer] = []
     """What follows `body`: large tensors, which are sent from where they lie."""
+    lines: bytes = b""
+    """With it, `headers` is empty: the lines up to `content-length`, ready to be written."""
 
 
 def error_reply(error: TidegateError) -> Reply:

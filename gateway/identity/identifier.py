@@ -35,6 +35,7 @@ class Identifier:
         anonymous = Anonymous() if identity is None else identity.anonymous
         self._anonymous = None if anonymous is None else Subject(user=anonymous.user, tenant=anonymous.tenant)
         self._mtls = None if identity is None else identity.mtls
+        self._keys = _Accepted()
         self.authenticators: tuple[Authenticator, ...] = (
             () if identity is None else (*more, *((ApiKeys(identity),) if identity.api_keys else ()))
         )
@@ -54,6 +55,11 @@ class Identifier:
             KeysNeeded: a token's key is not known yet (see `identified`).
         """
         if not self._open:
+            key = headers.get("x-api-key")
+            if key is not None and "authorization" not in headers:
+                known = self._keys.get(key)
+                if known is not None:
+                    return known
             shown = _shown(headers)
             if shown is not None:
                 return self._authenticated(shown)
@@ -78,8 +84,19 @@ class Identifier:
         for authenticator in self.authenticators:
             subject = authenticator.authenticate(credentials)
             if subject is not None:
+                if not credentials.bearer:
+                    # A key holds as long as this section does, and each that is accepted is listed in it: the memory
+                    # has an end, and costs a tenth of the hash. Tokens remember their own.
+                    self._keys[credentials.token] = subject
                 return subject
         raise Unauthenticated(WRONG)
+
+
+class _Accepted(dict[str, Subject]):
+    """Subjects by the text of keys that were accepted. The text is in no `repr`, so that it can end in no log."""
+
+    def __repr__(self) -> str:
+        return "_Accepted(...)"
 
 
 def _shown(headers: Mapping[str, str]) -> Credentials | None:

@@ -75,6 +75,8 @@ class Registry:
         self._metrics = {metric.name: metric for metric in metrics}
         self._lock = threading.Lock()
         self._known: dict[str, frozenset[str]] = {}
+        self.generation = 0
+        """Changes when handles must be resolved anew, because other label values are known."""
         self._descriptor, self._map = _open(self.path, metrics)
         self._words = Atomics(self._map)
         self._base = (layout.HEADER + layout.TABLE) // 8
@@ -134,6 +136,7 @@ class Registry:
             self._known.pop(label, None)
         else:
             self._known[label] = frozenset((*names, OTHER, ""))
+        self.generation += 1
         for family in self._families.values():
             family.forget()
 

@@ -126,6 +126,19 @@ class CompiledRoute(msgspec.Struct, frozen=True):
     _any_version: bool
     _pins: Pins
     _random: Callable[[], int]
+    _plain: tuple[Assignment, ...] = ()
+
+    def drawn(self) -> Assignment | None:
+        """As `assign` for a call without version and sequence, where only chance decides and nothing is copied.
+
+        None: more has to be looked at.
+        """
+        plain = self._plain
+        if len(plain) > 1:
+            split = self._all.split
+            assert split is not None
+            return plain[split.pick(self._random())]
+        return plain[0] if plain else None
 
     def assign(self, call: CallView) -> Assignment:
         """Choose the variant and the shadows of one call.
@@ -311,6 +324,9 @@ def compile_route(
         _any_version=len(variants) == 1 and not variants[0].version,
         _pins=pins,
         _random=random,
+        _plain=()
+        if route.match or route.shadows or unit_of(route.assign_by) is not None
+        else tuple(Assignment(variant, variant.version, (), "random") for variant in variants),
     )
 
 

@@ -8,10 +8,12 @@ request's form to FastAPI, with status 422 and `{"detail": ...}`: those words ar
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from gateway.errors import BadGateway, UpstreamAnswered, UpstreamError
-from gateway.upstream.http_response import Response
+from gateway.upstream.http_response import HeaderPairs, Response, find_header
 
 
 class _ErrorBody(msgspec.Struct):
@@ -60,7 +62,13 @@ def header_length_of(response: Response) -> int | None:
     Raises:
         BadGateway: it is no number.
     """
-    text = response.header(b"inference-header-content-length")
+    return _header_length(response.headers)
+
+
+# Heads that were read before share their headers.
+@lru_cache(maxsize=1024)
+def _header_length(headers: HeaderPairs) -> int | None:
+    text = find_header(headers, b"inference-header-content-length")
     if text is None:
         return None
     if not text.isdigit():

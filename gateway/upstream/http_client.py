@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a model server: one request, one response, again and again.
 
-Contract: an `asyncio.Protocol` around llhttp (httptools). A request is written by one `writelines`; its
+Contract: an `asyncio.Protocol` around llhttp (httptools). A request is written at once; its
 response sets one future. No task is made; the awaiting task is woken once. What goes wrong is a
 `TidegateError`: `Unreachable` (closed before the whole response), `BadGateway` (not HTTP, or a head beyond
 `MAX_HEAD`), `DeadlineExceeded`. After any of them the connection is closed; it is reused only after a whole,
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
+from gateway.driven import answer_of
 from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreachable
 from gateway.upstream.http_response import (
     BODYLESS,
@@ -48,6 +49,9 @@ MAX_HEAD = 64 * 1024
 EXACT_BELOW = 1.0
 """Requests with less time (seconds) get a timer of their own; the others' deadlines are looked at by the pool
 every `TICK`, because a timer per request costs as much as reading a small response."""
+
+JOINED = 64 * 1024
+"""Bytes of a request up to which copying it into one piece costs less than writing several."""
 
 _FAILED = 500
 """uvicorn (KServe's SDK, MLServer) closes without a word after a failure of its application: the next request
@@ -119,7 +123,7 @@ class Connection(asyncio.Protocol):
 
         `size`: bytes of head and parts; `timeout`: seconds.
         """
-        self._future = future = self._loop.create_future()
+        self._future = future = answer_of(self._loop)
         self._without_body = without_body
         self._write(head, parts, size, timeout)
         return future
@@ -147,10 +151,12 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(timeout, self.late)
         else:
             self.deadline = self._loop.time() + timeout
-        if parts:
-            transport.writelines([head, *parts])
-        else:
+        if not parts:
             transport.write(head)
+        elif size <= JOINED:
+            transport.write(b"".join((head, *parts)))
+        else:
+            transport.writelines([head, *parts])
 
     def abandon(self, waiter: asyncio.Future[Any] | Stream) -> bool:
         """Close at once because `waiter` waits no more; the server can then cancel the call.
@@ -217,9 +223,25 @@ class Connection(asyncio.Protocol):
             if known is not None and self._stream is None and not self._without_body:
                 self._status, self._headers, length = known
                 self._head_done = self._keep_alive = True
-                self._begin_body(data[end + 4 :], length)
+                body = data[end + 4 :]
+                if len(body) == length and not self._must_end():
+                    self._whole(body)
+                else:
+                    self._begin_body(body, length)
                 return
         self._parse(data)
+
+    def _whole(self, body: bytes) -> None:
+        """As `_finish` for what nearly every response is: one segment with a known head, on a connection that stays."""
+        self.deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        future, self._future = self._future, None
+        self.served += 1
+        self._on_idle(self)
+        if future is not None and not future.done():
+            future.set_result(Response(self._status, self._headers, body))
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -344,7 +366,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.begin(status, self._headers)
             self._disarm()
-            self._resolve(None)
+            self._began()
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -366,32 +388,41 @@ class Connection(asyncio.Protocol):
         """A whole response: hand it over, and the connection to the pool or to its end.
 
         Only after the parser has seen all of the chunk: bytes behind the response must not be taken for the
-        answer to the next request, so a connection that sent more than it was asked for is closed.
+        answer to the next request, so a connection that sent more than it was asked for is closed. Whoever waits is
+        told last: it may go on at once, and send the next request here.
         """
         self._disarm()
-        stream = self._stream
-        if stream is not None:
-            self._stream = None
-            stream.end()
-        else:
+        stream, self._stream = self._stream, None
+        future, self._future = self._future, None
+        response = None
+        if stream is None:
             body = self._body
-            self._resolve(Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body)))
-        transport = self._transport
-        assert transport is not None
-        if (
-            self._surplus
-            or self._until_close
-            or not self._keep_alive
-            or self.closed
-            or self._status == _FAILED
-            or transport.get_write_buffer_size()  # answered before it had read the whole request
-        ):
+            response = Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
+        self._recycle()
+        if stream is not None:
+            stream.end()
+        elif future is not None and not future.done():  # done: its task was cancelled and has not run yet
+            future.set_result(response)
+
+    def _recycle(self) -> None:
+        """Give the connection back to the pool, or close it."""
+        if self._surplus or self._until_close or not self._keep_alive or self._must_end():
             self._abort()
             return
         if self._without_body:
             self._parser = httptools.HttpResponseParser(self)
         self.served += 1
         self._on_idle(self)
+
+    def _must_end(self) -> bool:
+        """Whether the connection cannot be used again, however clean the response was."""
+        transport = self._transport
+        assert transport is not None
+        return (
+            self.closed
+            or self._status == _FAILED
+            or transport.get_write_buffer_size() > 0  # answered before it had read the whole request
+        )
 
     def late(self) -> None:
         """The answer's time is over."""
@@ -411,10 +442,11 @@ class Connection(asyncio.Protocol):
         elif stream is not None:
             stream.fail(error)
 
-    def _resolve(self, result: Response | None) -> None:
+    def _began(self) -> None:
+        """The head of a stream is there."""
         future, self._future = self._future, None
-        if future is not None and not future.done():  # done: its task was cancelled and has not run yet
-            future.set_result(result)
+        if future is not None and not future.done():
+            future.set_result(None)
 
     def _disarm(self) -> None:
         self.deadline = math.inf

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.errors import BadRequest
+from gateway.headers import Travelling
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -35,6 +36,16 @@ def header_block(headers: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         BadRequest: a name or value holds CR, LF or NUL, or a character outside of latin-1.
     """
+    if type(headers) is not Travelling:
+        return _block(headers)
+    try:
+        return headers.block
+    except AttributeError:
+        headers.block = _block(headers)
+        return headers.block
+
+
+def _block(headers: Iterable[tuple[str, str]]) -> bytes:
     pairs = list(headers)
     text = "".join([f"{name}: {value}\r\n" for name, value in pairs])
     # One count over the whole block instead of a scan of each name and value: a CR, LF or NUL too many is

@@ -217,7 +217,7 @@ class Pool:
         block = headers if type(headers) is bytes else header_block(cast("Sequence[tuple[str, str]]", headers))
         size = 0
         for part in parts:
-            size += len(part) if type(part) is bytes else cast("memoryview", part).nbytes
+            size += len(part) if type(part) is bytes else part.nbytes  # type: ignore[union-attr]  # a view
         if not size and method in _BODYLESS_METHODS:
             head = b"".join((self._start_lines(method, target), block, b"\r\n"))
         else:

@@ -35,7 +35,7 @@ from gateway.upstream.signatures import Signatures
 from gateway.upstream.targets import model_target
 from gateway.upstream.tls import UpstreamTls
 from gateway.upstream.watch import LEARN_TIMEOUT, Watch
-from gateway.wire import http as codec
+from gateway.wire import by_heart
 from gateway.wire.types import Buffer, InferAnswer, InferCall
 
 _OTHER_STREAMS = "mlserver"
@@ -293,24 +293,24 @@ class Replica:
             Unreachable, BadGateway, DeadlineExceeded: no answer.
             BadRequest: a header cannot be sent, or FP16/BF16 for a server that takes JSON only.
         """
-        known = self._watch.capabilities
-        if known is None:
-            known, timeout = await self._watch.learn_within(timeout)
-        binary = known.binary
-        left = int(timeout * 1e6) if tell and known.name == TRITON else 0
+        server = self._watch.capabilities
+        if server is None:
+            server, timeout = await self._watch.learn_within(timeout)
+        binary = server.binary
+        left = int(timeout * 1e6) if tell and server.name == TRITON else 0
         block = header_block(headers)
         target = model_target(model, version, "infer")
         shared = self._shared
         if shared is None or not shared.carries(call, model, version):
             response = await self._send(call, model, target, block, timeout, left, binary=binary)
-            answer = codec.decode_response(response.body, header_length_of(response))
+            answer = by_heart.decode_response(response.body, header_length_of(response))
             if shared is not None and len(response.body) >= FROM:
                 shared.saw(model, version, answer)
             return answer
 
         async def send(call: InferCall, timeout: float) -> InferAnswer:
             response = await self._send(call, model, target, block, timeout, left, binary=binary)
-            return codec.decode_response(response.body, header_length_of(response))
+            return by_heart.decode_response(response.body, header_length_of(response))
 
         signature = self.signatures.peek(model, version)
         return await shared.infer(
@@ -321,7 +321,7 @@ class Replica:
         self, call: InferCall, model: str, target: str, block: bytes, timeout: float, left: int, *, binary: bool
     ) -> Response:
         """A call in the server's form, and the response; its status is 200."""
-        header_length, parts = codec.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
+        header_length, parts = by_heart.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
         if header_length is None:
             block += _JSON
         else:

@@ -9,6 +9,7 @@ compare by `is`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,8 @@ class Signatures:
         entry = self._entries.get((model, version))
         if entry is None:
             return None
-        if asyncio.get_running_loop().time() > entry.stale_at:
+        # The loop's clock, without asking for the loop: CPython 3.11 makes a system call of that.
+        if time.monotonic() > entry.stale_at:
             self._fetch(model, version)
         return entry.signature
 

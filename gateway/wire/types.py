@@ -69,6 +69,19 @@ class OutputRequest(msgspec.Struct, gc=False):
     shm: SharedMemory | None = None
 
 
+class KnownHead:
+    """A head that has been read before (`wire.by_heart`)."""
+
+    __slots__ = ()
+
+    def fits(self, signature: object) -> bool:  # noqa: ARG002 - of a request's head
+        """Whether a call of this head was found to fit that very signature, and no tensor needs another look."""
+        return False
+
+    def found_to_fit(self, signature: object) -> None:
+        """A call of this head was."""
+
+
 class InferCall(msgspec.Struct):
     """One inference request, whichever door it came through.
 
@@ -87,6 +100,10 @@ class InferCall(msgspec.Struct):
     raw: bool = False
     """HTTP raw binary request (`Inference-Header-Content-Length: 0`): `inputs` is one tensor without name,
     datatype and shape, filled in from the model's metadata; all outputs are answered as binary."""
+    known: KnownHead | None = None
+    """HTTP only: the head that it was made from by heart."""
+    tail: Buffer = b""
+    """With `known`: the bytes of all tensors as they came."""
 
 
 class OutputTensor(msgspec.Struct, gc=False):
@@ -110,3 +127,7 @@ class InferAnswer(msgspec.Struct):
     id: str = ""
     parameters: dict[str, Param] = {}
     outputs: list[OutputTensor] = []
+    known: KnownHead | None = None
+    """The JSON head that it was made from by heart."""
+    tail: Buffer = b""
+    """With `known`: the bytes of all tensors as they came."""
