@@ -22,6 +22,7 @@ from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
+from gateway.decisions import Decisions
 from gateway.doors.fast_http import protocol_of
 from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
@@ -47,6 +48,8 @@ from gateway.upstream import Upstreams
 from gateway.upstream.lives import SharedLives
 from gateway.upstream.restore import Desired
 from gateway.upstream.shm_ring import Ring
+from governance.audit.log import AuditLog
+from governance.ports import DecisionLog, NoLog
 
 VERSION = version("tidegate")
 
@@ -116,7 +119,9 @@ class Application:
         self.rates = SharedRates(place.run_dir, place.slot, place.slots)
         self.gates = Gates(settings.upstreams, meters, self.rates)
         self.brownout = Brownout(self.gates, self.tracing, meters)
-        self.pipeline = Pipeline(self.admission, self.gates, self.observer, self.shadows)
+        self.audit = _decision_log(settings)
+        self.decisions = Decisions(self.audit, strict=settings.audit.mode == "strict")
+        self.pipeline = Pipeline(self.admission, self.gates, self.observer, self.shadows, self.decisions)
         self.page = Page(place.run_dir)
         self._servers: list[HttpServer] = []
         self._grpc: Door | None = None
@@ -154,6 +159,7 @@ class Application:
         await self.admission.begin()
         await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
+        self.decisions.in_force(self.place.run_dir, snapshot)
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         for outcome in ("swapped", "unchanged", "refused"):
             self.registry.counter(telemetry.RELOADS).labels(outcome)
@@ -245,6 +251,7 @@ class Application:
         self.keys.retain(set())
         await self.admission.settled()
         self._close_tables()
+        await asyncio.to_thread(self.audit.close)
         inforce.withdraw(self.place.run_dir, self.place.slot)
         self.registry.close()
 
@@ -286,6 +293,7 @@ class Application:
         self.keys.retain(urls(new.settings))
         new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
+        self.decisions.in_force(self.place.run_dir, new)
         limits = new.settings.limits
         for server in self._servers:
             server.limits(limits)
@@ -349,6 +357,13 @@ class Application:
             for variant in route.variants:
                 self.registry.counter(telemetry.FALLBACKS).labels(route.name, variant.name)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
+
+
+def _decision_log(settings: Settings) -> DecisionLog:
+    audit = settings.audit
+    if audit.mode == "off":
+        return NoLog()
+    return AuditLog(settings.state_dir, mode=audit.mode, erasure=audit.erasure, origin=audit.origin)
 
 
 def _ring(settings: Settings) -> Ring | None:

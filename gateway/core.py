@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.decisions import Decisions
     from gateway.metrics import Page
     from gateway.observe import Observer
     from gateway.pipeline import Pipeline
@@ -28,6 +29,8 @@ class Core(Protocol):
     """MUST be told of every request that starts; the pipeline tells it of the end."""
     pipeline: Pipeline
     """Steps 2 to 11."""
+    decisions: Decisions
+    """Step 10, for the pages that are none of the pipeline's."""
     desired: Desired
     """What was asked of the model servers, for those that come back."""
 

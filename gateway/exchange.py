@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.snapshot import Snapshot
     from gateway.tls import PeerCertificate
     from gateway.wire.types import InferAnswer, InferCall
+    from governance.ports import Body
 
 _CLOCKS = 0.005  # seconds by which the event loop's clock may lag behind
 # Until a door has asked the sampler; its methods do nothing.
@@ -34,16 +35,19 @@ class Exchange(ABC):
     __slots__ = (
         "answered_by",
         "assignment",
+        "bracketed",
         "call",
         "certificate",
         "deadline",
         "decision_line",
         "error",
         "headers",
+        "inputs",
         "model",
         "nbytes",
         "nbytes_out",
         "operation",
+        "outputs",
         "peer",
         "request_id",
         "route",
@@ -106,6 +110,12 @@ class Exchange(ABC):
         self.upstream_seconds = 0.0
         self.answered_by = ""
         """Model version that served."""
+        self.bracketed = False
+        """A stream whose start has a record of its own."""
+        self.inputs: Body | None = None
+        """The body as received, uncompressed, for its digest; None: there is none, or it lies in shared memory."""
+        self.outputs: Body | None = None
+        """The body as sent, likewise."""
 
     @property
     def route_name(self) -> str:
@@ -142,11 +152,11 @@ class Exchange(ABC):
 
     @abstractmethod
     def decode(self) -> InferCall:
-        """Step 2: the envelope of the body. Raises BadRequest."""
+        """Step 2: the envelope of the body; sets `inputs`. Raises BadRequest."""
 
     @abstractmethod
     def encode(self, answer: InferAnswer) -> Any:
-        """Step 11: the answer in the client's form; sets `nbytes_out`.
+        """Step 11: the answer in the client's form; sets `nbytes_out` and `outputs`.
 
         Raises:
             BadRequest: that form cannot carry it.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import logs, telemetry
 from gateway.admission import Ticket
 from gateway.admission.priority import DEFAULT_CLASS, priority_of
+from gateway.decisions import durable
 from gateway.errors import (
     BadRequest,
     Cancelled,
@@ -39,6 +40,7 @@ from gateway.wire import validate
 if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.admission.concurrency import Gate, Gates
+    from gateway.decisions import Decisions, Written
     from gateway.exchange import Exchange
     from gateway.observe import Observer
     from gateway.routing import Assignment, CompiledRoute
@@ -61,8 +63,11 @@ _DECOUPLED = {
 class Pipeline:
     """Steps 2 to 11 of every inference request of this worker."""
 
-    def __init__(self, admission: Admission, gates: Gates, observer: Observer, shadows: ShadowRunner) -> None:
+    def __init__(
+        self, admission: Admission, gates: Gates, observer: Observer, shadows: ShadowRunner, decisions: Decisions
+    ) -> None:
         self._admission = admission
+        self._decisions = decisions
         self.gates = gates
         self._observer = observer
         self._shadows = shadows
@@ -73,6 +78,16 @@ class Pipeline:
         Raises:
             TidegateError: what the client is to be told.
         """
+        try:
+            return await self._decided(x)
+        finally:
+            gone = isinstance(x.error, Cancelled)
+            written = self.leave(x)  # 9 observe, 10 record
+            if written is not None and not gone:
+                await durable(written)
+
+    async def _decided(self, x: Exchange) -> Any:
+        """Steps 2 to 8, and 11."""
         try:
             await self.enter(x)  # 3 identify, 4 decide, 5 admit
             call = x.call = x.decode()  # 2 decode, now that it is worth it
@@ -95,14 +110,13 @@ class Pipeline:
             _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
             x.error = Defect(repr(error))
             raise x.error from error
-        finally:
-            self.leave(x)  # 9 observe, 10 record
 
     async def enter(self, x: Exchange) -> None:
         """Steps 3 to 5: who asks, may they, is there such a model, is there room.
 
         Whoever calls it MUST call `leave`, however the request ends.
         """
+        self._decisions.admit()
         snapshot = x.snapshot
         try:
             x.subject = snapshot.identifier.identify(x.headers, x.certificate)
@@ -116,15 +130,21 @@ class Pipeline:
         ticket = self._admission.enter(x.subject.tenant, x.nbytes)
         x.ticket = ticket if isinstance(ticket, Ticket) else await ticket
 
-    def leave(self, x: Exchange) -> None:
-        """Give the room back and count the request."""
+    def begun(self, x: Exchange) -> Written:
+        """A stream is about to give its first answer; what that has to wait for (`decisions.durable`)."""
+        return self._decisions.begun(x)
+
+    def leave(self, x: Exchange) -> Written:
+        """Give the room back, count the request and record it; what its answer has to wait for."""
         if x.ticket is not None:
             self._admission.leave(x.ticket, x.nbytes_out)
         self._observer.finished(x)
+        written = self._decisions.inference(x)
         if x.error is not None:
             # Its traceback holds frames, which hold it and the tensors: the collector may come late.
             clear_frames(x.error.__traceback__)
             x.error = None
+        return written
 
     def assign(self, x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> Assignment:
         """Step 6: one variant, maybe shadows. `draws` is kept per stream."""

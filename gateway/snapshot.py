@@ -53,7 +53,7 @@ _QUIET_S = 1.2
 _MOST_ALLOWED = 8192
 """Decisions that are kept. A policy with wildcards allows whatever name a caller makes up, so there must be a bound."""
 
-_FIXED = ("listen", "state_dir", "workers", "shared_memory", "metrics", "telemetry", "log", "drain")
+_FIXED = ("listen", "state_dir", "workers", "shared_memory", "audit", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
 
 

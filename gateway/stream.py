@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import logs, telemetry
-from gateway.errors import Cancelled, Defect, TidegateError, Unreachable, not_the_clients_fault
+from gateway.decisions import durable
+from gateway.errors import Cancelled, Defect, Overloaded, TidegateError, Unreachable, not_the_clients_fault
 from gateway.headers import metadata_of
 from gateway.routing import sequence_id
 from gateway.upstream.tries import StreamTry
@@ -26,6 +27,7 @@ from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
     from gateway.admission.concurrency import Gate
+    from gateway.decisions import Written
     from gateway.exchange import Exchange
     from gateway.pipeline import Pipeline
     from gateway.routing import Assignment
@@ -273,30 +275,41 @@ class _OpenCall:
         """One answer of the model server, or the error that ends the call."""
         if self.ended:
             return
-        x = self.x
         if isinstance(answer, TidegateError):
             if final:
                 answer = self._judged(answer)
                 if not self.started and await self._sent_again(answer):
                     return
-            if final:
                 self._settle(None)
-                self.end(answer, close=False)
-            await self.session.deliver(x, answer, final)
+                answer = await _recorded(self.end(answer, close=False)) or answer
+            await self.session.deliver(self.x, answer, final)
         else:
-            answer.model_name = x.model
-            x.answered_by = answer.model_version or x.answered_by
-            empty = final and not answer.outputs
-            if not empty:
-                self._settle(answer)
-            wanted = not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True)
-            if final:
-                self.end(None, close=False)
-            if wanted:
-                self.started = True
-                await self.session.deliver(x, answer, final)
+            final = await self._gave(answer, final)
         if final:
             self.session.closed(self)
+
+    async def _gave(self, answer: InferAnswer, final: bool) -> bool:
+        """Hand on an answer, or what is the last one in its place; whether the call is over."""
+        x = self.x
+        answer.model_name = x.model
+        x.answered_by = answer.model_version or x.answered_by
+        empty = final and not answer.outputs
+        if not empty:
+            self._settle(answer)
+        written = None
+        if final:
+            written = self.end(None, close=False)
+        elif not self.started:
+            written = self.session.pipeline.begun(x)
+        unrecorded = await _recorded(written)
+        if unrecorded is not None:
+            self.end(unrecorded, close=False)
+            await self.session.deliver(x, unrecorded, True)
+            return True
+        if not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True):
+            self.started = True
+            await self.session.deliver(x, answer, final)
+        return final
 
     async def _sent_again(self, error: TidegateError) -> bool:
         """A call without an answer yet failed: to another replica, else to the next fallback; False: to none."""
@@ -318,10 +331,10 @@ class _OpenCall:
             copy.primary_done(answer)
         self.copies = ()
 
-    def end(self, error: TidegateError | None, *, close: bool = True) -> None:
-        """Count the call, once."""
+    def end(self, error: TidegateError | None, *, close: bool = True) -> Written:
+        """Count and record the call, once; what its last answer has to wait for."""
         if self.ended:
-            return
+            return None
         self.ended = True
         self._settle(None)
         self.give_back(answered=error is None)
@@ -329,6 +342,16 @@ class _OpenCall:
         self.x.error = error
         if self.began:
             self.x.upstream_seconds = time.perf_counter() - self.began
-        self.session.pipeline.leave(self.x)
+        written = self.session.pipeline.leave(self.x)
         if close:
             self.session.closed(self)
+        return written
+
+
+async def _recorded(written: Written) -> TidegateError | None:
+    """Wait for a record; the error that the client is told instead of an answer that has none."""
+    try:
+        await durable(written)
+    except Overloaded as error:
+        return error
+    return None

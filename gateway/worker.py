@@ -28,6 +28,7 @@ from gateway.app import Application, Place  # noqa: E402
 from gateway.errors import TidegateError  # noqa: E402
 from gateway.memory import keep_freed_memory  # noqa: E402
 from gateway.snapshot import SnapshotError  # noqa: E402
+from governance.errors import GovernanceError  # noqa: E402
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def _bound(descriptor: int) -> socket.socket:
 async def _serve(place: Place, status: socket.socket, http: socket.socket, metrics: socket.socket | None) -> int:
     try:
         application = Application(place)
-    except (SnapshotError, TidegateError, OSError) as error:
+    except (SnapshotError, TidegateError, GovernanceError, OSError) as error:
         print(f"tidegate: {error}", file=sys.stderr)
         return 2
     loop = asyncio.get_running_loop()

@@ -80,7 +80,11 @@ class FastExchange(HttpExchange):
         if not head.plain:
             return super().decode()
         tensors = self.snapshot.settings.limits.tensors
-        return by_heart.decode_request(self.body, head.json_length, self.model, self.version, tensors)
+        call = by_heart.decode_request(self.body, head.json_length, self.model, self.version, tensors)
+        # One that is known by heart has all of its tensors in the body.
+        if call.known is not None or not any(tensor.shm is not None for tensor in call.inputs):
+            self.inputs = (self.body,)
+        return call
 
     def encode(self, answer: InferAnswer) -> Reply:
         """As above; what was written before is not written again."""
@@ -90,6 +94,7 @@ class FastExchange(HttpExchange):
         if known is None:
             return super().encode(answer)
         lines, head = known
+        self.outputs = (head, answer.tail)
         self.nbytes_out = len(head) + len(answer.tail)
         return Reply(200, [], head, [answer.tail] if answer.tail else [], lines)
 

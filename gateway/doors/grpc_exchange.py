@@ -21,18 +21,23 @@ class GrpcExchange(Exchange):
 
     protocol = "grpc"
 
-    def __init__(self, *args: Any, read: InferCall | codec.Envelope, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, read: InferCall | codec.Envelope, request: bytes, **kwargs: Any) -> None:
         super().__init__(*args, model=read.model, version=read.version, **kwargs)
         self.read = read
+        self.inputs = (request,)
 
     def decode(self) -> InferCall:
         """The call that was read."""
-        return codec.call_of(self.read, self.snapshot.settings.limits.tensors)
+        call = codec.call_of(self.read, self.snapshot.settings.limits.tensors)
+        if any(tensor.shm is not None for tensor in call.inputs):
+            self.inputs = None
+        return call
 
     def encode(self, answer: InferAnswer) -> bytes:
         """`ModelInferResponse` as bytes."""
         data = codec.encode_response(answer)
         self.nbytes_out = len(data)
+        self.outputs = None if any(output.shm is not None for output in answer.outputs) else (data,)
         return data
 
 

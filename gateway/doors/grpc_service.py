@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway import logs
 from gateway.clients import drop_untrusted
+from gateway.decisions import PageDecision
 from gateway.doors.grpc_call import Call, Method, Unary
 from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, served
 from gateway.doors.grpc_health import health_methods
@@ -86,6 +87,7 @@ def _infer(app: Core) -> Unary:
                 headers,
                 operation="infer",
                 read=read,
+                request=request,
                 nbytes=len(request),
                 request_id=rid,
                 peer=peer,
@@ -118,9 +120,12 @@ def _page(app: Core, name: str) -> Unary:
             peer, certificate = call.client()
             if snapshot.settings.identity is not None:
                 drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
-            asked.subject = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
-            asked.headers, asked.request_id = headers, rid
-            answer: bytes = await page(asked)
+            decision = PageDecision(snapshot, asked.operation, "grpc", asked.model, rid)
+            async with app.decisions.deciding(decision):
+                asked.subject = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
+                decision.subject = asked.subject
+                asked.headers, asked.request_id = headers, rid
+                answer: bytes = await page(asked)
         except TidegateError as error:
             await fail(call, error, rid, "")
         except Exception as error:  # noqa: BLE001  the last line of defence, as in the pipeline

@@ -92,6 +92,7 @@ class StreamDoor:
             self._headers,
             operation="stream",
             read=read,
+            request=request,
             nbytes=len(request),
             request_id=self._rid,
             peer=self._peer,

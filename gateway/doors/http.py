@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway import logs
 from gateway.clients import drop_untrusted
+from gateway.decisions import PageDecision
 from gateway.doors.http_body import ClientWatch, plain_body, read_body
 from gateway.doors.http_connection import LARGE, SPELLING_KEY
 from gateway.doors.http_pages import PAGES, PageRequest
@@ -76,9 +77,13 @@ class HttpExchange(Exchange):
     def decode(self) -> InferCall:
         """Undo the content encoding and read the envelope."""
         body = plain_body(self.headers, self.body, self.snapshot.settings.limits.body)
+        self.inputs = (body,)
         length = codec.parse_header_length(self.headers.get("inference-header-content-length"), len(body))
         limits = self.snapshot.settings.limits
-        return by_heart.decode_request(body, length, self.model, self.version, limits.tensors)
+        call = by_heart.decode_request(body, length, self.model, self.version, limits.tensors)
+        if any(tensor.shm is not None for tensor in call.inputs):
+            self.inputs = None
+        return call
 
     def encode(self, answer: InferAnswer) -> Reply:
         """The answer in the form that the request asked for, compressed when the client takes it."""
@@ -87,6 +92,7 @@ class HttpExchange(Exchange):
         headers = [(b"content-type", content_type.encode())]
         if length is not None:
             headers.append((b"inference-header-content-length", b"%d" % length))
+        self.outputs = None if any(output.shm is not None for output in answer.outputs) else parts
         coding = compression.response_coding(self.headers.get("accept-encoding"))
         if coding:
             parts = [compression.encode(parts, coding)]
@@ -203,21 +209,25 @@ class HttpDoor:
         self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]
     ) -> Reply:
         snapshot = self._app.snapshot
-        subject = await admitted_page(snapshot, address.operation, address.model, headers, certificate_of_scope(scope))
-        query = scope["query_string"]
-        target = scope["raw_path"] + (b"?" + query if query else b"")
-        page = PageRequest(
-            app=self._app,
-            snapshot=snapshot,
-            subject=subject,
-            address=address,
-            method=scope["method"],
-            target=target.decode("latin-1"),
-            body=bytes(plain_body(headers, body, snapshot.settings.limits.body)),
-            headers=headers,
-            request_id=served["x-request-id"],
-        )
-        return await PAGES[address.operation.name](page)
+        decision = PageDecision(snapshot, address.operation, "http", address.model, served["x-request-id"])
+        async with self._app.decisions.deciding(decision):
+            certificate = certificate_of_scope(scope)
+            subject = await admitted_page(snapshot, address.operation, address.model, headers, certificate)
+            decision.subject = subject
+            query = scope["query_string"]
+            target = scope["raw_path"] + (b"?" + query if query else b"")
+            page = PageRequest(
+                app=self._app,
+                snapshot=snapshot,
+                subject=subject,
+                address=address,
+                method=scope["method"],
+                target=target.decode("latin-1"),
+                body=bytes(plain_body(headers, body, snapshot.settings.limits.body)),
+                headers=headers,
+                request_id=served["x-request-id"],
+            )
+            return await PAGES[address.operation.name](page)
 
 
 def front(door: HttpDoor, rest: Callable[[Any, Any, Any], Coroutine[Any, Any, None]]) -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from gateway import telemetry
+from gateway.decisions import durable
 from gateway.doors.http_body import plain_body
 from gateway.doors.reply import JSON_TYPE, Reply, error_body, served_headers
 from gateway.errors import Cancelled, TidegateError, Unreachable
@@ -31,6 +32,7 @@ from gateway.wire.types import InferAnswer, InferCall
 
 if TYPE_CHECKING:
     from gateway.core import Core
+    from gateway.decisions import Written
     from gateway.doors.http import HttpExchange
     from gateway.tracing import Step
     from gateway.upstream import Stream
@@ -105,6 +107,7 @@ async def generate(app: Core, x: HttpExchange) -> Reply:
         body = await call.stream.read(x.snapshot.settings.limits.body)
         answer = codec.rename(body, x.model)
         x.nbytes_out = len(answer)
+        x.outputs = (answer,)
         return Reply(200, [JSON_TYPE], answer)
 
 
@@ -117,6 +120,7 @@ async def generate_stream(app: Core, x: HttpExchange, send: Any, served: dict[st
             reader = codec.EventReader()
             async for chunk in call.stream:
                 for data in reader.feed(chunk):
+                    await durable(app.pipeline.begun(x))
                     x.nbytes_out += await writer.write(codec.rename(data, x.model))
     except TidegateError as error:
         if not writer.begun or isinstance(error, Cancelled):
@@ -142,7 +146,7 @@ class _Generate:
         try:
             await self._open()
         except BaseException as error:
-            self._end(error)
+            await durable(self._end(error))
             raise
         return self
 
@@ -160,14 +164,15 @@ class _Generate:
                 # A call of a sequence that broke on the way ends it.
                 told = self._broke(error)
                 if told is not error:
-                    self._end(told)
+                    await durable(self._end(told))
                     raise told from None
-        self._end(error)
+        await durable(self._end(error))
 
     async def _open(self) -> None:
         x, pipeline = self._x, self._app.pipeline
         await pipeline.enter(x)
         body = bytes(plain_body(x.headers, x.body, x.snapshot.settings.limits.body))
+        x.inputs = (body,)
         asked = codec.decode_request(body)
         # The tensors stay in the body: only what assignment looks at is in the call.
         call = x.call = InferCall(model=x.model, version=x.version, id=asked.id, parameters=asked.parameters)
@@ -209,7 +214,7 @@ class _Generate:
         to = x.assignment
         return x.snapshot.upstreams[to.variant.upstream].broke(x.call, to.variant.model, to.version, error)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> Written:
         x = self._x
         if self._forward is not None:
             self._forward.__exit__(None if error is None else type(error), error, None)
@@ -219,7 +224,9 @@ class _Generate:
             x.error = error
         elif error is not None:
             x.error = Cancelled("the client went away")
-        self._app.pipeline.leave(x)
+        gone = isinstance(x.error, Cancelled)
+        written = self._app.pipeline.leave(x)
+        return None if gone else written
 
 
 def _with_sequence_id(body: bytes, sequence: Any) -> bytes:

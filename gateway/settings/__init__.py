@@ -111,8 +111,13 @@ class Listen(Section, frozen=True):
 class Audit(Section, frozen=True):
     """The audit log."""
 
-    mode: Literal["off"] = "off"
-    """This version writes no audit log; other modes are refused rather than ignored."""
+    mode: Literal["off", "async", "strict"] = "async"
+    """`async`: every decision is recorded, and answers do not wait for it. `strict`: no answer goes out before its
+    record is on the disk; while none can be written, 503. `off`: nothing is recorded."""
+    erasure: bool = False
+    """Subjects stand in the log as pseudonyms, sealed under keys that `tidegate audit erase` destroys."""
+    origin: str = ""
+    """The log's name, of this `state_dir` alone; empty: made at the first start from the host's name and chance."""
 
 
 class Metrics(Section, frozen=True):

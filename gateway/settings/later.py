@@ -10,11 +10,6 @@ from __future__ import annotations
 KEYS: dict[tuple[str, str], str] = {
     ("Route", "features"): "send the model's own tensors, and remove the key",
     ("Route", "monitor"): "remove the key",
-    ("Audit", "erasure"): "remove the key: no audit log is written",
-    ("Audit", "origin"): "remove the key: no audit log is written",
 }
 
-VALUES: dict[tuple[str, str, str], str] = {
-    ("Audit", "mode", "async"): "write `mode: off`, or remove the section",
-    ("Audit", "mode", "strict"): "write `mode: off`, or remove the section",
-}
+VALUES: dict[tuple[str, str, str], str] = {}

@@ -180,11 +180,8 @@ CASES = [
     ("upstreams: {t: {http: '[::1]:8000', grpc: 'dns://b:8001'}}\n", 1, 43, "wrong-address", "`[::1]:8001`"),
     (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 5, "not-in-this-version", "monitor"),
-    (UP + "audit: {mode: strict}\n", 2, 15, "not-in-this-version", "mode: off"),
-    (UP + "audit: {mode: async}\n", 2, 15, "not-in-this-version", "mode: off"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),
-    (UP + "audit: {erasure: true}\n", 2, 9, "not-in-this-version", "erasure"),
-    (UP + "audit: {origin: a}\n", 2, 9, "not-in-this-version", "origin"),
+    (UP + "audit: {erasure: maybe}\n", 2, 18, "wrong-type", "true or false"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,212 @@
+"""Step 10: what stands in the audit log of each decision.
+
+Contract: one record a decision, made where the decision ends, with what was decided and nothing of the bodies but
+their keyed digests. Nothing here waits; in a strict log the caller waits for the future before it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gateway.errors import Cancelled, ClientError, Overloaded, Shed, TidegateError
+from gateway.observe import code_of
+from governance.audit.record import Outcome, Record
+from governance.errors import AuditUnavailable
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.operations import Operation
+    from gateway.snapshot import Snapshot
+    from governance.ports import Body, DecisionLog
+    from governance.types import Subject
+
+_AWAY = "the decision cannot be recorded"
+_RETRY_S = 5.0
+"""A disk that is full has room again after minutes, a busy one after moments."""
+_READS = frozenset({"", "read"})
+
+
+Written: TypeAlias = "asyncio.Future[None] | Overloaded | None"
+"""What an answer has to wait for: a record on its way to the disk, one that cannot be written, or nothing."""
+
+
+class PageDecision:
+    """What is known of a page while it is served."""
+
+    __slots__ = ("model", "operation", "protocol", "request_id", "snapshot", "started", "subject")
+
+    def __init__(self, snapshot: Snapshot, operation: Operation, protocol: str, model: str, request_id: str) -> None:
+        self.snapshot = snapshot
+        self.operation = operation
+        self.protocol = protocol
+        self.model = model
+        self.request_id = request_id
+        self.started = time.perf_counter()
+        self.subject: Subject | None = None
+
+
+class Decisions:
+    """Records the decisions of one worker.
+
+    Args:
+        log: where.
+        strict: whether answers wait for their records.
+    """
+
+    def __init__(self, log: DecisionLog, *, strict: bool = False) -> None:
+        self._log = log
+        self._strict = strict
+
+    def admit(self) -> None:
+        """Before anything is done for a request. Raises Overloaded: its decision could not be recorded."""
+        try:
+            self._log.admit()
+        except AuditUnavailable as error:
+            raise _away(error) from None
+
+    def inference(self, x: Exchange) -> Written:
+        """One inference request, however it ended. See `durable`."""
+        record = _inference(x, outcome_of(x.error))
+        record.status = code_of(x.protocol, x.error)
+        record.latency_us = int((time.perf_counter() - x.started) * 1e6)
+        record.phase = "end" if x.bracketed else None
+        return self._record(record, x.inputs, x.outputs)
+
+    def begun(self, x: Exchange) -> Written:
+        """A stream is about to give its first answer: a strict log has a record of its start and one of its end."""
+        if not self._strict or x.bracketed:
+            return None
+        x.bracketed = True
+        record = _inference(x, "served")
+        record.phase = "start"
+        return self._record(record, x.inputs)
+
+    @asynccontextmanager
+    async def deciding(self, decision: PageDecision) -> AsyncIterator[None]:
+        """Around a page of the protocol: records what changes something, and refusals of all. Raises as `durable`."""
+        self.admit()
+        try:
+            yield
+        except TidegateError as error:
+            await durable(self._page(decision, error))
+            raise
+        await durable(self._page(decision, None))
+
+    def _page(self, decision: PageDecision, error: TidegateError | None) -> Written:
+        operation, subject, snapshot = decision.operation, decision.subject, decision.snapshot
+        if operation.action in _READS and not isinstance(error, ClientError):
+            return None
+        on_model = operation.needs in ("model", "upstream_model")
+        return self._record(
+            Record(
+                kind="control",
+                action=operation.action or "read",
+                object=f"model:{decision.model}" if on_model else "server",
+                outcome=outcome_of(error),
+                status=code_of(decision.protocol, error),
+                id=decision.request_id,
+                model=decision.model or None,
+                subject=None if subject is None else subject.id,
+                tenant=None if subject is None else subject.tenant,
+                snapshot=snapshot.hash,
+                policy=snapshot.policy.hash,
+                latency_us=int((time.perf_counter() - decision.started) * 1e6),
+                details={"operation": operation.name},
+            )
+        )
+
+    def in_force(self, run_dir: Path, new: Snapshot) -> None:
+        """These settings and this policy are in force from now on: recorded by the first worker that has them.
+
+        `run_dir` is what the workers share, made anew at each start of the gateway.
+        """
+        with (run_dir / "recorded").open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            before = file.read().decode().split()
+            if before == [new.hash, new.policy.hash]:
+                return
+            file.truncate(0)
+            file.write(f"{new.hash} {new.policy.hash}".encode())
+        snapshot, policy = before or (None, None)
+        if policy != new.policy.hash:
+            self._change("policy", new, policy, new.policy.hash)
+        self._change("settings", new, snapshot, new.hash)
+
+    def _change(self, kind: Any, new: Snapshot, before: str | None, after: str) -> None:
+        self._record(
+            Record(
+                kind=kind,
+                action="edit",
+                object="policy" if kind == "policy" else "server",
+                outcome="served",
+                snapshot=new.hash,
+                policy=new.policy.hash,
+                details={"before": before, "after": after, "source": "file"},
+            )
+        )
+
+    def _record(self, record: Record, inputs: Body | None = None, outputs: Body | None = None) -> Written:
+        try:
+            return self._log.record(record, inputs, outputs)
+        except AuditUnavailable as error:
+            return _away(error)
+
+
+async def durable(written: Written) -> None:
+    """Wait until a record is on the disk. Raises Overloaded: it is not, so what it is about MUST NOT be answered."""
+    if written is None:
+        return
+    if isinstance(written, Overloaded):
+        raise written
+    try:
+        await written
+    except AuditUnavailable as error:
+        raise _away(error) from None
+
+
+def _inference(x: Exchange, outcome: Outcome) -> Record:
+    subject, variant, assignment = x.subject, x.variant, x.assignment
+    record = Record(
+        kind="inference",
+        action="infer",
+        object="model:" + x.model,
+        outcome=outcome,
+        id=x.request_id,
+        model=x.model,
+        rule=x.decision_line,
+        snapshot=x.snapshot.hash,
+        policy=x.snapshot.policy.hash,
+    )
+    if subject is not None:
+        record.subject, record.tenant = subject.id, subject.tenant
+        if subject.roles:
+            record.roles = list(subject.roles)
+    if variant is not None:
+        record.variant, record.upstream = variant.name, variant.upstream
+        record.version = x.answered_by or (None if assignment is None else assignment.version) or None
+    if x.trace.sampled:
+        record.trace = x.trace.id
+    return record
+
+
+def outcome_of(error: TidegateError | None) -> Outcome:
+    """In the log's words."""
+    if error is None:
+        return "served"
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    if isinstance(error, Shed):
+        return "shed"
+    # A model server that says 400 tells the client what is wrong with the request.
+    return "refused" if isinstance(error, ClientError) or error.status < 500 else "failed"
+
+
+def _away(error: AuditUnavailable) -> Overloaded:
+    return Overloaded(_AWAY, retry_after=_RETRY_S, detail=str(error))
