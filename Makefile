@@ -45,7 +45,7 @@ GRPC_TESTS := $(addprefix tests/,e2e/test_protocol_grpc.py e2e/test_protocol_str
   e2e/test_tls_doors.py hostile/test_hostile.py)
 test: triton
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
-	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=grpcio $(BIN)/python -m pytest \
+	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=nghttp2 $(BIN)/python -m pytest \
 	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
 # Real backends and other model servers, each in an environment of its own (some GB the first time).
