@@ -68,9 +68,7 @@ def test_every_decision_has_one_record(gateway, mode):
         (one.post("/v2/models/nope/infer", BODY, key | {"x-request-id": "nope"}).status, 404, "nope", "refused"),
         (one.post(PATH, {"inputs": []}, key | {"x-request-id": "wrong"}).status, 400, "wrong", "refused"),
         (
-            one.post(
-                "/v2/repository/models/identity_fp32/load", {}, {"x-api-key": BOB, "x-request-id": "load"}
-            ).status,
+            one.post("/v2/repository/models/identity_fp32/load", {}, {"x-api-key": BOB, "x-request-id": "load"}).status,
             403,
             "load",
             "refused",
