@@ -45,13 +45,13 @@ GRPC_TESTS := $(addprefix tests/,e2e/test_protocol_grpc.py e2e/test_protocol_str
   e2e/test_tls_doors.py hostile/test_hostile.py)
 test: triton
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
-	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=nghttp2 $(BIN)/python -m pytest \
-	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
 # Real backends and other model servers, each in an environment of its own (some GB the first time).
 test-slow: triton
 	$(BIN)/python tests/venv_fixture.py
 	$(BIN)/python -m pytest -m slow $(ARGS)
+	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=nghttp2 $(BIN)/python -m pytest \
+	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
 # One hour; SOAK_SECONDS says otherwise. Ends with a table, and with 1 when something does not hold.
 soak: triton

@@ -82,6 +82,7 @@ class Site:
             body=HTTP_BODY,
             request_id="0" * 32,
             peer="127.0.0.1",
+            certificate=None,
         )
 
     def routed(self) -> HttpExchange:

@@ -58,7 +58,7 @@ def parsed(head: bytes, body: bytes) -> RequestHead | None:
         server.config.load()
         connection = server.config.http_protocol_class(
             config=server.config, server_state=server.server_state, app_state={}
-        )
+        )._connection
         connection.connection_made(Wire())
         connection._parse(head + b"\r\n\r\n" + body, len(head), len(body))
         connection._stop_header_timer()

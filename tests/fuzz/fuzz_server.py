@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.doors.http_body import ClientWatch, read_body
 from gateway.doors.http_connection import CONNECTION_KEY, SPELLING_KEY
+from gateway.doors.http_large import Inlet
 from gateway.doors.http_server import HttpServer
 from gateway.doors.reply import Reply, error_reply, send_reply
 from gateway.errors import RequestTimeout, TidegateError, TooLarge
@@ -97,6 +98,17 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
     await send_reply(scope, send, reply, {"x-request-id": "r"})
 
 
+def read(inlet: Inlet, data: bytes) -> None:
+    """What the event loop does with what it has read."""
+    left = memoryview(data)
+    while left:
+        buffer = inlet.get_buffer(-1)
+        count = min(len(buffer), len(left))
+        buffer[:count] = left[:count]
+        inlet.buffer_updated(count)
+        left = left[count:]
+
+
 class Connection:
     """One connection to the server, and what came of it."""
 
@@ -104,16 +116,17 @@ class Connection:
         self.wire = Wire()
         server = _server()
         self._tasks = server.server_state.tasks
-        self._protocol = server.config.http_protocol_class(
+        self._inlet: Inlet = server.config.http_protocol_class(
             config=server.config, server_state=server.server_state, app_state={}
         )
-        self._protocol.connection_made(self.wire)
+        self._protocol = self._inlet._connection
+        self._inlet.connection_made(self.wire)
 
     async def feed(self, data: bytes) -> None:
         """A segment, as soon as the server reads."""
         await self._settle(lambda: self.wire.paused and not self.wire.closed)
         if not self.wire.closed and data:
-            self._protocol.data_received(data)
+            read(self._inlet, data)
         await self._settle(lambda: bool(self._protocol.pipeline) and not self.wire.closed)
 
     async def end(self) -> tuple[Any, ...]:
@@ -121,7 +134,7 @@ class Connection:
         await self._settle(lambda: False)
         closed = self.wire.closed
         left = {self._protocol.task} & self._tasks
-        self._protocol.connection_lost(None)
+        self._inlet.connection_lost(None)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
