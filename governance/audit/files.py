@@ -46,9 +46,9 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _write_aside(path: Path, content: bytes, mode: int) -> int:
+def _write_aside(aside: str, content: bytes, mode: int) -> int:
     """Write the content beside `path`; the descriptor, not synced yet. Raises OSError."""
-    descriptor = os.open(_aside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         write_all(descriptor, content)
     except BaseException:
@@ -61,14 +61,15 @@ def _aside(path: Path) -> str:
     return f"{path}{ASIDE}"
 
 
-def replace(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Put the content at `path`, durably. Raises OSError."""
-    descriptor = _write_aside(path, content, mode)
+def replace(path: Path, content: bytes, mode: int = 0o640, *, alone: bool = True) -> None:
+    """Put the content at `path`, durably; not `alone`: other processes may do the same now. Raises OSError."""
+    aside = _aside(path) if alone else f"{path}.{os.getpid()}{ASIDE}"
+    descriptor = _write_aside(aside, content, mode)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(_aside(path), path)  # noqa: PTH104  as everywhere here: one call that tests can count
+    os.rename(aside, path)  # noqa: PTH104  as everywhere here: one call that tests can count
     sync_folder(path.parent)
 
 
@@ -78,7 +79,7 @@ def replace_many(contents: Iterable[tuple[Path, bytes]]) -> None:
         written = []
         for path, content in contents:
             make_folder(path.parent)
-            descriptor = _write_aside(path, content, 0o640)
+            descriptor = _write_aside(_aside(path), content, 0o640)
             stack.callback(os.close, descriptor)
             written.append((path, descriptor))
         # All are written before the first is synced: the file system then commits them together.

@@ -109,4 +109,4 @@ def publish_vkeys(layout: Layout, signers: Iterable[Signer]) -> None:
             return
     except FileNotFoundError:
         pass
-    replace(layout.vkey, content)
+    replace(layout.vkey, content, alone=False)

@@ -217,3 +217,26 @@ def test_the_second_process_waits_for_the_first_checkpoint(tmp_path):
     first.close()
     second.close()
     assert Path(tmp_path / "audit/checkpoint").exists()
+
+
+def test_processes_that_start_together_publish_one_key(tmp_path):
+    """Workers do: whoever comes second must not find the first one's file gone from under it."""
+    code = (
+        "import sys; from pathlib import Path; from governance.audit.layout import Layout;"
+        "from governance.audit.secrets import publish_vkeys, signing_keys;"
+        "layout = Layout(Path(sys.argv[1])); sys.stdin.readline(); keys = signing_keys(layout); publish_vkeys(layout, keys);"
+        "print(keys[0].verifier.vkey)"
+    )
+    Layout(tmp_path).make_private()
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    for other in others:
+        other.stdin.write("\n")
+        other.stdin.flush()
+    said = {other.communicate()[0].strip() for other in others}
+    assert [other.returncode for other in others] == [0] * 6
+    assert said == {(tmp_path / "audit" / "log.vkey").read_text().strip()}
