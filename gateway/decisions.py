@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gateway.errors import Cancelled, ClientError, Overloaded, Shed, TidegateError
+from gateway.errors import Cancelled, ClientError, Defect, Overloaded, Shed, TidegateError
 from gateway.observe import code_of
 from governance.audit.record import Outcome, Record
 from governance.errors import AuditUnavailable
@@ -96,11 +96,18 @@ class Decisions:
         except TidegateError as error:
             await durable(self._page(decision, error))
             raise
+        except asyncio.CancelledError:
+            # Nobody waits for the answer; what was asked of the model servers may have been done.
+            self._page(decision, Cancelled("the client went away"))
+            raise
+        except Exception as error:
+            await durable(self._page(decision, Defect(repr(error))))
+            raise
         await durable(self._page(decision, None))
 
     def _page(self, decision: PageDecision, error: TidegateError | None) -> Written:
         operation, subject, snapshot = decision.operation, decision.subject, decision.snapshot
-        if operation.action in _READS and not isinstance(error, ClientError):
+        if operation.action in _READS and (not isinstance(error, ClientError) or isinstance(error, Cancelled)):
             return None
         on_model = operation.needs in ("model", "upstream_model")
         return self._record(
