@@ -171,30 +171,30 @@ class Gate:
         Raises:
             Overloaded: turned away.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # The place, or why there is none: a future that held an error would be held by its traceback, with the body.
+        future: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
 
         def tell(place: int, reason: str) -> None:
             if future.done():  # cancelled in the same turn of the loop: the place goes on
                 if place:
                     self.leave(place, now, self._clock(), False)
-            elif place:
-                future.set_result(place)
-            elif reason == "deadline":
-                future.set_exception(Overloaded(BUSY, retry_after=self.retry_after(), detail="not in time"))
             else:
-                future.set_exception(Overloaded(BUSY, retry_after=self.retry_after(), detail=reason))
+                future.set_result(place or ("not in time" if reason == "deadline" else reason))
 
         # What cannot be answered in time is refused while it is still cheap.
         waiter = Waiter(priority, now, now + time_left - self.limiter.unloaded, nbytes, tell)
         self.queue(waiter, now)
         try:
-            return await future
+            told = await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.leave(future.result(), now, self._clock(), False)
-            else:
+            if not future.done() or future.cancelled():
                 self.room.remove(waiter)
+            elif isinstance(place := future.result(), int):
+                self.leave(place, now, self._clock(), False)
             raise
+        if isinstance(told, str):
+            raise Overloaded(BUSY, retry_after=self.retry_after(), detail=told)
+        return told
 
 
 class SharedRates:

@@ -62,7 +62,10 @@ async def run(upstream: Upstream, sending: Sending, timeout: float) -> InferAnsw
             return await attempt(other, shared, sending, deadline - now, now)
         except TidegateError as error:
             last = error
-    raise late(last, deadline, _now())
+    try:
+        raise late(last, deadline, _now())
+    finally:
+        del last  # else its traceback, which holds this frame, and it hold one another, and the tensors
 
 
 async def another(

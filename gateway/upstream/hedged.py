@@ -78,6 +78,7 @@ class Hedged:
                     self._second.cancel()
                 if not self._plan.hedge:
                     self._plan.hedge = "lost"
+                self._second = None  # it holds its error, whose traceback holds this frame, and all hold the tensors
 
     def _arm(self, replica: Replica, timeout: float) -> asyncio.TimerHandle | None:
         """The timer that starts the second try; None: there will be none."""

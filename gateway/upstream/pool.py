@@ -141,6 +141,8 @@ class Pool:
                 if connection.abandon(future):
                     self._counters.on_event("abandon", upstream=self._name)
                 raise
+            finally:
+                del future  # it holds the error, whose traceback holds this frame, and all would hold the tensors
 
     async def stream(
         self,
@@ -175,6 +177,8 @@ class Pool:
                 raise
             else:
                 return stream
+            finally:
+                del future  # as in `request`
 
     def renew(self, tls: ssl.SSLContext | None) -> None:
         """Other certificates, for connections to come; idle ones are closed, those in use go on."""
@@ -257,6 +261,8 @@ class Pool:
                 if isinstance(error, TimeoutError):
                     raise DeadlineExceeded(TOO_LATE, detail=f"{self._peer}: no free connection in time") from None
                 raise
+            finally:
+                del waiter  # as in `request`
             if connection is None:
                 return await self._connect(loop, deadline)
             if not connection.closed:

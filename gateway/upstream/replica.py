@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias
 
 from gateway import settings
-from gateway.errors import CircuitOpen, TidegateError, Unreachable, Unsupported, UpstreamAnswered
+from gateway.errors import CircuitOpen, TidegateError, Unreachable, Unsupported, UpstreamAnswered, UpstreamError
 from gateway.upstream.answers import error_of, header_length_of
 from gateway.upstream.capabilities import TRITON, Capabilities
 from gateway.upstream.ejection import Outlier
@@ -334,11 +334,15 @@ class Replica:
             self.heard(error)
             raise
         if response.status != 200:
-            refusal = error_of(response)
-            if PREFIX not in refusal.message:  # else it is about shared memory, and none of the caller's business
-                self.heard(refusal, model)
-            raise refusal
+            raise self._refused(response, model)
         return response
+
+    def _refused(self, response: Response, model: str) -> UpstreamError:
+        """The server's error. Not a local of whoever raises it: the two would hold one another, and the tensors."""
+        refusal = error_of(response)
+        if PREFIX not in refusal.message:  # else it is about shared memory, and none of the caller's business
+            self.heard(refusal, model)
+        return refusal
 
     async def control(
         self,

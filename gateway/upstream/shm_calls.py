@@ -268,7 +268,10 @@ class SharedCalls:
                 task.add_done_callback(self._seen_off)
         if not task.done():
             raise DeadlineExceeded(TOO_LATE, detail=self._server.label)
-        return task.result()
+        try:
+            return task.result()
+        finally:
+            del task  # it holds the error, whose traceback holds this frame, and all would hold the memory
 
     def _seen_off(self, _: asyncio.Task[InferAnswer]) -> None:
         self._left -= 1

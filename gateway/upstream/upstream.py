@@ -336,7 +336,10 @@ class Upstream:
                 timeout = over - time.monotonic()
                 # One that begins, and of which nothing was sent, may begin elsewhere.
                 if isinstance(told, SequenceLost) or error.sent or left == 1 or timeout <= 0:
-                    raise told from None
+                    try:
+                        raise told from None
+                    finally:
+                        del told  # as in `attempts.run`
         raise Unreachable(NOT_REACHED, detail=f"upstreams.{self.name}: no replica", sent=False)
 
     async def open_generate(

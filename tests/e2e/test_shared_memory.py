@@ -2,6 +2,8 @@
 
 One gateway shares memory with its two Tritons and one does not; what a client sees of them is the same. Then each
 process is killed in turn, and nothing is left of it in /dev/shm or in a Triton.
+
+The gateways run without Python's garbage collector: what comes back only when it passes by is held too long.
 """
 
 from __future__ import annotations
@@ -47,6 +49,12 @@ class TritonPythonModel:
         return answers
 """
 """`identity_fp32` that first sleeps as many milliseconds as the first element says."""
+WITHOUT_COLLECTOR = """
+import gc
+gc.disable()
+gc.enable = lambda: None
+gc.collect = lambda generation=2: 0
+"""
 TYPES = ("BOOL", "UINT8", "UINT16", "INT32", "INT64", "UINT64", "FP16", "FP32", "FP64", "BYTES")
 
 
@@ -110,6 +118,7 @@ def stopped(gateway: Gateway) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("shared-memory")
+    (folder / "sitecustomize.py").write_text(WITHOUT_COLLECTOR)
     with ExitStack() as stack:
         tritons = []
         for name in ("a", "b"):
@@ -117,7 +126,9 @@ def site(tmp_path_factory) -> Iterator[Site]:
             tritons.append(Server(folder / name))
             stack.callback(tritons[-1].close)
         ways = [
-            stack.enter_context(stopped(start_gateway(folder / mode, settings(tritons, mode))))
+            stack.enter_context(
+                stopped(start_gateway(folder / mode, settings(tritons, mode), env={"PYTHONPATH": str(folder)}))
+            )
             for mode in ("auto", "off")
         ]
         yield Site(tritons, *ways)
