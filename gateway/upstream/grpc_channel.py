@@ -48,12 +48,12 @@ OPTIONS = (
 )
 
 UNREACHABLE = "the model server cannot be reached"
-_BROKEN = {
-    grpc.StatusCode.INTERNAL: re.compile(r"Internal error from Core"),
-    grpc.StatusCode.UNKNOWN: re.compile(r"(?:Failed )?Stream removed\b.*", re.DOTALL),
-}
-"""grpcio 1.85's own words for some of the streams whose connection breaks while they write, and for some whose
-connection is reset; the others get UNAVAILABLE (seen with servers that are killed)."""
+_BROKEN = re.compile(
+    r"Internal error from Core|(?:Failed )?Stream removed\b.*|recvmsg:.*|Socket closed|GOAWAY received.*", re.DOTALL
+)
+"""grpcio 1.85's own words for streams whose connection breaks (seen with servers that are killed), whatever of
+`_BROKEN_CODES` comes with them. With UNAVAILABLE they may come while the channel is still READY, see `_answered`."""
+_BROKEN_CODES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _NOT_CONNECTED = "failed to connect to all addresses"
 """grpcio's words when a call never had a connection."""
 
@@ -142,8 +142,7 @@ class GrpcChannel:
             return DeadlineExceeded(TOO_LATE, detail=detail)
         if code is grpc.StatusCode.UNAVAILABLE and not self._answered():
             return Unreachable(UNREACHABLE, detail=detail, sent=not text.startswith(_NOT_CONNECTED))
-        broken = _BROKEN.get(code)
-        if broken is not None and broken.fullmatch(text):
+        if code in _BROKEN_CODES and _BROKEN.fullmatch(text):
             return Unreachable(UNREACHABLE, detail=detail)
         if text.startswith("Received http2 header with status"):
             return BadGateway("the model server's answer could not be understood", detail=detail)

@@ -389,11 +389,18 @@ def test_the_channel_is_not_proxied(monkeypatch, run_once, config):
         ("UNKNOWN", "Stream removed", Unreachable),
         ("UNKNOWN", "Failed Stream removed (recvmsg:Connection reset by peer (104))", Unreachable),
         ("UNKNOWN", "the model's stream removed nothing", UpstreamAnswered),
-        ("INTERNAL", "Stream removed", UpstreamAnswered),
+        ("INTERNAL", "Stream removed", Unreachable),
+        ("INVALID_ARGUMENT", "Stream removed", UpstreamAnswered),
+        ("UNAVAILABLE", "Stream removed (recvmsg:Connection reset by peer (104))", Unreachable),
+        ("UNAVAILABLE", "recvmsg:Connection reset by peer", Unreachable),
+        ("UNAVAILABLE", "Socket closed", Unreachable),
+        ("UNAVAILABLE", "Request for model 'recvmsg' was refused", UpstreamAnswered),
     ],
 )
-def test_a_broken_connection_is_told_by_grpcios_words(code, text, kind):
+def test_a_broken_connection_is_told_by_grpcios_words(monkeypatch, code, text, kind):
+    """Also while the channel has not seen yet that its connection is gone."""
     channel = GrpcChannel("127.0.0.1:1", name="triton", counters=None)
+    monkeypatch.setattr(channel, "_answered", lambda: True)
     error = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), details=text)
     found = channel.error_of(error)
     assert type(found) is kind
