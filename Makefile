@@ -50,7 +50,7 @@ test: triton
 test-slow: triton
 	$(BIN)/python tests/venv_fixture.py
 	$(BIN)/python -m pytest -m slow $(ARGS)
-	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=nghttp2 $(BIN)/python -m pytest \
+	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=grpcio $(BIN)/python -m pytest \
 	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
 # One hour; SOAK_SECONDS says otherwise. Ends with a table, and with 1 when something does not hold.

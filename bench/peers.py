@@ -59,9 +59,7 @@ def peers(baseline: Path | None = None) -> list[Peer]:
         Peer("KServe transformer", ("http",), _kserve_version, _kserve, 1 / 40),
         Peer("Tidegate, plain", both, _tidegate_version, _tidegate_plain),
         Peer("Tidegate, governed", both, _tidegate_version, _tidegate_governed),
-        Peer(
-            "Tidegate, governed, nghttp2", ("grpc",), _tidegate_version, partial(_tidegate_governed, engine="nghttp2")
-        ),
+        Peer("Tidegate, governed, grpcio", ("grpc",), _tidegate_version, partial(_tidegate_governed, engine="grpcio")),
     ]
     if baseline is not None:
         folder = baseline.resolve()

@@ -1,12 +1,12 @@
 """Which engine carries gRPC: `listen.grpc_engine`.
 
-Contract: `auto` is `AUTO`. Where that is nghttp2 and it cannot be used, grpcio takes its place, and the log says so.
+Contract: `auto` is nghttp2. Where that cannot be used grpcio takes its place, and the log says so.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway import logs
 from gateway.doors.grpc import GrpcDoor
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _log = logs.get("grpc")
 
-AUTO: Final[Literal["nghttp2", "grpcio"]] = "grpcio"
-"""grpcio until the whole test suite, the soak included, has passed on nghttp2 in one go."""
 _REMEDY = (
     "install it (Debian and Ubuntu: libnghttp2-14, Fedora: libnghttp2, Alpine: nghttp2-libs), "
     "or write `grpc_engine: auto`"
@@ -57,9 +55,8 @@ class EngineError(TidegateError):
 def open_door(app: Core, snapshot: Snapshot, run_dir: Path) -> Door:
     """The door that the settings ask for, not started. Raises EngineError."""
     asked = snapshot.settings.listen.grpc_engine
-    engine = AUTO if asked == "auto" else asked
     files, clients = snapshot.tls.listen, client_certificates(snapshot.settings)
-    if engine != "grpcio":
+    if asked != "grpcio":
         try:
             if NO_EXTENSIONS:
                 raise ImportError("TIDEGATE_NO_EXTENSIONS is set")

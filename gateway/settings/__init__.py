@@ -96,7 +96,8 @@ class Listen(Section, frozen=True):
     """gRPC: OIP's `GRPCInferenceService` and `grpc.health.v1`. `null` turns it off."""
     grpc_engine: Literal["auto", "nghttp2", "grpcio"] = "auto"
     """What carries gRPC. `nghttp2` needs the system's libnghttp2 (1.61, or 1.52 as Debian 12 has it) and less than half
-    of the CPU time of `grpcio`; both serve the same. `auto` is `grpcio` in this version."""
+    of the CPU time of `grpcio`; both serve the same. `auto` is `nghttp2` where the library is there, else `grpcio`, and
+    the log says so."""
     tls: Tls | None = None
     """TLS on both; absent: plain text."""
     grpc_connection_age: Duration = 60.0
