@@ -46,6 +46,9 @@ class People(Protocol):
     def of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
         """Each subject's person, of a batch at once. Raises AuditUnavailable."""
 
+    def at_hand(self, subject: str | None) -> Person | None:
+        """One subject's person, if nothing has to be waited for. From any thread."""
+
     def close(self) -> None:
         """Let go of files."""
 
@@ -60,6 +63,10 @@ class Named:
         """Each under its own name."""
         return {subject: Person(subject, None, self._mac) for subject in subjects}
 
+    def at_hand(self, subject: str | None) -> Person:
+        """Under its own name."""
+        return Person(subject, None, self._mac)
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -73,7 +80,7 @@ class HeldError(AuditError):
 
 
 class Vault:
-    """Subjects under pseudonyms. For one thread; several processes may have it open."""
+    """Subjects under pseudonyms. For one thread, but for `at_hand`; several processes may have it open."""
 
     def __init__(self, path: Path, master_key: bytes, digest_key: bytes) -> None:
         """Open the vault, or make it.
@@ -89,6 +96,9 @@ class Vault:
         self._nobody = Person(None, None, Mac(digest_key))
         self._cache: dict[str | None, Person] = {}
         self._version = -1
+        self._changes = b""
+        # Open until the connection is closed: whoever closes a file gives up its process's locks on it (fcntl(2)).
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             # A deleted key is overwritten in the file, and a commit is on the disk before anyone relies on it.
@@ -96,7 +106,7 @@ class Vault:
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.execute(_CREATE)
         except sqlite3.DatabaseError as error:
-            self._db.close()
+            self.close()
             raise AuditInputError(f"{path}: not a vault ({error}); restore it from a copy") from None
 
     def of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
@@ -104,16 +114,29 @@ class Vault:
         wanted = set(subjects)
         try:
             # Another process may have erased somebody: what is remembered then no longer holds.
+            before = self._change_counter()
             version = self._db.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version or len(self._cache) > _MOST_CACHED:
+                self._changes = b""  # first: whoever looks meanwhile finds nobody at hand
                 self._cache = {None: self._nobody}
                 self._version = version
+            # Whoever was writing has either not begun or ended, if the counter stood still.
+            self._changes = before if before == self._change_counter() else b""
             missing = [subject for subject in wanted if subject not in self._cache]
             if missing:
                 self._fill(missing)
         except sqlite3.Error as error:
             raise AuditUnavailable(f"{self._path}: {error}") from error
         return {subject: self._cache[subject] for subject in wanted}
+
+    def at_hand(self, subject: str | None) -> Person | None:
+        """One subject's person, if it is remembered and nothing was written to the file since."""
+        person = self._cache.get(subject)
+        return person if person is not None and self._change_counter() == self._changes else None
+
+    def _change_counter(self) -> bytes:
+        """What each commit changes, before it is one (SQLite's file format, 1.3.7; not in WAL mode). 1 us."""
+        return os.pread(self._file, 4, 24)
 
     def _fill(self, subjects: list[str | None]) -> None:
         lookups = {self._lookup_of(subject): subject for subject in subjects if subject is not None}
@@ -224,8 +247,10 @@ class Vault:
         return name.decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Nobody is at hand any more."""
+        self._cache = {}
         self._db.close()
+        os.close(self._file)
 
 
 def _pseudonym(key: Mac) -> str:

@@ -129,13 +129,15 @@ class RecordError(ValueError):
 def timestamp(nanoseconds: int) -> str:
     """RFC 3339 in UTC with nine digits, of nanoseconds since 1970."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    # Formatting the second costs the most and is the same for the whole batch.
-    if seconds != _second[0]:
-        _second[:] = [seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))]
-    return f"{_second[1]}.{rest:09d}Z"
+    # Formatting the second costs the most and is the same for many. Taken and put as one: any thread may come by.
+    second, text = _last[0]
+    if seconds != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _last[0] = seconds, text
+    return f"{text}.{rest:09d}Z"
 
 
-_second: list[Any] = [-1, ""]
+_last = [(-1, "")]
 
 
 def check_details(value: object, where: str = "details") -> None:

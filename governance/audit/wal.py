@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from governance.errors import AuditError, AuditUnavailable
 _log = logging.getLogger("tidegate.audit")
 T = TypeVar("T")
 
-LINGER_S = 0.02
+LINGER_S = 0.04
 """An asynchronous log gathers for so long: with one sync it stays below the 50 ms that are promised."""
 RETRY_S = 0.5
 """After a failure; the disk that was full a moment ago has to be tried, but not all the time."""
@@ -98,11 +99,13 @@ class Journal(Generic[T]):
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        began = -LINGER_S
         while not self._closing.is_set():
             # While it fails nobody may put anything, so that the disk has to be tried without.
             woken = self._wake.wait(RETRY_S if self.failing else None)
             if woken and not self._strict:
-                self._closing.wait(LINGER_S)
+                self._closing.wait(max(began + LINGER_S - time.monotonic(), 0.0))
+                began = time.monotonic()
             # Cleared before the queue is looked at: what is put from here on wakes it again.
             self._wake.clear()
             self._drain()
@@ -112,9 +115,12 @@ class Journal(Generic[T]):
     def _drain(self) -> None:
         if self.failing and not self._queue and self._group is None:
             self._told(self._probe())
-        while self._group is not None or self._queue:
+        left = len(self._queue)  # of an asynchronous log: what comes meanwhile gathers
+        while self._group is not None or (self._queue if self._strict or self._closing.is_set() else left > 0):
             if self._group is None:
-                self._group = _Group([self._queue.popleft() for _ in range(min(len(self._queue), _MOST_BATCH))])
+                size = min(len(self._queue), _MOST_BATCH)
+                left -= size
+                self._group = _Group([self._queue.popleft() for _ in range(size)])
             group, last = self._group, self._closing.is_set()
             error = self._commit(group)
             self._told(error)

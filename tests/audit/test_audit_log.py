@@ -71,10 +71,28 @@ def test_digests_are_hmacs_of_the_bodies(tmp_path):
 
 
 def test_bodies_beyond_what_is_held_are_digested_on_the_spot(tmp_path, monkeypatch):
+    monkeypatch.setattr("governance.audit.log._SMALL", -1)
     monkeypatch.setattr("governance.audit.log._MOST_HELD", -1)
     record_all(tmp_path, [a_record()], mode="async", bodies=[([b"abc"], None)])
     key = bytes.fromhex(Layout(tmp_path).digest_key.read_text())
     assert records_of(tmp_path)[0]["input_digest"] == hmac.new(key, b"abc", hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["async", "strict"])
+@pytest.mark.parametrize("erasure", [False, True])
+def test_large_bodies_and_new_people_keep_their_place(tmp_path, mode, erasure):
+    """Entries are made on the spot or on the thread; which of the two is nobody's business."""
+    bodies = [([b"x" * size], None) for size in (10, 1 << 20, 20, 40_000, 0) for _ in range(8)]
+    made = [a_record(number, subject=f"user:{number % 5}") for number in range(len(bodies))]
+    record_all(tmp_path, made, mode, erasure=erasure, bodies=bodies)
+    found = records_of(tmp_path)
+    assert [record["id"] for record in found] == [f"request-{number}" for number in range(len(bodies))]
+    assert len({record["subject"] for record in found}) == 5
+    if not erasure:
+        key = bytes.fromhex(Layout(tmp_path).digest_key.read_text())
+        assert [record["input_digest"] for record in found] == [
+            hmac.new(key, body[0], hashlib.sha256).hexdigest() for body, _ in bodies
+        ]
 
 
 _WRITER = """

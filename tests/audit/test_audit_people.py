@@ -66,6 +66,34 @@ def test_names_that_are_no_text_have_pseudonyms_too(vault):
     assert vault.unseal("user:\udcff", person.sealed) == "user:\udcff"
 
 
+def test_who_is_remembered_is_at_hand_until_the_file_changes(vault, tmp_path):
+    assert vault.at_hand("user:alice") is None
+    assert vault.at_hand(None) is None
+    before = one(vault, "user:alice")
+    assert vault.at_hand("user:alice") is None, "its own commit has changed the file"
+    one(vault, "user:alice")
+    assert vault.at_hand("user:alice") is before
+    assert vault.at_hand(None) is one(vault, None)
+    other = Vault(tmp_path / "vault.db", MASTER, DIGEST)
+    assert vault.at_hand("user:alice") is before, "reading changes nothing"
+    other.erase("user:alice")
+    assert vault.at_hand("user:alice") is None
+    after = one(vault, "user:alice")
+    one(vault, "user:alice")
+    assert vault.at_hand("user:alice") is after
+    assert after.subject != before.subject
+    other.close()
+
+
+def test_nobody_is_at_hand_once_the_vault_is_closed(tmp_path):
+    made = Vault(tmp_path / "vault.db", MASTER, DIGEST)
+    for _ in range(2):
+        one(made, "user:alice")
+    assert made.at_hand("user:alice") is not None
+    made.close()
+    assert made.at_hand("user:alice") is None
+
+
 def test_an_erased_person_is_nobody(vault, tmp_path):
     before = one(vault, "user:alice")
     other = Vault(tmp_path / "vault.db", MASTER, DIGEST)  # another worker, which has the key in memory
