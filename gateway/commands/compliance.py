@@ -1,26 +1,23 @@
-"""`tidegate compliance list|show|report`: duties, and what the log shows of them."""
+"""`tidegate compliance list|show|report|incident`: duties, and what the log shows of them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.commands import compliance_incident
 from gateway.commands.audit import progress
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
-from governance.audit.verify import read_keys
+from gateway.commands.compliance_args import a, add_given, add_log, declare, given_of, log_of
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
 from governance.compliance import pack as packs
 from governance.compliance import times
-from governance.errors import AuditError, CardError, DataError, PackError, PolicyError
 
 if TYPE_CHECKING:
-    from governance.compliance.given import Given
-    from governance.compliance.report import Report, Source
+    from governance.compliance.report import Report
 
 _LIST = """\
 examples:
@@ -50,7 +47,6 @@ zone; the period ends before --to. The folder may name people.
 It says what there is and what is missing, and never that a law is kept.
 exit status: 0 made; 1 made, and the log does not verify or a check fails; 2 something cannot be read
 """
-T = TypeVar("T")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,72 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     report.add_argument("--to", dest="end", type=a(times.moment), required=True, metavar="TIME", help="without it")
     add_given(report)
     add_format(report)
-
-
-def declare(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    epilog: str,
-    run: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    """One command, whose errors end with status 2."""
-    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(run=lambda args: _guarded(run, args))
-    return parser
-
-
-def add_log(parser: argparse.ArgumentParser) -> None:
-    """Declares which log, and where the bundle goes."""
-    parser.add_argument("--log", type=Path, required=True, metavar="DIR", help="the log (state_dir/audit, or a copy)")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its verifier keys (default: log.vkey beside the log)")
-    parser.add_argument(
-        "--remembered",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a checkpoint seen before; repeatable",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
-
-
-def add_given(parser: argparse.ArgumentParser) -> None:
-    """Declares what may be handed in."""
-    parser.add_argument(
-        "--card", type=Path, action="append", default=[], metavar="FILE", help="a model card; repeatable"
-    )
-    parser.add_argument("--policy", type=Path, metavar="CSV", help="the policy")
-    parser.add_argument(
-        "--model", type=Path, metavar="CONF", help="the policy's Casbin model (default: the built-in one)"
-    )
-    parser.add_argument("--fairness", type=Path, metavar="JSON", help="what `tidegate fairness report` printed")
-
-
-def a(read: Callable[[str], T]) -> Callable[[str], T]:
-    """An argument that `read` reads; its ValueError is what is wrong."""
-
-    def argument(text: str) -> T:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return argument
-
-
-def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        return run(args)
-    except (PackError, CardError, PolicyError) as error:
-        return not_judged(error.findings)
-    except (AuditError, DataError) as error:
-        say(f"tidegate: {error}")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        say(f"tidegate: {error.filename}: {error.strerror}: check the path, its rights and the room on the disk")
-    return NOT_JUDGED
+    compliance_incident.add_command(commands)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -205,7 +136,7 @@ def run_report(args: argparse.Namespace) -> int:
     path = packs.path_of(args.pack)
     content = packs.content_of(path)
     pack = packs.parse(content, path)
-    given = _given(args)
+    given = given_of(args)
     log = log_of(args)
     with Bundle(args.output) as bundle:
         found = report.make(
@@ -232,20 +163,6 @@ def run_report(args: argparse.Namespace) -> int:
         bundle.seal()
     _said(found, args)
     return HOLDS if found.holds else DOES_NOT_HOLD
-
-
-def log_of(args: argparse.Namespace) -> Source:
-    """The log that is asked for, as it is now. Raises AuditInputError."""
-    from governance.compliance import report  # noqa: PLC0415  see `run_report`
-
-    key = args.key or args.log / "log.vkey"
-    return report.source(args.log, tuple(read_keys(key)), own_key=args.key is None, remembered=tuple(args.remembered))
-
-
-def _given(args: argparse.Namespace) -> Given:
-    from governance.compliance import given  # noqa: PLC0415  see `run_report`
-
-    return given.read(tuple(args.card), args.policy, args.model, args.fairness)
 
 
 def _said(found: Report, args: argparse.Namespace) -> None:

@@ -13,7 +13,11 @@ from governance.compliance.markup import text as escaped
 from governance.compliance.report import Cited, DutyFacts, LogFacts, QueryFacts, Report
 
 _WORDS = {"holds": "holds", "fails": "FAILS", "not shown": "not shown"}
-_PEOPLE = "This folder may name people: hand it on as you would the log itself."
+SAMPLE = (
+    "Of more records than a query may cite, those with the smallest leaf hashes are in this folder: nobody can choose "
+    "them by hand, and whoever has the log can find them again."
+)
+PEOPLE = "This folder may name people: hand it on as you would the log itself."
 
 
 def write(report: Report) -> bytes:
@@ -28,7 +32,7 @@ def _parts(report: Report, title: str) -> Iterator[str]:
         "What the log of a gateway shows of the duties below, what it does not show, and what is missing. It is "
         "evidence to judge by, and no judgement: whether a duty is met is for people to say, and for lawyers to check."
     )
-    yield paragraph(_PEOPLE)
+    yield paragraph(PEOPLE)
     yield '<section class="first"><h2>Look at first</h2>'
     failing = [
         (duty.citation, result.says, result.why)
@@ -53,8 +57,9 @@ def _parts(report: Report, title: str) -> Iterator[str]:
         [(code(one["policy"]), str(one["records"]), one["first"], one["last"]) for one in report.policies],
     )
     yield "<section><h2>Records</h2>"
+    yield paragraph(SAMPLE)
     for name, query in report.queries.items():
-        yield from _query(name, query)
+        yield from query_section(name, query)
     yield cited_table(report.cited)
     yield "</section>"
     yield given_table([(one.file, one.source, one.sha256) for one in report.given])
@@ -136,12 +141,12 @@ def log_section(log: LogFacts, records: dict[str, int]) -> Iterator[str]:
     yield "</section>"
 
 
-def _query(name: str, query: QueryFacts) -> Iterator[str]:
+def query_section(name: str, query: QueryFacts) -> Iterator[str]:
+    """What a query found."""
     yield f'<h3 id="query-{name}">{escaped(query.what)}</h3>'
     yield paragraph(
         f"{query.records} records in the period; {len(query.cited)} are in this folder with their proofs, "
-        f"{query.left_out} are not. Of more than fit, those with the smallest leaf hashes are taken, which whoever has "
-        "the log can find again."
+        f"{query.left_out} are not."
     )
     if query.by:
         rows = [

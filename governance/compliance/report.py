@@ -198,7 +198,7 @@ def make(log: Source, pack: Pack, period: Period, given: Given, *, made: str, to
             "no_time": found.untimed,
         },
         policies=[{"policy": policy, **msgspec.structs.asdict(one)} for policy, one in found.policies.items()],
-        queries={name: _query(one, lacking_of(one)) for name, one in found.found.items()},
+        queries={name: query_facts(one) for name, one in found.found.items()},
         duties=duties,
         given=[FileFacts(f"given/{one.name}", one.source, one.sha256) for one in given.files],
         missing=list(_missing(log, found, period, pack, given)),
@@ -225,12 +225,9 @@ def facts(log: Source, judged: LogReport, first: str | None, last: str | None) -
     )
 
 
-def lacking_of(found: Found) -> set[int]:
-    """Records that show why a check fails."""
-    return {index for lacking in found.lacking.values() for index in lacking.indices}
-
-
-def _query(found: Found, lacking: set[int]) -> QueryFacts:
+def query_facts(found: Found) -> QueryFacts:
+    """What a query found; among what it cites are the records that show why a check fails."""
+    lacking = {index for one in found.lacking.values() for index in one.indices}
     by = list(found.query.by)
     cells = sorted(found.cells.items(), key=lambda item: (-item[1], [value or "" for value in item[0]]))
     cited = sorted({*found.cited.indices, *lacking})
