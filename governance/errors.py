@@ -4,6 +4,7 @@
     ├── PolicyError          a policy, or a test of it, that cannot take effect; `findings` says what and where
     ├── DataError            data that cannot be read or compared
     ├── CardError            a model card that is none; `findings` says what and where
+    ├── PackError            a compliance pack that is none; `findings` says what and where
     └── AuditError           the audit log
         ├── AuditInputError  a file or argument that cannot be read as what it should be; says file and remedy
         ├── AuditUnavailable a record cannot be made durable now: refuse what would need it, and try again
@@ -38,6 +39,14 @@ class DataError(GovernanceError):
 
 class CardError(GovernanceError):
     """A model card that is none. The text names each fault with file, line and remedy."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = tuple(findings)
+
+
+class PackError(GovernanceError):
+    """A compliance pack that is none. The text names each fault with file, line and remedy."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__("\n".join(map(str, findings)))

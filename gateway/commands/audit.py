@@ -150,23 +150,23 @@ def _read(path: Path, what: str) -> bytes:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Verifies a log; its exit status."""
-    report = verify(args.dir, read_keys(args.key), args.remembered, _progress())
+    report = verify(args.dir, read_keys(args.key), args.remembered, progress())
     root = None if report.root is None else base64.b64encode(report.root).decode()
     return _judged(report, args, {"ok": report.ok, "size": report.size, "root": root})
 
 
-def _progress() -> Callable[[int, int], None]:
+def progress() -> Callable[[int, int], None]:
     """Says now and then how far it is, on a log that takes a while."""
     began = said = time.monotonic()
 
-    def progress(done: int, size: int) -> None:
+    def told(done: int, size: int) -> None:
         nonlocal said
         now = time.monotonic()
         if now - said >= _PROGRESS_S:
             said = now
             say(f"{done} of {size} entries, {done / (now - began):.0f} a second")
 
-    return progress
+    return told
 
 
 def _judged(report: Report, args: argparse.Namespace, result: dict[str, Any]) -> int:

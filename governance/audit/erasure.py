@@ -11,7 +11,7 @@ import contextlib
 import getpass
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -69,7 +69,12 @@ def append_record(layout: Layout, people: People, record: Record) -> None:
     Raises:
         AuditUnavailable: it is not on the disk.
     """
-    entries = Scribe(people).entries([Pending(record, time.time_ns(), None, None, 0, None)])
+    append_records(layout, people, (record,))
+
+
+def append_records(layout: Layout, people: People, records: Sequence[Record]) -> None:
+    """As `append_record`, several at once: all of them or none."""
+    entries = Scribe(people).entries([Pending(record, time.time_ns(), None, None, 0, None) for record in records])
     try:
         segment = Segment.create(layout.wal)
         segment.append(bundle(entries))
@@ -152,3 +157,33 @@ def hold(state_dir: Path, subject: str, reason: str | None) -> str:
         vault.hold(subject, reason)
     make_public(layout)
     return pseudonym
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What became of a hold on several people. By pseudonym."""
+
+    new: list[str]
+    """Held from now on."""
+    before: dict[str, str]
+    """Held already, each for its reason, which stays."""
+    without_key: list[str]
+    """Not in this vault: erased, or another's."""
+
+
+def hold_people(state_dir: Path, pseudonyms: Collection[str], reason: str) -> Held:
+    """Put a legal hold on people by their pseudonyms, so that nobody has to know their names.
+
+    Raises:
+        AuditInputError: there is no vault.
+        AuditUnavailable: as `erase`.
+    """
+    layout = Layout(state_dir)
+    with open_vault(layout) as vault:
+        there = vault.held_of(pseudonyms)
+        new = sorted(pseudonym for pseudonym, hold in there.items() if hold is None)
+        if new:
+            append_records(layout, vault, [_record("hold", pseudonym, None, reason=reason) for pseudonym in new])
+            vault.hold_people(new, reason)
+    make_public(layout)
+    before = {pseudonym: hold for pseudonym, hold in sorted(there.items()) if hold is not None}
+    return Held(new, before, sorted(set(pseudonyms) - there.keys()))

@@ -14,7 +14,7 @@ import base64
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -227,6 +227,36 @@ class Vault:
                 self._db.execute("UPDATE subject SET hold = ? WHERE lookup = ?", (reason, self._lookup_of(subject)))
         except sqlite3.Error as error:
             raise AuditUnavailable(f"{self._path}: {error}") from error
+
+    def held_of(self, pseudonyms: Collection[str]) -> dict[str, str | None]:
+        """Those of these pseudonyms that have a key here, each with its legal hold. Raises AuditUnavailable."""
+        return {pseudonym: hold for pseudonym, (_, hold) in self._rows_of(pseudonyms).items()}
+
+    def hold_people(self, pseudonyms: Collection[str], reason: str) -> None:
+        """Put a legal hold on people whose names nobody has to know; a hold that is there stays as it is.
+
+        Raises:
+            AuditUnavailable: the file cannot be written; nothing was changed.
+        """
+        rows = self._rows_of(pseudonyms)
+        try:
+            with self._transaction():
+                for lookup, _ in rows.values():
+                    self._db.execute("UPDATE subject SET hold = coalesce(hold, ?) WHERE lookup = ?", (reason, lookup))
+        except sqlite3.Error as error:
+            raise AuditUnavailable(f"{self._path}: {error}") from error
+
+    def _rows_of(self, pseudonyms: Collection[str]) -> dict[str, tuple[bytes, str | None]]:
+        """Lookup and hold by pseudonym: every key has to be unwrapped, since nothing else leads back to it."""
+        found = {}
+        try:
+            for lookup, wrapped, hold in self._db.execute("SELECT lookup, wrapped, hold FROM subject"):
+                pseudonym = _pseudonym(self._key(bytes(lookup), bytes(wrapped)))
+                if pseudonym in pseudonyms:
+                    found[pseudonym] = (bytes(lookup), None if hold is None else str(hold))
+        except sqlite3.Error as error:
+            raise AuditUnavailable(f"{self._path}: {error}") from error
+        return found
 
     def unseal(self, subject: str, sealed: str) -> str:
         """The name in a sealed field of the subject's own records: shows that it is theirs.

@@ -202,6 +202,20 @@ def read(path: Path) -> Card:
     except OSError as error:
         message = f"cannot be read ({error.strerror or error}): check the path and its rights"
         raise CardError([Finding(file, 1, 1, "error", "unreadable", message)]) from None
+    return parse(data, file, path.parent)
+
+
+def parse(data: bytes, file: str, base: Path) -> Card:
+    """The card in a file's bytes.
+
+    Args:
+        data: the bytes.
+        file: its name in findings.
+        base: the folder that its relative paths start from.
+
+    Raises:
+        CardError: it has a key that is none, or a value that cannot be.
+    """
     text, findings = decode(data, file)
     if text is None:
         raise CardError(findings)
@@ -209,7 +223,7 @@ def read(path: Path) -> Card:
     if document is None or findings:
         raise CardError(findings)
     _plain(document.root)
-    card, places, findings = convert(document, Card, file, path.parent)
+    card, places, findings = convert(document, Card, file, base)
     if card is None or findings:
         raise CardError(findings)
     names = {dataset.name for dataset in card.model_parameters.datasets}

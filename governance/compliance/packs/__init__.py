@@ -1,0 +1,1 @@
+"""The packs that come with the gateway, one YAML file each; `governance.compliance.pack` reads them."""
