@@ -32,7 +32,7 @@ _HIGH: Final = 64 * 1024
 class FastCall(Rpc):
     """One call."""
 
-    __slots__ = ("_initial", "_queue", "_room", "_wake", "connection", "deadline", "mark", "method_of", "task", "timer")
+    __slots__ = ("_initial", "_queue", "_room", "_wake", "connection", "deadline", "goal", "method_of", "task", "timer")
 
     connection: Connection
     method_of: Method
@@ -42,8 +42,8 @@ class FastCall(Rpc):
         self.deadline: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.mark = -1
-        """Bytes that had been sent when its answers began to wait, or were last looked at; -1: they did not wait."""
+        self.goal = 0
+        """Bytes that it is to have sent when its connection next looks at the calls that wait."""
         self._initial: Metadata = ()
         self._queue: deque[bytes] | None = None
         self._wake: asyncio.Future[None] | None = None

@@ -1,8 +1,9 @@
 """One connection of a client on the nghttp2 engine: an asyncio protocol around `_fast_grpc_c.Session`.
 
 Contract: turns the session's events into tasks of handlers, and what those answer into bytes. Clocks are here: for the
-first words of a connection, for header blocks that do not end, for clients that do not read (`limits.send_timeout`),
-for signs of life, for idle and for aged connections. Nothing here knows what is served.
+first words of a connection, for header blocks that do not end, for clients that read too slowly (two clocks of
+`limits.send_timeout`: of the connection while its transport is full, and of calls whose windows hold them back), for
+signs of life, for idle and for aged connections. Nothing here knows what is served.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from gateway.doors._fast_grpc_c import (
 from gateway.doors.fast_grpc_call import FastCall, seconds_of
 from gateway.doors.grpc_call import Ended, Gone, Method
 from gateway.doors.grpc_exchange import served
+from gateway.doors.sending import LEAST_TAKEN, SendClock
 from gateway.errors import TidegateError
 from gateway.headers import request_id
 from gateway.tls import PeerCertificate, certificate_of
@@ -71,7 +73,11 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._closed = True
         self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._send_clock: SendClock | None = None
+        self._windows: asyncio.TimerHandle | None = None
+        """The clock of calls that wait."""
+        self._overdue = False
+        """It ran out while the transport was full, and no call could send."""
         self._pings = self._pongs = self._farewell = 0
         self._leaving = False
         """It was told that no more calls are wanted."""
@@ -135,24 +141,27 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._stall):
+        for timer in (self._timer, self._windows):
             if timer is not None:
                 timer.cancel()
+        self._stop_send_clock()
         for call in self.session.lost():
             self._gone(call, _CANCEL)
 
     def pause_writing(self) -> None:
         """The client does not take what is sent; the rest stays in the session."""
         self._paused = True
-        if self._stall is not None:
-            self._stall.cancel()  # it was for calls whose window is shut; now nobody's data goes
-            self._stall = None
-        self._watch()
+        self._watch_sending()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """It does again; a connection that only waits for its end goes on being watched."""
         self._paused = False
+        if self._transport.is_closing():
+            return
+        self._stop_send_clock()
         self.flush()
+        if self._overdue:
+            self._judge()
 
     # --- out ---------------------------------------------------------------------------------------------------
 
@@ -176,38 +185,41 @@ class Connection(asyncio.Protocol):
         if self.writers:
             for call in tuple(self.writers):
                 call.sending()
-        if session.pending and self._stall is None:
-            self._watch()
+        if session.pending and self._windows is None and not self._overdue:
+            self._watch_windows()
         if session.over:
             self.close()
 
     def close(self) -> None:
-        """Close, after what was sent has been taken; for that the client has `limits.send_timeout`."""
+        """Close, after what was sent has been taken: a close alone would wait for ever."""
         if not self._transport.is_closing():
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._loop.call_later(self._door.limits.send_timeout, self._transport.abort)
+                self._watch_sending()
 
-    def _watch(self) -> None:
-        if self._stall is None:
-            for call in self.session.calls.values():
-                call.mark = call.sent if call.waiting else -1
-            self._stall = self._loop.call_later(
-                self._door.limits.send_timeout, self._stalled, self._transport.get_write_buffer_size()
-            )
+    def _watch_sending(self) -> None:
+        self._stop_send_clock()
+        self._send_clock = SendClock(self._transport, lambda: self._door.limits.send_timeout)
 
-    def _stalled(self, before: int) -> None:
-        """Cut who has taken nothing for `limits.send_timeout`: the connection, or calls whose window stays shut."""
-        self._stall = None
-        waiting = self._transport.get_write_buffer_size()
+    def _stop_send_clock(self) -> None:
+        if self._send_clock is not None:
+            self._send_clock.stop()
+            self._send_clock = None
+
+    def _watch_windows(self) -> None:
+        """From now on each call that waits must come to send so much."""
+        for call in self.session.calls.values():
+            call.goal = call.sent + min(LEAST_TAKEN, call.waiting)
+        self._windows = self._loop.call_later(self._door.limits.send_timeout, self._judge)
+
+    def _judge(self) -> None:
+        """Cut the calls whose clients gave them too little room (RFC 9113, 5.2); others of the connection go on."""
+        self._windows = None
+        self._overdue = self._paused
         if self._paused:
-            if waiting and waiting >= before:
-                self._transport.abort()
-                return
-            self._watch()
-            return
+            return  # nobody's data goes: looked at when it does again, for the connection has a clock of its own
         for call in list(self.session.calls.values()):
-            if call.waiting and call.sent == call.mark:
+            if call.waiting and call.sent < call.goal:
                 self.session.reset(call, _CANCEL)
         self.flush()
 

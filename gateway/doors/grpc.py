@@ -6,6 +6,7 @@ Contract: what is served is said in `grpc_service`; here is how grpcio is made t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -45,6 +46,14 @@ _GRACE_S: Final = 5.0
 # What grpcio raises when the client has gone and its handler has not been cancelled yet. It would log an error of its
 # core as a defect of this program; for a call that nobody waits for it is a cancellation.
 _GONE: Final = (grpc.aio.BaseError, asyncio.InvalidStateError)
+# An answer is sent by grpcio itself, behind the handler, and a client that leaves before it has taken it is an error
+# with a traceback in grpcio's log.
+_SENDER: Final = logging.getLogger("grpc._cython.cygrpc")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether an entry of grpcio's log says more than that a client has gone."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], ExecuteBatchError)
 
 
 class GrpcioCall:
@@ -157,6 +166,7 @@ class GrpcDoor:
                 *(((_AGE, round(age * 1000)),) if (age := app.snapshot.settings.listen.grpc_connection_age) else ()),
             )
         )
+        _SENDER.addFilter(_is_news)
         self._server.add_generic_rpc_handlers((_Handlers(service.methods(app), self.transport),))
 
     def follow(self, limits: Limits) -> bool:

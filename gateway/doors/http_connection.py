@@ -11,17 +11,14 @@ table.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import re
-import termios
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.doors.sending import SendClock
 from gateway.headers import request_id
 from gateway.settings import Limits
 from gateway.tls import PeerCertificate, certificate_of
@@ -48,8 +45,6 @@ _MOST_FRAMING_BYTES = _MOST_CHUNKS * 16
 _WATCHED: Final = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 # RFC 3986 section 3.2: a registered name or address with a port; no user, no list, no path.
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]*)?")
-# What a client must take of an answer within `limits.send_timeout`: 1 KiB a second at the default.
-_LEAST_TAKEN = 32 * 1024
 LARGE: Final = 64 * 1024
 """Bytes from which copying a body behind its head costs more than handing the pieces over, and changing the
 transport's protocol for a request's body, 30 us, less than its copies."""
@@ -61,7 +56,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
     limits: ClassVar[Limits] = Limits()
     """Those in force; another snapshot's after a reload."""
     _header_timer: asyncio.TimerHandle | None = None
-    _send_timer: asyncio.TimerHandle | None = None
+    _send_clock: SendClock | None = None
     _in_trailers = False
     """The head of the message is complete and its end has not come: header lines are trailers now."""
     _chunked = False
@@ -105,7 +100,7 @@ class FrontDoorProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request in progress that nobody waits for it any more."""
         self._stop_header_timer()
-        self._stop_send_timer()
+        self._stop_send_clock()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self._served is not None:
@@ -143,43 +138,24 @@ class FrontDoorProtocol(HttpToolsProtocol):
                 self._too_large()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly: it has `limits.send_timeout` for each `_LEAST_TAKEN` bytes."""
+        """The client reads too slowly: from now on it must take so much at a time."""
         super().pause_writing()
         self._watch_sending()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """It does again; a connection that only waits for its end goes on being watched."""
         super().resume_writing()
-        self._stop_send_timer()
+        if not self.transport.is_closing():
+            self._stop_send_clock()
 
     def _watch_sending(self) -> None:
-        """Cut the connection unless `_LEAST_TAKEN` bytes, or all that wait, are taken when the clock has run."""
-        untaken = self._untaken()
+        self._stop_send_clock()
+        self._send_clock = SendClock(self.transport, lambda: self.limits.send_timeout)
 
-        def late() -> None:
-            if untaken - self._untaken() >= min(_LEAST_TAKEN, untaken):
-                self._watch_sending()
-            else:
-                self.transport.abort()
-
-        self._stop_send_timer()
-        self._send_timer = self.loop.call_later(self.limits.send_timeout, late)
-
-    def _untaken(self) -> int:
-        """Bytes that the client has not acknowledged: those that wait here, and in the kernel.
-
-        The kernel says that it has room again when a third of its megabytes is free: what is left here alone would
-        make slow readers look like dead ones, and dead ones like slow ones.
-        """
-        waiting = array("i", [0])
-        with contextlib.suppress(OSError):  # closed meanwhile
-            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
-        return self.transport.get_write_buffer_size() + waiting[0]
-
-    def _stop_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
+    def _stop_send_clock(self) -> None:
+        if self._send_clock is not None:
+            self._send_clock.stop()
+            self._send_clock = None
 
     def _close(self) -> None:
         """Close, after what waits to be sent has been taken: a close alone would wait for ever."""

@@ -124,7 +124,8 @@ class Limits(Section, frozen=True):
     body_timeout: Duration = 10.0
     """Within it each further KiB of the body, or its end, must arrive; then 408."""
     send_timeout: Duration = 30.0
-    """Within it a client must take 32 KiB of an HTTP answer that waits, or its end; then the connection is cut."""
+    """Within it a client must take 32 KiB of an answer that waits, or its end; then the connection is cut, of gRPC
+    the call where only its window is too small. `listen.grpc_engine: grpcio` knows no such limit."""
     idle_timeout: Duration = 75.0
     """An HTTP connection without a request is closed after it. Longer than the 60 s of most clients and proxies,
     so that they close first."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 from h2_frames import (
@@ -21,6 +23,7 @@ from h2_frames import (
     frames,
     head,
     message,
+    window,
 )
 
 from gateway.doors._fast_grpc_c import load
@@ -80,14 +83,22 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-@asynccontextmanager
-async def connected(limits: Limits = QUICK, hello: bytes = HELLO) -> AsyncIterator[tuple[Client, set[Connection]]]:
+@contextlib.asynccontextmanager
+async def connected(
+    limits: Limits = QUICK, hello: bytes = HELLO, receive: int = 0
+) -> AsyncIterator[tuple[Client, set[Connection]]]:
+    """A client, with a receive buffer of so many bytes, and the connections that are there."""
     there: set[Connection] = set()
     door = SimpleNamespace(
         limits=limits, age=0, methods=METHODS, admit=lambda one: there.add(one) is None, forget=there.discard
     )
     server = await asyncio.get_running_loop().create_server(lambda: Connection(door), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    made = socket.socket()
+    if receive:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+    made.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(made, server.sockets[0].getsockname())
+    reader, writer = await asyncio.open_connection(sock=made)
     writer.write(hello)
     try:
         yield Client(reader, writer), there
@@ -124,6 +135,87 @@ def test_a_call_whose_window_stays_shut_is_cut_and_others_are_served():
             assert await client.until(DATA, 3) == message(b"still")
 
     run(scenario)
+
+
+def test_a_call_whose_window_opens_by_a_little_at_a_time_is_cut_and_others_are_served():
+    async def scenario():
+        async with connected() as (client, there):
+            client.writer.write(head(1, path="/s/Pour") + window(0, 1 << 20))
+            await until(lambda: there)
+            (connection,) = there
+            await until(lambda: 1 in connection.session.calls)
+            while 1 in connection.session.calls:
+                client.writer.write(window(1, 1))
+                await asyncio.sleep(0.01)
+            assert await client.until(RST, 1) == b"\0\0\0\x08"
+            client.writer.write(head(3, path="/s/Echo") + frame(DATA, END_STREAM, 3, message(b"still")))
+            assert await client.until(DATA, 3) == message(b"still")
+
+    run(scenario)
+
+
+def test_calls_that_wait_are_judged_however_often_the_transport_was_full_meanwhile():
+    async def scenario():
+        async with connected() as (client, there):
+            client.writer.write(head(1, path="/s/Pour") + window(0, 1 << 20))
+            await until(lambda: there)
+            (connection,) = there
+            await until(lambda: 1 in connection.session.calls)
+            while 1 in connection.session.calls:
+                connection.pause_writing()
+                await asyncio.sleep(0.01)
+                connection.resume_writing()
+            assert await client.until(RST, 1) == b"\0\0\0\x08"
+
+    run(scenario)
+
+
+def test_a_call_whose_client_takes_enough_goes_on():
+    limits = Limits(header_timeout=10, send_timeout=0.5)
+
+    async def scenario():
+        async with connected(limits) as (client, there):
+            client.writer.write(head(1, path="/s/Pour"))
+            over = asyncio.get_running_loop().time() + 4 * limits.send_timeout
+            while asyncio.get_running_loop().time() < over:
+                taken = len(await client.until(DATA, 1))
+                client.writer.write(window(0, taken) + window(1, taken))
+                await asyncio.sleep(0.01)
+            (connection,) = there
+            assert 1 in connection.session.calls
+
+    run(scenario)
+
+
+def test_a_client_that_reads_too_slowly_is_cut_and_one_that_reads_on_is_not():
+    """What counts is what its kernel took: this side sees room again only when megabytes have gone."""
+    wide = PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(SETTINGS, ACK)
+    wide += window(0, 0x7FFF0000 - 65535)
+
+    async def scenario(nbytes: int) -> bool:
+        limits = Limits(header_timeout=60, send_timeout=1.0)
+        async with connected(limits, wide, receive=4096) as (client, there):
+            raw = client.writer.transport.get_extra_info("socket")
+            client.writer.transport.pause_reading()
+            client.writer.write(head(1, path="/s/Pour"))
+            await until(lambda: there)
+            over = asyncio.get_running_loop().time() + 4 * limits.send_timeout
+            with contextlib.suppress(ConnectionError), socket.fromfd(raw.fileno(), raw.family, raw.type) as taking:
+                taking.setblocking(False)
+                while there and asyncio.get_running_loop().time() < over:
+                    with contextlib.suppress(BlockingIOError):
+                        taking.recv(nbytes)
+                    await asyncio.sleep(0.01)
+            if not there:
+                error = raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                assert error == errno.ECONNRESET, "else the kernel goes on sending what waits"
+            return bool(there)
+
+    async def both() -> None:
+        assert not await scenario(50)
+        assert await scenario(65536)
+
+    run(both)
 
 
 def test_a_client_that_does_not_read_is_cut():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import struct
 import time
@@ -13,6 +14,8 @@ import grpc
 from cases_http import many_idle
 from hostile_site import BODY_LIMIT, TENSORS, UNARY, Case, Site, pieces, read_all, sent
 from tritonclient.grpc import service_pb2 as pb
+
+from gateway.doors.grpc_engine import AUTO
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
@@ -180,6 +183,69 @@ def many_calls(site: Site) -> str:
     return verdict(out, False)
 
 
+def infer(stream: int, floats: int) -> bytes:
+    """A whole call; its answer is as long as it is."""
+    message = pb.ModelInferRequest(model_name="identity_fp32", raw_input_contents=[bytes(4 * floats)])
+    message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, floats])
+    data = message.SerializeToString()
+    data = struct.pack(">BI", 0, len(data)) + data
+    parts = [data[at : at + 16_384] for at in range(0, len(data), 16_384)]
+    return frame(HEADERS, END_HEADERS, stream, CALL) + b"".join(
+        frame(DATA, END_STREAM if part is parts[-1] else 0, stream, part) for part in parts
+    )
+
+
+def drips(site: Site) -> str:
+    """An answer that is taken four bytes at a time: the call's window opens by no more."""
+    out, until = b"", time.monotonic() + 15
+    with site.connect("grpc") as connection:
+        greet(connection)
+        connection.settimeout(0.1)
+        connection.sendall(frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0") + infer(1, 20_000))
+        while verdict(out, False) == "no answer" and time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(frame(WINDOW, 0, 1, struct.pack(">I", 4)))
+                out += connection.recv(65536)
+            time.sleep(0.05)
+    return verdict(out, False)
+
+
+def reads(nbytes: int, seconds: float) -> Callable[[Site], str]:
+    """Windows as wide as they can be, and a client that takes so many bytes four times a second: whether it is cut."""
+    wide = frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(WINDOW, 0, 0, struct.pack(">I", 0x7FFF0000 - 65535))
+    requests = wide + b"".join(infer(stream, 20_000) for stream in range(1, 129, 2))
+
+    def run(site: Site) -> str:
+        with site.connect("grpc", receive=4096) as connection:
+            greet(connection)
+            connection.setblocking(False)
+            until, sent = time.monotonic() + seconds, 0
+            while time.monotonic() < until:
+                try:
+                    with contextlib.suppress(BlockingIOError):
+                        while sent < len(requests):
+                            sent += connection.send(requests[sent : sent + 65536])
+                    with contextlib.suppress(BlockingIOError):
+                        wanted = nbytes
+                        while wanted > 0:
+                            taken = len(connection.recv(wanted))
+                            if not taken:
+                                return "closed"
+                            wanted -= taken
+                except ConnectionError:
+                    return "closed"
+                # What came before a reset would have to be read first for `recv` to say so.
+                if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    return "closed"
+                time.sleep(0.25)
+        return "open"
+
+    return run
+
+
+ENGINE = os.environ.get("TIDEGATE_TEST_GRPC_ENGINE", AUTO)
+"""grpcio has no floor: docs/hostile-wire.md, "What remains"."""
+FLOOR = ENGINE == "nghttp2"
 ANY = (
     "GOAWAY",
     "RST_STREAM",
@@ -253,6 +319,23 @@ FRAMES = [
         door="grpc",
         waits=True,
     ),
+    Case(
+        "an answer taken four bytes at a time",
+        drips,
+        ("RST_STREAM",) if FLOOR else ("no answer",),
+        25,
+        door="grpc",
+        waits=True,
+    ),
+    Case(
+        "a client that reads 2 KiB a second",
+        reads(512, 20),
+        ("closed",) if FLOOR else ("open",),
+        25,
+        door="grpc",
+        waits=True,
+    ),
+    Case("a client that reads 64 KiB a second", reads(16 * 1024, 8), ("open",), 25, door="grpc", waits=True),
     Case("a frame larger than allowed", raw(frame(DATA, 0, 1, bytes(17_000_000 - 300_000))), ANY, 20, door="grpc"),
     Case("DATA on a stream that is none", raw(frame(DATA, 0, 7, b"x")), BOUNDED, door="grpc", waits=True),
     Case("an even stream id", raw(frame(HEADERS, END_HEADERS, 2, CALL)), BOUNDED, door="grpc", waits=True),
