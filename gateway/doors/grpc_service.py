@@ -122,8 +122,8 @@ def _page(app: Core, name: str) -> Unary:
                 drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
             decision = PageDecision(snapshot, asked.operation, "grpc", asked.model, rid)
             async with app.decisions.deciding(decision):
-                asked.subject = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
-                decision.subject = asked.subject
+                admitted = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
+                decision.admitted, asked.subject = admitted, admitted.subject
                 asked.headers, asked.request_id = headers, rid
                 answer: bytes = await page(asked)
         except TidegateError as error:

@@ -212,14 +212,14 @@ class HttpDoor:
         decision = PageDecision(snapshot, address.operation, "http", address.model, served["x-request-id"])
         async with self._app.decisions.deciding(decision):
             certificate = certificate_of_scope(scope)
-            subject = await admitted_page(snapshot, address.operation, address.model, headers, certificate)
-            decision.subject = subject
+            admitted = await admitted_page(snapshot, address.operation, address.model, headers, certificate)
+            decision.admitted = admitted
             query = scope["query_string"]
             target = scope["raw_path"] + (b"?" + query if query else b"")
             page = PageRequest(
                 app=self._app,
                 snapshot=snapshot,
-                subject=subject,
+                subject=admitted.subject,
                 address=address,
                 method=scope["method"],
                 target=target.decode("latin-1"),
