@@ -79,6 +79,42 @@ class Decisions:
         record.phase = "end" if x.bracketed else None
         return self._record(record, x.inputs, x.outputs)
 
+    async def unread(
+        self, snapshot: Snapshot, protocol: str, request_id: str, error: TidegateError, model: str = ""
+    ) -> TidegateError:
+        """An inference request that was refused before anybody knew what it asks for; what its client is told."""
+        record = Record(
+            kind="inference",
+            action="infer",
+            object="model:" + model if model else None,
+            outcome=outcome_of(error),
+            status=code_of(protocol, error),
+            id=request_id,
+            model=model or None,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+        )
+        try:
+            await durable(self._record(record))
+        except Overloaded as away:
+            return away
+        return error
+
+    def denied(self, snapshot: Snapshot, request_id: str, object_: str, action: str, error: TidegateError) -> Written:
+        """A page of the gateway's own that its caller may not see."""
+        record = Record(
+            kind="control",
+            action=action,
+            object=object_,
+            outcome=outcome_of(error),
+            status=code_of("http", error),
+            id=request_id,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+        )
+        _say_denied(record, error)
+        return self._record(record)
+
     def begun(self, x: Exchange) -> Written:
         """A stream is about to give its first answer: a strict log has a record of its start and one of its end."""
         if not self._strict or x.bracketed:
@@ -127,9 +163,8 @@ class Decisions:
             _say_who(record, admitted.subject)
             if admitted.asked:
                 record.allowed, record.rule = True, admitted.line
-        elif isinstance(error, Forbidden):
-            _say_who(record, error.subject)
-            record.allowed, record.rule = False, error.line
+        else:
+            _say_denied(record, error)
         return self._record(record)
 
     def in_force(self, run_dir: Path, new: Snapshot) -> None:
@@ -204,7 +239,8 @@ def _inference(x: Exchange, outcome: Outcome) -> Record:
     if variant is not None:
         record.variant, record.upstream = variant.name, variant.upstream
         record.version = x.answered_by or (None if assignment is None else assignment.version) or None
-    if x.trace.sampled:
+    # One that is not sampled here may be so by its caller, whose context then travels on.
+    if x.trace.sampled or x.trace.propagation():
         record.trace = x.trace.id
     return record
 
@@ -214,6 +250,12 @@ def _say_who(record: Record, subject: Subject | None) -> None:
         record.subject, record.tenant = subject.id, subject.tenant
         if subject.roles:
             record.roles = list(subject.roles)
+
+
+def _say_denied(record: Record, error: TidegateError | None) -> None:
+    if isinstance(error, Forbidden):
+        _say_who(record, error.subject)
+        record.allowed, record.rule = False, error.line
 
 
 def outcome_of(error: TidegateError | None) -> Outcome:

@@ -79,6 +79,9 @@ def _infer(app: Core) -> Unary:
         try:
             check_size(request, settings.limits.body)
             read = codec.read_request(request, settings.limits.tensors)
+        except TidegateError as error:
+            await fail(call, await app.decisions.unread(snapshot, "grpc", rid, error), rid, variant)
+        try:
             peer, certificate = call.client()
             if settings.identity is not None:
                 drop_untrusted(headers, peer, settings.listen.trusted_proxies)

@@ -162,10 +162,15 @@ class HttpDoor:
         if snapshot.settings.identity is not None:
             drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
         large = watch.large_body(scope)
-        if large is not None:
-            body: Buffer = await large.read()
-        else:
-            body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
+        try:
+            if large is not None:
+                body: Buffer = await large.read()
+            else:
+                complete = watch.whole_body_here(scope)
+                body = await read_body(receive, headers, snapshot.settings.limits, complete=complete)
+        except TidegateError as error:
+            told = await self._unread(scope, snapshot, served["x-request-id"], error)
+            raise told from None
         watch.body_read()
         try:
             address = parse_path(scope["method"], scope["raw_path"])
@@ -204,6 +209,16 @@ class HttpDoor:
         finally:
             served["x-tidegate-variant"] = x.variant_name
         await send_reply(scope, send, reply, served)
+
+    async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> TidegateError:
+        """What the client is told of a body that was not taken; of inference requests it is recorded."""
+        try:
+            address = parse_path(scope["method"], scope["raw_path"])
+        except TidegateError:
+            return error
+        if isinstance(error, Cancelled) or address.operation.action != "infer":
+            return error
+        return await self._app.decisions.unread(snapshot, "http", rid, error, address.model)
 
     async def _page(
         self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]
