@@ -67,7 +67,7 @@ def asked(site):
     return verdicts
 
 
-@pytest.mark.parametrize("erasure", [False, True])
+@pytest.mark.parametrize("erasure", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_replay_says_what_the_next_gateway_answers(gateway, capsys, erasure):
     text = SETTINGS.format(erasure=str(erasure).lower())
     files = {"keys.json": key_set(jwk("RS256", "r")), "policy.csv": OLD}
