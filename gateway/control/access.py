@@ -32,6 +32,9 @@ def authorised(request: Request[Any, Any, Any], object_: str, action: str) -> Sn
         snapshot.authorise(subject, object_, action)
     except TidegateError as error:
         rid = request_id(headers)
-        cast("dict[str, Any]", request.scope)[REFUSED_KEY] = rid, application.decisions.denied(snapshot, rid, object_, action, error)
+        cast("dict[str, Any]", request.scope)[REFUSED_KEY] = (
+            rid,
+            application.decisions.denied(snapshot, rid, object_, action, error),
+        )
         raise
     return snapshot
