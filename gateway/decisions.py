@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gateway.errors import Cancelled, ClientError, Defect, Overloaded, Shed, TidegateError
+from gateway.errors import Cancelled, ClientError, Defect, Forbidden, Overloaded, Shed, TidegateError
 from gateway.observe import code_of
 from governance.audit.record import Outcome, Record
 from governance.errors import AuditUnavailable
@@ -22,7 +22,7 @@ from governance.errors import AuditUnavailable
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.operations import Operation
-    from gateway.snapshot import Snapshot
+    from gateway.snapshot import Admitted, Snapshot
     from governance.ports import Body, DecisionLog
     from governance.types import Subject
 
@@ -39,7 +39,7 @@ Written: TypeAlias = "asyncio.Future[None] | Overloaded | None"
 class PageDecision:
     """What is known of a page while it is served."""
 
-    __slots__ = ("model", "operation", "protocol", "request_id", "snapshot", "started", "subject")
+    __slots__ = ("admitted", "model", "operation", "protocol", "request_id", "snapshot", "started")
 
     def __init__(self, snapshot: Snapshot, operation: Operation, protocol: str, model: str, request_id: str) -> None:
         self.snapshot = snapshot
@@ -48,7 +48,8 @@ class PageDecision:
         self.model = model
         self.request_id = request_id
         self.started = time.perf_counter()
-        self.subject: Subject | None = None
+        self.admitted: Admitted | None = None
+        """None: not, or not yet."""
 
 
 class Decisions:
@@ -78,6 +79,42 @@ class Decisions:
         record.phase = "end" if x.bracketed else None
         return self._record(record, x.inputs, x.outputs)
 
+    async def unread(
+        self, snapshot: Snapshot, protocol: str, request_id: str, error: TidegateError, model: str = ""
+    ) -> TidegateError:
+        """An inference request that was refused before anybody knew what it asks for; what its client is told."""
+        record = Record(
+            kind="inference",
+            action="infer",
+            object="model:" + model if model else None,
+            outcome=outcome_of(error),
+            status=code_of(protocol, error),
+            id=request_id,
+            model=model or None,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+        )
+        try:
+            await durable(self._record(record))
+        except Overloaded as away:
+            return away
+        return error
+
+    def denied(self, snapshot: Snapshot, request_id: str, object_: str, action: str, error: TidegateError) -> Written:
+        """A page of the gateway's own that its caller may not see."""
+        record = Record(
+            kind="control",
+            action=action,
+            object=object_,
+            outcome=outcome_of(error),
+            status=code_of("http", error),
+            id=request_id,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+        )
+        _say_denied(record, error)
+        return self._record(record)
+
     def begun(self, x: Exchange) -> Written:
         """A stream is about to give its first answer: a strict log has a record of its start and one of its end."""
         if not self._strict or x.bracketed:
@@ -106,27 +143,29 @@ class Decisions:
         await durable(self._page(decision, None))
 
     def _page(self, decision: PageDecision, error: TidegateError | None) -> Written:
-        operation, subject, snapshot = decision.operation, decision.subject, decision.snapshot
+        operation, admitted, snapshot = decision.operation, decision.admitted, decision.snapshot
         if operation.action in _READS and (not isinstance(error, ClientError) or isinstance(error, Cancelled)):
             return None
-        on_model = operation.needs in ("model", "upstream_model")
-        return self._record(
-            Record(
-                kind="control",
-                action=operation.action or "read",
-                object=f"model:{decision.model}" if on_model else "server",
-                outcome=outcome_of(error),
-                status=code_of(decision.protocol, error),
-                id=decision.request_id,
-                model=decision.model or None,
-                subject=None if subject is None else subject.id,
-                tenant=None if subject is None else subject.tenant,
-                snapshot=snapshot.hash,
-                policy=snapshot.policy.hash,
-                latency_us=int((time.perf_counter() - decision.started) * 1e6),
-                details={"operation": operation.name},
-            )
+        record = Record(
+            kind="control",
+            action=operation.action or "read",
+            object=operation.object_of(decision.model) or "server",
+            outcome=outcome_of(error),
+            status=code_of(decision.protocol, error),
+            id=decision.request_id,
+            model=decision.model or None,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+            latency_us=int((time.perf_counter() - decision.started) * 1e6),
+            details={"operation": operation.name},
         )
+        if admitted is not None:
+            _say_who(record, admitted.subject)
+            if admitted.asked:
+                record.allowed, record.rule = True, admitted.line
+        else:
+            _say_denied(record, error)
+        return self._record(record)
 
     def in_force(self, run_dir: Path, new: Snapshot) -> None:
         """These settings and this policy are in force from now on: recorded by the first worker that has them.
@@ -192,15 +231,31 @@ def _inference(x: Exchange, outcome: Outcome) -> Record:
         policy=x.snapshot.policy.hash,
     )
     if subject is not None:
-        record.subject, record.tenant = subject.id, subject.tenant
-        if subject.roles:
-            record.roles = list(subject.roles)
+        _say_who(record, subject)
+        # Who is known is asked about at once (`Pipeline.enter`).
+        record.allowed = True
+        if type(x.error) is Forbidden:
+            record.allowed, record.rule = False, x.error.line
     if variant is not None:
         record.variant, record.upstream = variant.name, variant.upstream
         record.version = x.answered_by or (None if assignment is None else assignment.version) or None
-    if x.trace.sampled:
+    # One that is not sampled here may be so by its caller, whose context then travels on.
+    if x.trace.sampled or x.trace.propagation():
         record.trace = x.trace.id
     return record
+
+
+def _say_who(record: Record, subject: Subject | None) -> None:
+    if subject is not None:
+        record.subject, record.tenant = subject.id, subject.tenant
+        if subject.roles:
+            record.roles = list(subject.roles)
+
+
+def _say_denied(record: Record, error: TidegateError | None) -> None:
+    if isinstance(error, Forbidden):
+        _say_who(record, error.subject)
+        record.allowed, record.rule = False, error.line
 
 
 def outcome_of(error: TidegateError | None) -> Outcome:

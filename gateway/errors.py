@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from governance.types import Finding
+from governance.types import Finding, Subject
 
 # gRPC status codes by number (https://grpc.github.io/grpc/core/md_doc_statuscodes.html); numbers, so that
 # nothing here needs grpcio.
@@ -154,9 +154,20 @@ class Unauthenticated(ClientError):
 
 
 class Forbidden(ClientError):
-    """The policy does not allow it."""
+    """The policy does not allow it.
+
+    Args:
+        message: for the client, who is not told which rule it was.
+        subject: who asked.
+        line: of the rule that denies it; None: no rule allows it.
+    """
 
     status, code = 403, "PERMISSION_DENIED"
+
+    def __init__(self, message: str, subject: Subject | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.line = line
 
 
 class NotFound(ClientError):

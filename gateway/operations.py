@@ -30,6 +30,12 @@ class Operation(msgspec.Struct, frozen=True):
     needs: Needs
     action: str = ""
 
+    def object_of(self, model: str) -> str | None:
+        """What the policy is asked about, for a page of `model`; None: it is not asked."""
+        if self.needs in ("model", "upstream_model"):
+            return "model:" + model
+        return "server" if self.needs == "server" else None
+
 
 OPERATIONS: Final = {
     op.name: op

@@ -65,6 +65,17 @@ class SnapshotError(ValueError):
         self.findings = tuple(findings)
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """Who may have a page."""
+
+    subject: Subject | None = None
+    """None: the page is open, and nobody was asked who they are."""
+    asked: bool = False
+    """Whether the policy was asked; it has allowed it then."""
+    line: int | None = None
+    """Of the rule that allowed it."""
+
+
 class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """What decides a request."""
 
@@ -89,7 +100,7 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
         sub, dom, obj, act = request_of(subject, object_, action)
         decision = self.policy.decide(sub, dom, obj, act, roles=subject.roles)
         if not decision.allow:
-            raise Forbidden(f"the policy does not allow '{action}' on '{object_}'")
+            raise Forbidden(f"the policy does not allow '{action}' on '{object_}'", subject, decision.line)
         return decision.line
 
     def authorise_infer(self, subject: Subject, model: str) -> int | None:
@@ -119,20 +130,19 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
         model: str,
         headers: Mapping[str, str],
         certificate: PeerCertificate | None = None,
-    ) -> Subject | None:
-        """Steps 3 and 4 for what is not inference: who asks, and may they. None: the page is open.
+    ) -> Admitted:
+        """Steps 3 and 4 for what is not inference: who asks, and may they.
 
         Raises:
             Unauthenticated, Forbidden.
         """
         if operation.needs == "nothing":
-            return None
+            return Admitted()
         subject = self.identifier.identify(headers, certificate)
-        if operation.needs == "server":
-            self.authorise(subject, "server", operation.action)
-        elif operation.needs in ("model", "upstream_model"):
-            self.authorise(subject, "model:" + model, operation.action)
-        return subject
+        object_ = operation.object_of(model)
+        if object_ is None:
+            return Admitted(subject)
+        return Admitted(subject, asked=True, line=self.authorise(subject, object_, operation.action))
 
 
 async def admitted_page(
@@ -141,7 +151,7 @@ async def admitted_page(
     model: str,
     headers: Mapping[str, str],
     certificate: PeerCertificate | None = None,
-) -> Subject | None:
+) -> Admitted:
     """As `Snapshot.admit_page`, and waits while an issuer is asked for a token's key."""
     try:
         return snapshot.admit_page(operation, model, headers, certificate)

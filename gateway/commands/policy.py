@@ -50,8 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     diff.add_argument("--exit-code", action="store_true", help="exit 1 when they grant differently")
     report.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page")
     report.add_argument("--tests", type=Path, metavar="YAML", help="policy tests")
-    replay = command("replay", "decide recorded requests again", policy_change.REPLAY, policy_change.run_replay)
-    replay.add_argument("--policy", type=Path, required=True, metavar="CSV", help="the proposed policy")
+    replay = asked(command("replay", "decide recorded requests again", policy_change.REPLAY, policy_change.run_replay))
     for name, text, epilog in policy_approve.COMMANDS:
         step = command(name, text, epilog, policy_approve.run)
         step.set_defaults(step=name)
@@ -67,7 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             step.add_argument("--hours", type=float, required=True, help="how long it lasts, up to 168")
     for parser in (report, replay):
         wanted = parser is replay
-        parser.add_argument("--log", type=Path, required=wanted, metavar="JSONL", help="exported decision records")
+        parser.add_argument(
+            "--log", type=Path, required=wanted, metavar="DIR", help="the audit log, or records exported"
+        )
+        parser.add_argument("--key", type=Path, metavar="FILE", help="the log's vkey file (default: DIR/log.vkey)")
+        parser.add_argument("--config", type=Path, metavar="FILE", help="settings, whose state_dir has people's keys")
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

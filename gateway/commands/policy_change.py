@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, emit, emit_json, not_judged, say
+from gateway.settings.file import load
+from governance.audit.checked import checked_records
+from governance.audit.erasure import open_vault
+from governance.audit.layout import Layout
+from governance.audit.verify import read_keys
+from governance.errors import AuditError
 from governance.policy.cases import parse_cases
 from governance.policy.compare import Changes, Replay, compare, replay
 from governance.policy.report import Change, html
-from governance.policy.snapshot import PolicySnapshot, read_policy
+from governance.policy.snapshot import GATEWAY_FIELDS, PolicySnapshot, read_policy
 
 DIFF = """\
 examples:
@@ -26,16 +33,22 @@ exit status: 0, with `--exit-code` 1 when the policies grant differently; 2 a po
 """
 REPLAY = """\
 examples:
+  tidegate policy replay --policy draft.csv --log state/audit
+  tidegate policy replay --policy draft.csv --log audit-copy --key log.vkey
+  tidegate policy replay --policy draft.csv --log state/audit --config tidegate.yaml
   tidegate policy replay --policy draft.csv --log decisions.jsonl
 
-Decides recorded requests again: one record a line, as `tidegate audit export` writes them. `was` and `now` say
-whether it is allowed. Records of no decision, and those whose subject is a pseudonym, cannot be replayed.
-exit status: 0, or 2 when the policy or the log cannot be read
+Decides recorded requests again, each with the roles that its credential carried. The log is a folder, of which
+every entry is verified against its signed checkpoint (`--key`: the log's vkey file; without, the one that lies in
+the folder), or a file of one record a line, as `tidegate audit export` writes it. `was` and `now` say whether it is
+allowed. Records of requests that the policy was not asked about (401, settings, erasures, ...) cannot be replayed,
+nor those whose subject is a pseudonym, save with `--config` and the person's key still in its state_dir.
+exit status: 0, or 2 when the policy or the log cannot be read or does not verify
 """
 REPORT = """\
 examples:
   tidegate policy report policy.csv draft.csv --output change.html
-  tidegate policy report policy.csv draft.csv --tests policy_tests.yaml --log decisions.jsonl --output change.html
+  tidegate policy report policy.csv draft.csv --tests policy_tests.yaml --log state/audit --output change.html
 
 One page, without any other file, for the person who approves: hashes, grants gained and lost, findings, tests,
 recorded requests decided again, changed lines.
@@ -66,10 +79,11 @@ def _print(changes: Changes) -> None:
 
 def run_replay(args: argparse.Namespace) -> int:
     """Decides recorded requests again; the exit status."""
-    policy = PolicySnapshot.load(args.policy, judge=False)
+    policy = PolicySnapshot.load(args.policy, model=args.model, fields=GATEWAY_FIELDS, judge=False)
     try:
-        result = replay(policy, _records(args.log))
-    except _NoLog as error:
+        with _records(args) as records:
+            result = replay(policy, records)
+    except (_NoLog, AuditError) as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
     if args.format == "json":
@@ -98,10 +112,11 @@ def run_report(args: argparse.Namespace) -> int:
     again: Replay | None = None
     try:
         if args.log is not None:
-            again = replay(new, _records(args.log))
+            with _records(args) as records:
+                again = replay(new, records)
         page = html(Change(old, new, texts[0], texts[1], tests, again))
         args.output.write_text(page, "utf-8")
-    except _NoLog as error:
+    except (_NoLog, AuditError) as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
     except OSError as error:
@@ -118,10 +133,30 @@ class _NoLog(ValueError):
     """Recorded decisions cannot be read; the text says where and what to do."""
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if path.is_dir():
-        message = f"{path}: is a folder: write its records to a file first, `tidegate audit export {path} --to FILE`"
-        raise _NoLog(message)
+@contextmanager
+def _records(args: argparse.Namespace) -> Iterator[Iterator[dict[str, Any]]]:
+    """The records of `--log`. Raises _NoLog, AuditError; also while they are read."""
+    path, key = args.log, args.key
+    if not path.is_dir():
+        yield _exported(path)
+        return
+    if key is None:
+        key = path / "log.vkey"
+        if not key.exists():
+            raise _NoLog(f"{path}: there is no log.vkey in it: give the log's vkey file, `--key FILE`")
+    keys = read_keys(key)
+    if args.config is None:
+        yield checked_records(path, keys)
+        return
+    settings, findings = load(args.config)
+    if settings is None:
+        error = next(finding for finding in findings if finding.severity == "error")
+        raise _NoLog(f"{error}; `tidegate check {args.config}` lists them")
+    with open_vault(Layout(settings.state_dir)) as vault:
+        yield checked_records(path, keys, vault.reveal())
+
+
+def _exported(path: Path) -> Iterator[dict[str, Any]]:
     decoder = msgspec.json.Decoder(dict[str, Any])
     try:
         with path.open("rb") as stream:

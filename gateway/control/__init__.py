@@ -20,13 +20,16 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response import Response
 
 from gateway import logs
+from gateway.control.access import REFUSED_KEY
+from gateway.control.audit import AuditController
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
 from gateway.control.routes import RouteController
 from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
+from gateway.decisions import durable
 from gateway.doors.reply import error_reply
-from gateway.errors import TidegateError, Unauthenticated
+from gateway.errors import Overloaded, TidegateError, Unauthenticated
 from gateway.headers import from_asgi, request_id
 from gateway.tls import certificate_of_scope
 
@@ -38,7 +41,7 @@ _log = logs.get("control")
 
 def build_litestar(application: Core, http_door: Any) -> Litestar:
     """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
-    handlers: list[Any] = [RouteController, SnapshotController, UpstreamController, healthz, readyz]
+    handlers: list[Any] = [AuditController, RouteController, SnapshotController, UpstreamController, healthz, readyz]
     settings = application.snapshot.settings.metrics
     if settings.enabled and settings.listen is None:
         handlers.append(metrics)
@@ -87,12 +90,18 @@ async def _keys_ready(request: Request[Any, Any, Any]) -> None:
 
 
 async def _name_request(message: Any, scope: Any) -> None:
-    """Every answer carries the `x-request-id`, as those below `/v2` do; the door in the mount has written its own."""
+    """Every answer carries the `x-request-id`, as those below `/v2` do; the door in the mount has written its own.
+
+    That of a refusal goes out when it is recorded.
+    """
     if message["type"] != "http.response.start":
         return
+    made, written = scope.get(REFUSED_KEY, (None, None))
+    with contextlib.suppress(Overloaded):  # nothing was done that would need the record
+        await durable(written)
     headers = message["headers"]
     if not any(name == b"x-request-id" for name, _ in headers):
-        made = request_id(from_asgi(scope["headers"]))
+        made = made or request_id(from_asgi(scope["headers"]))
         message["headers"] = [*headers, (b"x-request-id", made.encode())]
 
 

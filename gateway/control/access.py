@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar import Request
 
-from gateway.headers import from_asgi
-from gateway.snapshot import Snapshot
+from gateway.errors import TidegateError
+from gateway.headers import from_asgi, request_id
 from gateway.tls import certificate_of_scope
+
+if TYPE_CHECKING:
+    from gateway.core import Core
+    from gateway.snapshot import Snapshot
+
+REFUSED_KEY: Final = "tidegate.refused"
+"""In the scope of a refused request: its id, and what its answer waits for (`gateway.decisions`)."""
 
 
 def authorised(request: Request[Any, Any, Any], object_: str, action: str) -> Snapshot:
@@ -17,7 +24,17 @@ def authorised(request: Request[Any, Any, Any], object_: str, action: str) -> Sn
     Raises:
         Unauthenticated, Forbidden.
     """
-    snapshot: Snapshot = request.app.state.application.snapshot
-    subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]), certificate_of_scope(request.scope))
-    snapshot.authorise(subject, object_, action)
+    application: Core = request.app.state.application
+    snapshot = application.snapshot
+    headers = from_asgi(request.scope["headers"])
+    try:
+        subject = snapshot.identifier.identify(headers, certificate_of_scope(request.scope))
+        snapshot.authorise(subject, object_, action)
+    except TidegateError as error:
+        rid = request_id(headers)
+        cast("dict[str, Any]", request.scope)[REFUSED_KEY] = (
+            rid,
+            application.decisions.denied(snapshot, rid, object_, action, error),
+        )
+        raise
     return snapshot

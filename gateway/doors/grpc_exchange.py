@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 class GrpcExchange(Exchange):
     """An inference request that came over gRPC."""
 
-    __slots__ = ("read",)
+    __slots__ = ("read", "request")
 
     protocol = "grpc"
 
     def __init__(self, *args: Any, read: InferCall | codec.Envelope, request: bytes, **kwargs: Any) -> None:
         super().__init__(*args, model=read.model, version=read.version, **kwargs)
         self.read = read
-        self.inputs = (request,)
+        self.request = request
 
     def decode(self) -> InferCall:
         """The call that was read."""
+        self.inputs = (self.request,)
         call = codec.call_of(self.read, self.snapshot.settings.limits.tensors)
         if any(tensor.shm is not None for tensor in call.inputs):
             self.inputs = None

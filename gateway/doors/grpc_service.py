@@ -79,6 +79,9 @@ def _infer(app: Core) -> Unary:
         try:
             check_size(request, settings.limits.body)
             read = codec.read_request(request, settings.limits.tensors)
+        except TidegateError as error:
+            await fail(call, await app.decisions.unread(snapshot, "grpc", rid, error), rid, variant)
+        try:
             peer, certificate = call.client()
             if settings.identity is not None:
                 drop_untrusted(headers, peer, settings.listen.trusted_proxies)
@@ -122,8 +125,8 @@ def _page(app: Core, name: str) -> Unary:
                 drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
             decision = PageDecision(snapshot, asked.operation, "grpc", asked.model, rid)
             async with app.decisions.deciding(decision):
-                asked.subject = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
-                decision.subject = asked.subject
+                admitted = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)
+                decision.admitted, asked.subject = admitted, admitted.subject
                 asked.headers, asked.request_id = headers, rid
                 answer: bytes = await page(asked)
         except TidegateError as error:

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from gateway.clients import drop_untrusted
 from gateway.doors.grpc_call import Call, Gone
 from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, retry_metadata, served
-from gateway.errors import TidegateError
+from gateway.errors import Cancelled, TidegateError
 from gateway.headers import request_id
 from gateway.stream import StreamSession
 from gateway.wire import grpc as codec
@@ -24,6 +24,7 @@ from gateway.wire.types import InferAnswer
 if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.exchange import Exchange
+    from gateway.snapshot import Snapshot
     from gateway.tls import PeerCertificate
 
 
@@ -55,7 +56,7 @@ class StreamDoor:
                 drop_untrusted(self._headers, self._peer, settings.listen.trusted_proxies)
             await self._app.snapshot.identifier.identified(self._headers, self._certificate)
         except TidegateError as error:
-            await fail(self._call, error, self._rid, "")
+            await fail(self._call, await self._unread(self._app.snapshot, error), self._rid, "")
         work = asyncio.ensure_future(self._serve())
         failed = asyncio.ensure_future(self._failed.wait())
         try:
@@ -85,7 +86,7 @@ class StreamDoor:
             check_size(request, snapshot.settings.limits.body)
             read = codec.read_request(request, snapshot.settings.limits.tensors)
         except TidegateError as error:
-            await self._refuse(error, "", "")
+            await self._refuse(await self._unread(snapshot, error), "", "")
             return
         x = GrpcExchange(
             snapshot,
@@ -100,6 +101,12 @@ class StreamDoor:
         )
         self._app.observer.started(x)
         await self._session.submit(x)
+
+    async def _unread(self, snapshot: Snapshot, error: TidegateError) -> TidegateError:
+        """What the client is told of a message, or of the whole stream, that is not even looked at."""
+        if isinstance(error, Cancelled):
+            return error
+        return await self._app.decisions.unread(snapshot, "grpc", self._rid, error)
 
     async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
         if isinstance(answer, TidegateError):

@@ -162,10 +162,15 @@ class HttpDoor:
         if snapshot.settings.identity is not None:
             drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
         large = watch.large_body(scope)
-        if large is not None:
-            body: Buffer = await large.read()
-        else:
-            body = await read_body(receive, headers, snapshot.settings.limits, complete=watch.whole_body_here(scope))
+        try:
+            if large is not None:
+                body: Buffer = await large.read()
+            else:
+                complete = watch.whole_body_here(scope)
+                body = await read_body(receive, headers, snapshot.settings.limits, complete=complete)
+        except TidegateError as error:
+            told = await self._unread(scope, snapshot, served["x-request-id"], error)
+            raise told from None
         watch.body_read()
         try:
             address = parse_path(scope["method"], scope["raw_path"])
@@ -205,6 +210,16 @@ class HttpDoor:
             served["x-tidegate-variant"] = x.variant_name
         await send_reply(scope, send, reply, served)
 
+    async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> TidegateError:
+        """What the client is told of a body that was not taken; of inference requests it is recorded."""
+        try:
+            address = parse_path(scope["method"], scope["raw_path"])
+        except TidegateError:
+            return error
+        if isinstance(error, Cancelled) or address.operation.action != "infer":
+            return error
+        return await self._app.decisions.unread(snapshot, "http", rid, error, address.model)
+
     async def _page(
         self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]
     ) -> Reply:
@@ -212,14 +227,14 @@ class HttpDoor:
         decision = PageDecision(snapshot, address.operation, "http", address.model, served["x-request-id"])
         async with self._app.decisions.deciding(decision):
             certificate = certificate_of_scope(scope)
-            subject = await admitted_page(snapshot, address.operation, address.model, headers, certificate)
-            decision.subject = subject
+            admitted = await admitted_page(snapshot, address.operation, address.model, headers, certificate)
+            decision.admitted = admitted
             query = scope["query_string"]
             target = scope["raw_path"] + (b"?" + query if query else b"")
             page = PageRequest(
                 app=self._app,
                 snapshot=snapshot,
-                subject=subject,
+                subject=admitted.subject,
                 address=address,
                 method=scope["method"],
                 target=target.decode("latin-1"),

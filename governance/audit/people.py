@@ -14,7 +14,7 @@ import base64
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -268,19 +268,42 @@ class Vault:
         wrapped = self._wrapped(lookup)
         if wrapped is None:
             raise AuditInputError(f"{subject}: no key: never seen, or erased")
-        key = self._key(lookup, wrapped)
-        data = base64.b64decode(sealed)
-        try:
-            name = AESGCM(key.digest((b"seal",))).decrypt(data[:_NONCE], data[_NONCE:], _pseudonym(key).encode())
-        except InvalidTag:
-            raise AuditInputError(f"{subject}: sealed under another key") from None
-        return name.decode("utf-8", "surrogatepass")
+        name = _unsealed(self._key(lookup, wrapped), sealed)
+        if name is None:
+            raise AuditInputError(f"{subject}: sealed under another key")
+        return name
+
+    def reveal(self) -> Callable[[str, str], str | None]:
+        """From a pseudonym and the name sealed beside it to the name, for everyone who has a key now.
+
+        The function says None of all others. Raises AuditInputError.
+        """
+        keys = {}
+        for lookup, wrapped in self._db.execute("SELECT lookup, wrapped FROM subject"):
+            key = self._key(bytes(lookup), bytes(wrapped))
+            keys[_pseudonym(key)] = key
+
+        def name_of(pseudonym: str, sealed: str) -> str | None:
+            key = keys.get(pseudonym)
+            return None if key is None else _unsealed(key, sealed)
+
+        return name_of
 
     def close(self) -> None:
         """Close the file. Nobody is at hand any more."""
         self._cache = {}
         self._db.close()
         os.close(self._file)
+
+
+def _unsealed(key: Mac, sealed: str) -> str | None:
+    """The name, or None when it was sealed under another key."""
+    try:
+        data = base64.b64decode(sealed)
+        name = AESGCM(key.digest((b"seal",))).decrypt(data[:_NONCE], data[_NONCE:], _pseudonym(key).encode())
+    except (InvalidTag, ValueError):
+        return None
+    return name.decode("utf-8", "surrogatepass")
 
 
 def _pseudonym(key: Mac) -> str:

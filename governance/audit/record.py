@@ -32,6 +32,10 @@ class Record(msgspec.Struct, kw_only=True):
     action: str | None = None
     """What was asked for, as the policy names it: `infer`, `load`, `approve`, `erase`. Duty: AI Act 12(2); SR 26-2."""
 
+    allowed: bool | None = None
+    """Whether the policy allowed it; null: it was not asked, since nobody knew yet who it was, or it asks for no more
+    than that. Duty: GDPR 15(1)(h), 22; replay of the decision."""
+
     cut: list[str] | None = None
     """Names of the fields that were cut because the record was too long for a log entry. Duty: none lost silently."""
 

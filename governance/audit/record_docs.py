@@ -75,7 +75,13 @@ def _kind(annotation: str) -> str:
     name = annotation.removesuffix(" | None")
     if name.startswith(("Literal", "Kind", "Outcome")):
         return "text" + null
-    return {"str": "text", "int": "integer", "list[str]": "list of texts", "dict[str, Any]": "object"}[name] + null
+    return {
+        "str": "text",
+        "int": "integer",
+        "bool": "true, false",
+        "list[str]": "list of texts",
+        "dict[str, Any]": "object",
+    }[name] + null
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def _to_parquet(rows: Iterator[dict[str, Any]], to: Path) -> None:
     except ModuleNotFoundError:
         raise AuditInputError(f"{to}: Parquet needs a library: `pip install tidegate[parquet]`") from None
     kinds = {name: pa.int64() if name in _INTEGERS else pa.string() for name in ("index", *records.FIELDS, "entry")}
-    kinds["roles"] = pa.list_(pa.string())
+    kinds["roles"], kinds["allowed"] = pa.list_(pa.string()), pa.bool_()
     schema = pa.schema([*kinds.items(), ("time_ns", pa.timestamp("ns", tz="UTC"))])
     with pq.ParquetWriter(to, schema, compression="zstd") as writer:
         while chunk := list(itertools.islice(rows, _ROWS)):
@@ -132,6 +132,8 @@ def _to_parquet(rows: Iterator[dict[str, Any]], to: Path) -> None:
 def _cell(value: Any, name: str) -> Any:
     if name in _INTEGERS:
         return value if isinstance(value, int) else None
+    if name == "allowed":
+        return value if isinstance(value, bool) else None
     if name == "roles":
         return [str(item) for item in value] if isinstance(value, list) else None
     return value if value is None or isinstance(value, str) else json.dumps(value)

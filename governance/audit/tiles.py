@@ -6,6 +6,7 @@ An entry bundle holds the entries below a tile of level 0, each as its length (t
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ WIDTH = 256
 HASH = 32
 MOST_ENTRY = 65_535
 """Bytes of an entry: what its length can say."""
+_MOST_LEVEL = 63
 _LENGTH = struct.Struct(">H")
 
 
@@ -33,6 +35,28 @@ def tile_path(level: int, index: int, width: int = WIDTH) -> str:
 def bundle_path(index: int, width: int = WIDTH) -> str:
     """Path of an entry bundle, below the log."""
     return f"tile/entries/{number(index)}" + (f".p/{width}" if width < WIDTH else "")
+
+
+_PATH = re.compile(r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+
+
+def parse_path(path: str) -> tuple[int | None, int, int]:
+    """Level (None: a bundle of entries), index and width that a path names.
+
+    Raises:
+        ValueError: it is no path of a tile, or not the one that tile has.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise ValueError(f"no path of a tile: {path[:80]!r}")
+    kind, digits, part = match.groups()
+    index = int(digits.replace("x", "").replace("/", ""))
+    width = WIDTH if part is None else int(part)
+    level = None if kind == "entries" else int(kind)
+    made = bundle_path(index, width) if level is None else tile_path(level, index, width)
+    if made != path or (level or 0) > _MOST_LEVEL:  # leading zeros, or a partial tile that is full
+        raise ValueError(f"not how the path of a tile is written: {path[:80]!r}")
+    return level, index, width
 
 
 def widths(size: int, level: int) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ from governance.policy.snapshot import PolicySnapshot
 _Rights: TypeAlias = frozenset[tuple[str, str, str]]
 _POWERS = frozenset({"approve", "edit", "promote", "configure", "export", "*"})
 _UNDECIDED = frozenset({"401", "413", "UNAUTHENTICATED"})
+_WORDS = ("subject", "tenant", "object", "action")
 _REFUSED = frozenset({"403", "PERMISSION_DENIED"})
 
 
@@ -69,7 +70,7 @@ class Replay(msgspec.Struct, frozen=True):
 
     replayed: int
     unreplayable: int
-    """Records of no decision, or whose subject is a pseudonym."""
+    """Records of no decision of the policy, those cut short, and those whose subject is a pseudonym."""
     changed: list[Changed]
 
 
@@ -143,7 +144,7 @@ def replay(policy: PolicySnapshot, records: Iterable[Mapping[str, Any]]) -> Repl
     Args:
         policy: the draft.
         records: decision records as `audit export` writes them: `index`, `id`, `subject`, `tenant`, `object`,
-            `action`, `roles`, `status`.
+            `action`, `roles`, `allowed`; without the last, `kind`, `variant` and `status` say what it was.
     """
     replayed = unreplayable = 0
     changed: list[Changed] = []
@@ -158,19 +159,35 @@ def replay(policy: PolicySnapshot, records: Iterable[Mapping[str, Any]]) -> Repl
         if decision.allow is not was:
             index = record.get("index")
             place = index if isinstance(index, int) else at
-            changed.append(Changed(place, str(record.get("id", "")), was, decision.allow, decision.line))
+            changed.append(Changed(place, str(record.get("id") or ""), was, decision.allow, decision.line))
     return Replay(replayed, unreplayable, changed)
 
 
 def _asked(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], tuple[str, ...], bool] | None:
     """The request of a record, the roles of its credential, and whether it was allowed; None: no decision is in it."""
-    words = [record.get(name) for name in ("subject", "tenant", "object", "action")]
-    status = str(record.get("status", ""))
-    if not all(isinstance(word, str) and word for word in words) or status in _UNDECIDED or record.get("sealed"):
+    words = [record.get(name) for name in _WORDS]
+    if not all(isinstance(word, str) for word in words) or record.get("sealed"):
         return None
     subject, tenant, obj, action = map(str, words)
-    if not subject.startswith("user:"):
+    was = _was(record, obj, action)
+    if was is None or not subject.startswith("user:") or not {*_WORDS, "roles"}.isdisjoint(record.get("cut") or ()):
         return None
     roles = record.get("roles") or ()
     asked = subject, EVERYWHERE if is_governance(obj) else tenant, obj, action
-    return asked, tuple(str(role).removeprefix("role:") for role in roles), status not in _REFUSED
+    return asked, tuple(str(role).removeprefix("role:") for role in roles), was
+
+
+def _was(record: Mapping[str, Any], obj: str, action: str) -> bool | None:
+    """Whether the policy allowed a recorded request; None: it was not asked."""
+    allowed = record.get("allowed")
+    if isinstance(allowed, bool):
+        return allowed
+    status = str(record.get("status", ""))
+    kind = record.get("kind", "inference")
+    # The index and the server's metadata are for everyone who is known.
+    if kind not in ("inference", "control") or (kind, obj, action) == ("control", "server", "read"):
+        return None
+    if status in _UNDECIDED:
+        return None
+    # What was sent on to a variant was allowed, whatever a model server said to it.
+    return status not in _REFUSED or record.get("variant") is not None

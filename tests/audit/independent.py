@@ -58,23 +58,38 @@ def path_of(n):
     return text
 
 
-def tile(folder, kind, n, width):
-    full = Path(folder) / "tile" / kind / path_of(n)
-    if width < 256:
-        partial = full.parent / (full.name + ".p") / str(width)
-        if partial.exists():
-            return partial.read_bytes()
-    return full.read_bytes()
+def from_folder(folder):
+    """Reads paths below a folder; None: there is no such file."""
+
+    def read(path):
+        file = Path(folder) / path
+        return file.read_bytes() if file.exists() else None
+
+    return read
+
+
+def tile(read, kind, n, width):
+    full = f"tile/{kind}/{path_of(n)}"
+    found = read(f"{full}.p/{width}") if width < 256 else None
+    if found is None:
+        found = read(full)
+    assert found is not None, full
+    return found
 
 
 def read_log(folder, vkey):
-    """Every entry of the log, all of its tiles checked; AssertionError where something does not hold."""
-    origin, size, root = checkpoint((Path(folder) / "checkpoint").read_bytes(), vkey)
+    """Every entry of the log in a folder, all of its tiles checked; AssertionError where something does not hold."""
+    return read_with(from_folder(folder), vkey)
+
+
+def read_with(read, vkey):
+    """The same, of a log that is read by the paths of its files."""
+    origin, size, root = checkpoint(read("checkpoint"), vkey)
     assert origin == vkey.split("+")[0]
     entries = []
     for n in range((size + 255) // 256):
         width = min(256, size - 256 * n)
-        data, found = tile(folder, "entries", n, width), []
+        data, found = tile(read, "entries", n, width), []
         while data:
             (length,) = struct.unpack(">H", data[:2])
             assert len(data) >= 2 + length
@@ -87,7 +102,7 @@ def read_log(folder, vkey):
     while row:
         for n in range((len(row) + 255) // 256):
             part = row[256 * n : 256 * (n + 1)]
-            assert tile(folder, str(level), n, len(part))[: 32 * len(part)] == b"".join(part), (level, n)
+            assert tile(read, str(level), n, len(part))[: 32 * len(part)] == b"".join(part), (level, n)
         row = [mth(row[i : i + 256]) for i in range(0, len(row) - 255, 256)]
         level += 1
     return entries

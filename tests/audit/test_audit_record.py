@@ -94,7 +94,7 @@ def test_the_fields_are_those_that_others_rely_on():
         "sealed",
     ]
     assert set(promised) <= set(FIELDS)
-    assert set(FIELDS) - set(promised) == {"cut", "details", "phase"}
+    assert set(FIELDS) - set(promised) == {"allowed", "cut", "details", "phase"}
 
 
 def test_header_bytes_that_are_no_text_are_replaced():

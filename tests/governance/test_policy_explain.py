@@ -158,7 +158,7 @@ def test_recorded_requests_are_decided_again(files, tmp_path, capsys):
     assert command("replay", "--policy", files[1], "--log", str(log)) == 2
     assert f"{log}:8: no record" in capsys.readouterr().err
     assert command("replay", "--policy", files[1], "--log", str(tmp_path)) == 2
-    assert "audit export" in capsys.readouterr().err
+    assert "log.vkey" in capsys.readouterr().err
 
 
 def test_what_is_in_force_replays_without_a_change(files):

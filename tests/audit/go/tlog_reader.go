@@ -1,10 +1,12 @@
-// A verifier of tlog-tiles logs with Go's own checksum-database packages: DIR VKEY-FILE.
+// A verifier of tlog-tiles logs with Go's own checksum-database packages: DIR-OR-URL VKEY-FILE.
 // It checks the signature, every entry against the tree by way of its tiles, and one inclusion proof.
 package main
 
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,27 @@ func path(n int64) string {
 	return s
 }
 
+// read has a file of the log, from a folder or over HTTP with the API key of the environment.
+func read(dir, p string) ([]byte, error) {
+	if !strings.HasPrefix(dir, "http://") {
+		return os.ReadFile(filepath.Join(dir, p))
+	}
+	req, err := http.NewRequest("GET", dir+"/"+p, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("X-API-Key", os.Getenv("API_KEY"))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != 200 {
+		return nil, fmt.Errorf("%s: %s", p, res.Status)
+	}
+	return io.ReadAll(res.Body)
+}
+
 type reader struct{ dir string }
 
 func (r reader) Height() int { return 8 }
@@ -33,7 +56,7 @@ func (r reader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 		if t.W < 256 {
 			p += fmt.Sprintf(".p/%d", t.W)
 		}
-		d, err := os.ReadFile(filepath.Join(r.dir, p))
+		d, err := read(r.dir, p)
 		if err != nil {
 			return nil, err
 		}
@@ -54,7 +77,7 @@ func main() {
 	must(err)
 	v, err := note.NewVerifier(strings.TrimSpace(string(vk)))
 	must(err)
-	msg, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
+	msg, err := read(dir, "checkpoint")
 	must(err)
 	n, err := note.Open(msg, note.VerifierList(v))
 	must(err)
@@ -72,7 +95,7 @@ func main() {
 		if w < 256 {
 			p += fmt.Sprintf(".p/%d", w)
 		}
-		d, err := os.ReadFile(filepath.Join(dir, p))
+		d, err := read(dir, p)
 		must(err)
 		var idx []int64
 		var hs []tlog.Hash

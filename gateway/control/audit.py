@@ -1,0 +1,84 @@
+"""`/audit/...`: the audit log, as C2SP tlog-tiles has logs served.
+
+Contract: `checkpoint`, `tile/L/N[.p/W]` and `tile/entries/N[.p/W]` are the bytes of the log's files, read in a thread,
+and only what the published checkpoint speaks of: what lies beyond its size was never signed and may still change,
+and everything below never does. Everyone who may read the log may have all of it; what is in it is no secret among
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+from litestar import Controller, Request, get
+from litestar.params import FromPath
+from litestar.response import Response
+
+from gateway.control.access import authorised
+from gateway.errors import NotFound
+from gateway.wire import compression
+from governance.audit.layout import Layout
+from governance.audit.show import read_checkpoint
+from governance.audit.tiles import WIDTH, bundle, parse_path
+from governance.audit.treefiles import TreeFiles
+from governance.errors import AuditInputError
+
+_FOREVER: Final = "private, max-age=31536000, immutable"
+"""Of what cannot change. `private`: whether a caller may read it is no business of a cache that others share."""
+_SECONDS: Final = "private, max-age=2"
+_OCTETS: Final = "application/octet-stream"
+
+
+class AuditController(Controller):
+    """The audit log. Needs `read` on `audit`."""
+
+    path = "/audit"
+    tags = ("audit",)
+
+    @get("/checkpoint")
+    async def checkpoint(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """What the log says of itself now: a signed note (C2SP tlog-checkpoint)."""
+        path = _layout(request).checkpoint
+        try:
+            note = await asyncio.to_thread(path.read_bytes)
+        except OSError:
+            raise NotFound("there is no checkpoint") from None
+        return Response(note, headers={"content-type": "text/plain; charset=utf-8", "cache-control": _SECONDS})
+
+    @get("/tile/{tile:path}")
+    async def tile(self, request: Request[Any, Any, Any], tile: FromPath[str]) -> Response[bytes]:
+        """Hashes of the tree, `L/N[.p/W]`, or entries, `entries/N[.p/W]`."""
+        log = _layout(request).log
+        coding = compression.response_coding(request.headers.get("accept-encoding"))
+        headers = {"content-type": _OCTETS, "cache-control": _FOREVER}
+        content, packed = await asyncio.to_thread(_content, log, "tile" + str(tile), coding)
+        if packed:
+            headers["content-encoding"] = coding
+        if tile.startswith("/entries/"):
+            headers["vary"] = "accept-encoding"
+        return Response(content, headers=headers)
+
+
+def _layout(request: Request[Any, Any, Any]) -> Layout:
+    settings = authorised(request, "audit", "read").settings
+    if settings.audit.mode == "off":
+        raise NotFound("there is no audit log: `audit.mode` is `off`")
+    return Layout(settings.state_dir)
+
+
+def _content(log: Path, path: str, coding: str) -> tuple[bytes, bool]:
+    """A tile, or a bundle, which is packed where the client takes that. Raises NotFound."""
+    try:
+        level, index, width = parse_path(path)
+        size = read_checkpoint(log).size
+        if index * WIDTH + width > size >> (8 * (level or 0)):
+            raise NotFound("the log has no such tile yet")
+        files = TreeFiles(log, size)
+        if level is not None:
+            return files.tile(level, index, width), False
+        entries = bundle(files.bundle(index, width))
+    except (AuditInputError, OSError, ValueError):
+        raise NotFound("the log has no such tile") from None
+    return (compression.encode([entries], coding), True) if coding else (entries, False)

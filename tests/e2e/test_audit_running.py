@@ -1,0 +1,132 @@
+"""The audit log of a gateway that runs: what is there before it is ready, who may read it, erasure, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from driving import fp32, until
+from test_audit import ALICE, BOB, audit, folder_of, records, started, verified
+from test_audit_fields import raw
+
+PATH = "/v2/models/identity_fp32/infer"
+
+
+def allocated(folder: Path) -> int:
+    """Bytes that the disk has given to the files of a folder."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_there_when_it_is_ready_and_who_may_read_it(gateway):
+    one = started(gateway, "strict", args=("--workers", "2"))
+    log, private = folder_of(one), one.folder / "state" / "audit-private"
+    origin, size, *_ = (log / "checkpoint").read_text().splitlines()
+    assert int(size) <= 2, "settings and policy in force, at the most"
+    assert (log / "log.vkey").read_text().startswith(origin + "+")
+    assert not any(b"PRIVATE" in path.read_bytes() for path in log.rglob("*") if path.is_file())
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in private.rglob("*") if path.is_file()}
+    assert {"log.key", "digest.key", "head"} <= set(modes)
+    assert set(modes.values()) == {0o600}
+    assert allocated(log) + allocated(private) <= 4 << 20
+
+
+def test_a_person_is_erased_from_the_log_of_a_running_gateway(gateway):
+    one = started(gateway, erasure=True, args=("--workers", "2"))
+    length, binary = raw()
+    kinds = [{"x-api-key": ALICE}, {"x-api-key": BOB}]
+
+    def ask_all(rounds):
+        for number in range(rounds):
+            for headers in kinds:
+                assert one.post(PATH, fp32(), headers).status in (200, 403)
+                one.request("POST", PATH, binary, headers | {"inference-header-content-length": length})
+                one.post(PATH, {"inputs": number}, headers)
+
+    def subjects(first=0):
+        return {each["subject"] for each in records(one)[first:] if each["kind"] == "inference"}
+
+    ask_all(4)
+    began = time.monotonic()
+    until(lambda: len([each for each in records(one) if each["kind"] == "inference"]) == 24, 60)
+    assert time.monotonic() - began < 15 or os.getloadavg()[0] > 4
+    before = subjects()
+    assert len(before) == 2
+    assert all(each.startswith("person:") for each in before)
+    status, out, err = audit("erase", "--config", one.config, "--subject", "user:alice", "--format", "json")
+    assert status == 0, err
+    erased = json.loads(out)["subject"]
+    assert erased in before
+    size = len(records(one))
+    ask_all(4)
+    assert one.stop() == 0
+    after = subjects(size)
+    assert len(after) == 2
+    assert len(after & before) == 1
+    assert erased not in after
+    assert verified(one) == len(records(one))
+    files = [path for path in folder_of(one).rglob("*") if path.is_file()]
+    assert not any(name in path.read_bytes() for path in files for name in (b"alice", b"bob"))
+    phases = [each["phase"] for each in records(one) if each["kind"] == "erasure"]
+    assert phases == ["start", "end"]
+
+
+_OWN_DISK = ("unshare", "--mount", "--map-root-user")
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    words = [*_OWN_DISK, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a mount namespace for a small disk")
+@pytest.mark.parametrize(("mode", "workers"), [pytest.param("async", "1", marks=pytest.mark.slow), ("strict", "2")])
+def test_a_full_disk_and_room_again(gateway, tmp_path, mode, workers):
+    """All of `state_dir` on a real one of 16 MiB; nobody restarts anything."""
+    state = tmp_path / "gateway0" / "state"
+    script = f'mkdir {state} && mount -t tmpfs -o size=16m tmpfs {state} && exec "$@"'
+    one = started(gateway, mode, args=("--workers", workers), under=(*_OWN_DISK, "sh", "-c", script, "sh"))
+    disk = Path(f"/proc/{one.process.pid}/root{state}")
+    key = {"x-api-key": ALICE}
+    answered = []
+
+    def ask(rid):
+        status = one.post(PATH, fp32(), key | {"x-request-id": rid}).status
+        if status == 200:
+            answered.append(rid)
+        return status
+
+    assert ask("before") == 200
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            pass
+    numbers = iter(range(10_000))
+    until(lambda: ask(f"full-{next(numbers)}") == 503, 60)
+    (disk / "filler").unlink()
+    until(lambda: ask(f"again-{next(numbers)}") == 200, 20)
+    until(lambda: len(records_in(disk / "audit")) >= len(answered) + 2, 60)
+    copy = one.folder / "copy"
+    shutil.copytree(disk / "audit", copy)
+    ids = [each["id"] for each in records_in(copy) if each["kind"] == "inference"]
+    assert len(ids) == len(set(ids))
+    assert set(answered) <= set(ids)
+    status, out, err = audit("verify", copy, "--key", copy / "log.vkey")
+    assert status == 0, out + err
+    assert one.stop() == 0
+
+
+def records_in(folder: Path) -> list[dict]:
+    status, out, err = audit("show", folder)
+    assert status == 0, err
+    return [json.loads(line) for line in out.splitlines()]
