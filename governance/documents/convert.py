@@ -45,6 +45,7 @@ _WORDS: dict[type[inspect.Type], str] = {
     inspect.NoneType: "null",
     inspect.VarTupleType: "a list",
 }
+_WRITTEN: dict[str, type[inspect.Type]] = {BOOL: inspect.BoolType, INT: inspect.FloatType, FLOAT: inspect.FloatType}
 _YAML_1_1 = {"on": "true", "yes": "true", "y": "true", "off": "false", "no": "false", "n": "false"}
 _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("ge", lambda value, bound: value >= bound, "at least"),
@@ -157,8 +158,7 @@ class _Converter:
         if _is_null(node, self.document):
             return self.error(node, "missing-value", self.nothing(kind, place))
         tag = node.tag if isinstance(node, ScalarNode) else ""
-        written: dict[str, type[inspect.Type]] = {BOOL: inspect.BoolType, INT: inspect.FloatType, FLOAT: inspect.FloatType}
-        wanted = written.get(tag, inspect.StrType)
+        wanted = _WRITTEN.get(tag, inspect.StrType)
         for one in kind.types:
             if isinstance(one, wanted):
                 return self.scalar(node, one, place)

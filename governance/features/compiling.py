@@ -20,7 +20,7 @@ from governance.features.registers import allocated
 from governance.features.steps import STEPS
 from governance.features.values import Coded, Group, Number, Text, Value, Wrong, kind_of
 from governance.types import Finding
-from kernels.features import REFUSE_INFINITE, REFUSE_MISSING, Input, Instruction, Program, Tensor
+from kernels.features import FUNCTIONS, REFUSE_INFINITE, REFUSE_MISSING, Input, Instruction, Program, Tensor
 
 MOST_PRODUCTS: Final = 20_000
 """Columns that one polynomial may make."""
@@ -121,7 +121,7 @@ class Compiler:
                 self.report("warning", "unused-column", message, ("inputs", name), key=True)
         if any(finding.severity == "error" for finding in self.findings):
             return None
-        inputs, code, numbers, texts = allocated(self.inputs, self.code, self.numbers, self.texts)
+        inputs, code, numbers, texts = allocated(self.inputs, self.code)
         return Compiled(Program(inputs, tensors, code, numbers, texts), columns, tuple(code))
 
     def input(self, name: str, column: Column) -> None:
@@ -147,8 +147,10 @@ class Compiler:
         """One step, column by column."""
         given = [name for name in Step.__struct_fields__ if getattr(step, name) is not None]
         if len(given) != 1:
-            message = "a step is one key, such as `- standardise:`" if not given else (
-                f"`{given[0]}` and `{given[1]}` in one step: begin another with `- {given[1]}:`"
+            message = (
+                "a step is one key, such as `- standardise:`"
+                if not given
+                else (f"`{given[0]}` and `{given[1]}` in one step: begin another with `- {given[1]}:`")
             )
             self.report("error", "wrong-step", message, place)
             return
@@ -192,14 +194,13 @@ class Compiler:
         pick: Callable[[Iterable[int], int], Iterable[tuple[int, ...]]]
         pick = combinations if what.interaction_only else combinations_with_replacement
         chosen = chain.from_iterable(pick(range(len(columns)), size) for size in range(what.least, what.degree + 1))
-        names = []
+        names: list[str] = []
         made: dict[tuple[int, ...], Number] = {}
         for one in chosen:
             if len(names) == MOST_PRODUCTS:
                 raise Wrong(f"makes more than {MOST_PRODUCTS} columns", "degree")
-            name = _product_name(one, columns)
-            value = self.product(one, factors, made)
-            self.bind(name, value, place, over=name if name in columns else None)
+            name = f"{what.into}_{_product_name(one, columns)}"
+            self.bind(name, self.product(one, factors, made), place)
             names.append(name)
         self.bind(what.into, Group(tuple(names)), (*place, "into"))
 
@@ -239,7 +240,7 @@ class Compiler:
             return self.as_number(self.known[tree], times=True)
         if len(tree) == 2:
             operand = self.computed(tree[1])
-            at = expression.FUNCTIONS.index(tree[0])
+            at = FUNCTIONS.index(tree[0])
             return self.number("function", operand.column, present=operand.present, a=operand.register, integers=(at,))
         left, right = self.computed(tree[1]), self.computed(tree[2])
         return self.number(
@@ -286,13 +287,13 @@ class Compiler:
             number = self.as_number(value)
             self.effect("store", number.column, a=number.register, integers=(tensor, at))
             if not number.present:
-                message = f"where `{column}` is missing, the model gets NaN: impute it, or refuse it, unless it takes NaN"
+                message = (
+                    f"where `{column}` is missing, the model gets NaN: impute it, or refuse it, unless it takes NaN"
+                )
                 self.report("warning", "missing-output", message, ("outputs", name))
         for (register, sign), places in scattered.items():
             targets = tuple(places.get(place, -1) for place in range(max(places) + 1))
-            self.effect(
-                "scatter", codes[register, sign].code.column, a=register, b=sign, integers=(tensor, *targets)
-            )
+            self.effect("scatter", codes[register, sign].code.column, a=register, b=sign, integers=(tensor, *targets))
 
 
 def _product_name(one: tuple[int, ...], columns: list[str]) -> str:

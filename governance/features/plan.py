@@ -177,7 +177,7 @@ class Hashed(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Polynomial(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Products of columns; one group in scikit-learn's order, of names like `a b` and `a^2`."""
+    """Products of columns; one group in scikit-learn's order, of names like `INTO_a b` and `INTO_a^2`."""
 
     columns: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     degree: Annotated[int, msgspec.Meta(ge=0, le=8)]

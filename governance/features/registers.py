@@ -13,16 +13,12 @@ _OF_TEXT = frozenset({
 _TO_TEXT = frozenset({"text_fill", "text_fill_value"})
 
 
-def allocated(
-    inputs: Sequence[Input], code: Sequence[Instruction], numbers: int, texts: int
-) -> tuple[list[Input], list[Instruction], int, int]:
+def allocated(inputs: Sequence[Input], code: Sequence[Instruction]) -> tuple[list[Input], list[Instruction], int, int]:
     """The same program with fewer registers.
 
     Args:
         inputs: in registers of their own.
         code: each instruction writes a register that no other writes.
-        numbers: how many number registers there are.
-        texts: how many text registers.
 
     Returns:
         Inputs, instructions, and how many registers of each kind they need.
@@ -32,13 +28,11 @@ def allocated(
         for read in (one.a, one.b):
             if read >= 0:
                 last[one.op in _OF_TEXT, read] = at
-    files = {False: _File(numbers), True: _File(texts)}
-    moved = [
-        one._replace(register=files[one.kind == "string"].take(one.register)) for one in inputs
-    ]
-    for one in inputs:
-        if (one.kind == "string", one.register) not in last:
-            files[one.kind == "string"].give(one.register)
+    files = {False: _File(), True: _File()}
+    moved = [column._replace(register=files[column.kind == "string"].take(column.register)) for column in inputs]
+    for column in inputs:
+        if (column.kind == "string", column.register) not in last:
+            files[column.kind == "string"].give(column.register)
     done = []
     for at, one in enumerate(code):
         source, target = files[one.op in _OF_TEXT], files[one.op in _TO_TEXT]
@@ -57,7 +51,7 @@ def allocated(
 class _File:
     """One kind of registers."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self) -> None:
         self.place: dict[int, int] = {}
         self.most = 0
         self._free: list[int] = []

@@ -6,7 +6,7 @@ are those of scikit-learn's transformers of the same name, in their order of ope
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from governance.documents.convert import Place
@@ -121,9 +121,7 @@ def _robust(c: Compiler, name: str, value: Value, one: p.Robust, place: Place) -
     _scaled(c, name, value, one.centre, one.scale, one.into, place)
 
 
-def _elementwise(
-    c: Compiler, name: str, value: Value, into: str | None, place: Place, op: str, **rest: Any
-) -> None:
+def _elementwise(c: Compiler, name: str, value: Value, into: str | None, place: Place, op: str, **rest: Any) -> None:
     of = c.as_number(value)
     _leave(c, name, c.number(op, of.column, present=of.present, a=of.register, **rest), into, place)
 
@@ -157,7 +155,9 @@ def _power(c: Compiler, name: str, value: Value, one: p.Power, place: Place) -> 
     of = c.as_number(value)
     if op == "box_cox":
         c.effect("check", of.column, a=of.register, integers=(REFUSE_NOT_POSITIVE,))
-    _leave(c, name, c.number(op, of.column, present=of.present, a=of.register, numbers=(one.exponent,)), one.into, place)
+    _leave(
+        c, name, c.number(op, of.column, present=of.present, a=of.register, numbers=(one.exponent,)), one.into, place
+    )
 
 
 def _quantile(c: Compiler, name: str, value: Value, one: p.Quantile, place: Place) -> None:
@@ -248,7 +248,7 @@ def _one_hot(c: Compiler, name: str, value: Value, one: p.OneHot, place: Place) 
 
 
 def _spread(
-    c: Compiler, name: str, names: tuple[str, ...], values: list[Coded] | list[Number], into: str | None, place: Place
+    c: Compiler, name: str, names: tuple[str, ...], values: Sequence[Coded | Number], into: str | None, place: Place
 ) -> None:
     """Several columns, and the group of them."""
     for column, value in zip(names, values, strict=True):

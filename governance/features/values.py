@@ -79,7 +79,7 @@ def keys_of(categories: Sequence[Scalar], value: Number | Text, key: str) -> lis
         texts = [one for one in categories if isinstance(one, str)]
         if len(texts) < len(categories):
             wrong = next(one for one in categories if not isinstance(one, str))
-            raise Wrong(f"the column is text, so its categories are: write \"{written(wrong)}\" in quotes", key)
+            raise Wrong(f'the column is text, so its categories are: write "{written(wrong)}" in quotes', key)
         return texts
     wanted = bool if value.kind == "boolean" else float
     numbers = [float(one) for one in categories if type(one) is wanted]

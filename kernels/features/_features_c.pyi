@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 from _typeshed import ReadableBuffer
 
@@ -9,9 +9,9 @@ from kernels.features._program import Input, Instruction, Tensor
 class Program:
     inputs: tuple[Input, ...]
     tensors: tuple[Tensor, ...]
-    def __init__(
-        self, inputs: Sequence[Input], tensors: Sequence[Tensor], code: Sequence[Instruction], numbers: int, texts: int
-    ) -> None: ...
+    def __new__(
+        cls, inputs: Sequence[Input], tensors: Sequence[Tensor], code: Sequence[Instruction], numbers: int, texts: int
+    ) -> Self: ...
     def rows(
         self, rows: Sequence[Any], positions: Sequence[int] | None = None, *, empty_is_missing: bool = True
     ) -> list[bytes]: ...

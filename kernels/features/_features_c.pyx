@@ -39,6 +39,8 @@ cdef extern from "features.hpp":
     ctypedef struct tg_text:
         const char *at
         Py_ssize_t size
+    ctypedef struct tg_slot:
+        Py_ssize_t size
     ctypedef struct tg_step:
         int op
         int dst
@@ -51,7 +53,7 @@ cdef extern from "features.hpp":
         double *numbers
         int texts_count
         tg_text *texts
-        int *slots
+        tg_slot *slots
         uint32_t mask
     ctypedef struct tg_tensor:
         int datatype
@@ -78,7 +80,7 @@ cdef extern from "features.hpp":
     int tg_load(tg_call *, tg_column *, int) noexcept nogil
     void tg_refuse(tg_call *, Py_ssize_t, int, int) noexcept nogil
     int tg_seconds(const char *, Py_ssize_t, double *) noexcept nogil
-    uint32_t tg_hash(const char *, Py_ssize_t) noexcept nogil
+    void tg_enter(tg_slot *, uint32_t, const char *, Py_ssize_t, int) noexcept nogil
     enum:
         TG_NUMBER
         TG_TEXT
@@ -146,8 +148,7 @@ cdef class Program:
             self._step(&self._steps[at], one)
 
     cdef int _step(self, tg_step *step, one) except -1:
-        cdef Py_ssize_t at, size
-        cdef uint32_t slot
+        cdef Py_ssize_t at
         step.op = _OPS[one.op]
         step.dst, step.a, step.b, step.column = one.dst, one.a, one.b, one.column
         step.integers_count = <int>len(one.integers)
@@ -170,13 +171,12 @@ cdef class Program:
             step.mask = 1
             while step.mask < 2 * <uint32_t>step.texts_count:
                 step.mask *= 2
-            step.slots = <int *>_memory(step.mask * sizeof(int))
+            step.slots = <tg_slot *>_memory(step.mask * sizeof(tg_slot))
+            for at in range(step.mask):
+                step.slots[at].size = -1
             step.mask -= 1
             for at in range(step.texts_count):
-                slot = tg_hash(step.texts[at].at, step.texts[at].size) & step.mask
-                while step.slots[slot]:
-                    slot = (slot + 1) & step.mask
-                step.slots[slot] = <int>at + 1
+                tg_enter(step.slots, step.mask, step.texts[at].at, step.texts[at].size, <int>at)
         return 0
 
     def __dealloc__(self):
@@ -289,15 +289,10 @@ cdef class Program:
             for column in range(len(self._names)):
                 if places[column] >= size:
                     raise IndexError("a row is too short")
-        else:
-            for column in range(len(self._names)):
-                taken += PyDict_GetItem(row, <object>PyList_GET_ITEM(self._names, column)) != NULL
-            if taken != len(row):
-                tg_refuse(call, at, 0, TG_COLUMN)
-                return next(str(name) for name in row if name not in self._names)
         for column in range(len(self._names)):
             if is_dict:
                 found = PyDict_GetItem(row, <object>PyList_GET_ITEM(self._names, column))
+                taken += found != NULL
             elif places[column] < 0:
                 found = NULL
             elif PyList_CheckExact(row):
@@ -345,6 +340,9 @@ cdef class Program:
             if reason >= 0:
                 tg_refuse(call, at, <int>column, reason)
                 return None
+        if is_dict and taken != len(row):
+            tg_refuse(call, at, 0, TG_COLUMN)
+            return next(str(name) for name in row if name not in self._names)
         return None
 
     def columns(self, Py_ssize_t count, columns):

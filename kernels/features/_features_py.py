@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,9 @@ _CLOSE = 1e-7  # scikit-learn's BOUNDS_THRESHOLD of QuantileTransformer
 _LOWEST, _HIGHEST = -5.199337582605575, 5.19933758270342  # its norm.ppf(_CLOSE - np.spacing(1)), and of 1 minus that
 
 
-def _row_values(row: Any, inputs: Sequence[Input], positions: Sequence[int] | None, at: int) -> list[Any]:
+def _row_values(row: Any, inputs: Sequence[Input], positions: Sequence[int] | None) -> list[Any]:
     if positions is not None:
         return [None if place < 0 else row[place] for place in positions]
-    names = {one.name for one in inputs}
-    for name in row:
-        if name not in names:
-            raise Refused(at, str(name), "column")
     return [row.get(one.name) for one in inputs]
 
 
@@ -93,17 +89,25 @@ class Program:
             Refused: a row cannot be taken.
         """
         written = [[0.0] * (tensor.width * len(rows)) for tensor in self.tensors]
+        names = {one.name for one in self.inputs}
         for at, row in enumerate(rows):
             if positions is None and not isinstance(row, dict):
                 raise TypeError("a row is a dict")
             numbers: list[float] = [NAN] * self._numbers
             texts: list[bytes | None] = [None] * self._texts
-            values = _row_values(row, self.inputs, positions, at)
+            values = _row_values(row, self.inputs, positions)
             for one, value in zip(self.inputs, values, strict=True):
-                loaded = _load(value, one.kind, empty_is_missing)
-                if isinstance(loaded, Refused):
-                    raise Refused(at, one.name, loaded.reason)
-                (texts if one.kind == "string" else numbers)[one.register] = loaded  # type: ignore[index]
+                try:
+                    if one.kind == "string":
+                        texts[one.register] = _text(value, empty_is_missing)
+                    else:
+                        numbers[one.register] = _number(value, one.kind, empty_is_missing)
+                except _WrongValue as wrong:
+                    raise Refused(at, one.name, wrong.args[0]) from None
+            if positions is None:
+                for name in row:
+                    if name not in names:
+                        raise Refused(at, str(name), "column")
             self._run(at, numbers, texts, written)
         return self._packed(written)
 
@@ -183,6 +187,9 @@ _LENGTHS = {
 """Numbers, integers and texts; operations of other lengths are judged one by one."""
 
 
+_CHOICES = {"function": len(FUNCTIONS), "phase": len(PERIODS)}
+
+
 def judge(
     inputs: Sequence[Input], tensors: Sequence[Tensor], code: Sequence[Instruction], numbers: int, texts: int
 ) -> None:
@@ -229,12 +236,12 @@ def _judge(one: Instruction, inputs: Sequence[Input], tensors: Sequence[Tensor],
         lowest = 0 if one.op == "store" else -1
         if not all(lowest <= column < width for column in one.integers[1:]):
             raise wrong
-    elif one.op == "function" and not 0 <= one.integers[0] < len(FUNCTIONS):
-        raise wrong
-    elif one.op == "phase" and not 0 <= one.integers[0] < len(PERIODS):
-        raise wrong
-    elif one.op == "bucket_of_text" and one.integers[0] < 1:
-        raise wrong
+    elif one.op in _CHOICES:
+        if not 0 <= one.integers[0] < _CHOICES[one.op]:
+            raise wrong
+    elif one.op == "bucket_of_text":
+        if one.integers[0] < 1:
+            raise wrong
     elif one.op == "quantile":
         if lengths[1] != 2 or one.integers[0] < 1 or lengths[0] != 2 * one.integers[0]:
             raise wrong
@@ -245,35 +252,40 @@ def _judge(one: Instruction, inputs: Sequence[Input], tensors: Sequence[Tensor],
         raise wrong
 
 
-def _load(value: Any, kind: str, empty_is_missing: bool) -> float | bytes | Refused | None:
-    """A value as a register holds it; texts may be UTF-8 already."""
-    if kind in ("string", "timestamp"):
-        text: bytes | None = None
-        if isinstance(value, str):
-            try:
-                text = value.encode()
-            except UnicodeEncodeError:  # a lone surrogate
-                return Refused(0, "", "text" if kind == "string" else "time")
-        elif isinstance(value, bytes):
-            text = value
-        elif value is not None:
-            return Refused(0, "", "text" if kind == "string" else "time")
-        if text == b"" and empty_is_missing:
-            text = None
-        if kind == "string":
-            return text
+class _WrongValue(Exception):
+    """A value that an input does not take; the argument is the reason."""
+
+
+def _text(value: Any, empty_is_missing: bool, reason: str = "text") -> bytes | None:
+    """A text as a register holds it; it may be UTF-8 already."""
+    if isinstance(value, str):
+        try:
+            value = value.encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            raise _WrongValue(reason) from None
+    if value is None or (value == b"" and empty_is_missing):
+        return None
+    if not isinstance(value, bytes):
+        raise _WrongValue(reason)
+    return value
+
+
+def _number(value: Any, kind: str, empty_is_missing: bool) -> float:
+    """A number as a register holds it."""
+    if kind == "timestamp":
+        text = _text(value, empty_is_missing, "time")
         found = NAN if text is None else seconds_of(text.decode("ascii", "replace"))
-        return Refused(0, "", "time") if found is None else found
+        if found is None:
+            raise _WrongValue("time")
+        return found
     if value is None:
         return NAN
-    if kind == "boolean":
-        return float(value) if isinstance(value, bool) else Refused(0, "", "boolean")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            pass
-    return Refused(0, "", "number")
+    if isinstance(value, bool) != (kind == "boolean") or not isinstance(value, (int, float)):
+        raise _WrongValue(kind)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _WrongValue("number") from None
 
 
 def _column(one: Input, column: tuple[str, ReadableBuffer] | None, count: int) -> list[Any]:
@@ -303,7 +315,7 @@ def _column(one: Input, column: tuple[str, ReadableBuffer] | None, count: int) -
 
 
 def seconds_of(text: str) -> float | None:
-    """Seconds since 1970 of a time in ISO 8601: `YYYY-MM-DD[{T| }hh:mm[:ss[.fraction]][Z|+hh:mm]]`; UTC without zone."""
+    """Seconds since 1970 of `YYYY-MM-DD[{T| }hh:mm[:ss[.fraction]][Z|+hh:mm]]` (ISO 8601); UTC without zone."""
     found = _TIME.fullmatch(text)
     if found is None:
         return None
@@ -393,7 +405,9 @@ def _number_op(one: Instruction, numbers: list[float]) -> float | str:  # noqa: 
         case "multiply_add":
             return a * k[0] + k[1]
         case "clip":
-            return k[0] if a < k[0] else k[1] if a > k[1] else a
+            if a < k[0]:
+                return k[0]
+            return k[1] if a > k[1] else a  # noqa: FURB136 - NaN stays
         case "function":
             return _function(FUNCTIONS[one.integers[0]], a)
         case "bucket":

@@ -16,7 +16,7 @@ DATATYPES: Final = ("FP32", "FP64", "INT32", "INT64")
 COLUMN_DATATYPES: Final = (
     "FP64", "FP32", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BOOL", "BYTES", "FP16",
 )  # fmt: skip
-"""Of columns that a program reads: the first nine, FP16 and UINT8 for numbers, BOOL for booleans, BYTES for the rest."""
+"""Of columns that a program reads: BOOL for booleans, BYTES for texts and times, all others for numbers."""
 FUNCTIONS: Final = (
     "log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "square", "abs", "sin", "cos", "sin_turn", "cos_turn",
     "reciprocal", "negative", "sign", "floor", "cbrt", "tanh",
@@ -52,11 +52,11 @@ OPS: Final = (
     "bucket_of_text",  # abs(h) % integers[0], h the signed MurmurHash3 (32 bits, seed 0) of the text a; missing: -1
     "sign_of_text",   # 1 where that h is at least 0, else -1
     "store",          # a to tensor integers[0], column integers[1]
-    "scatter",        # 1 (b, if there is one) to tensor integers[0], column integers[1 + a]; nothing where either is below 0
+    "scatter",        # 1, or b, to tensor integers[0], column integers[1 + a]; nothing where either is below 0
     "text_check",     # refuses a missing text
 )  # fmt: skip
-"""Each writes register `dst` unless it says otherwise. In `lookup_*` integers[0] and [1] are 1 where a missing value and
-one that is not listed are refused."""
+"""Each writes register `dst` unless it says otherwise. In `lookup_*` integers[0] and [1] are 1 where a missing value
+and one that is not listed are refused."""
 
 _REASONS: Final = {
     "infinite": "is infinite, which the plan refuses",

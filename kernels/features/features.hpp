@@ -30,6 +30,13 @@ typedef struct {
 } tg_text;
 
 typedef struct {
+    uint64_t key;
+    Py_ssize_t size;  // -1: nothing is here
+    const char *at;
+    int place;
+} tg_slot;
+
+typedef struct {
     int op, dst, a, b, column;
     int count;           // of numbers
     int integers_count;
@@ -37,7 +44,7 @@ typedef struct {
     double *numbers;
     int texts_count;
     tg_text *texts;
-    int *slots;  // of lookup_text: 1 + the text's place, by hash
+    tg_slot *slots;  // of lookup_text
     uint32_t mask;
 } tg_step;
 
@@ -78,14 +85,39 @@ static inline uint64_t tg_word(const char *at) {
     return word;
 }
 
-// Spreads texts over a table's slots; only ever compared within this process.
-static inline uint32_t tg_hash(const char *at, Py_ssize_t size) {
-    uint64_t h = (uint64_t)size * 0x9E3779B97F4A7C15u;
-    for (; size >= 8; at += 8, size -= 8) h = (h ^ tg_word(at)) * 0xFF51AFD7ED558CCDu, h ^= h >> 32;
-    uint64_t rest = 0;
-    for (Py_ssize_t i = 0; i < size; i++) rest |= (uint64_t)(uint8_t)at[i] << (8 * i);
-    h = (h ^ rest) * 0xC4CEB9FE1A85EC53u;
-    return (uint32_t)(h ^ h >> 32);
+// What tells texts apart: those of at most 8 bytes entirely, together with their size; longer ones nearly. Only ever
+// compared within this process.
+static inline uint64_t tg_key(const char *at, Py_ssize_t size) {
+    if (size > 8) {
+        uint64_t h = (uint64_t)size;
+        for (; size > 8; at += 8, size -= 8) h = (h ^ tg_word(at)) * 0xFF51AFD7ED558CCDu, h ^= h >> 32;
+        return (h ^ tg_word(at + size - 8)) * 0xC4CEB9FE1A85EC53u;  // the last 8 bytes, some of them twice
+    }
+    if (size >= 4) {
+        uint32_t first, last;
+        memcpy(&first, at, 4);
+        memcpy(&last, at + size - 4, 4);
+        return (uint64_t)first << 32 | last;
+    }
+    if (size <= 0) return 0;
+    return (uint64_t)(uint8_t)at[0] << 16 | (uint64_t)(uint8_t)at[size >> 1] << 8 | (uint8_t)at[size - 1];
+}
+
+static inline uint32_t tg_slot_of(uint64_t key, Py_ssize_t size) {
+    uint64_t h = (key ^ (uint64_t)size) * 0x9E3779B97F4A7C15u;
+    return (uint32_t)(h >> 32 ^ h >> 48);
+}
+
+static inline bool tg_equal(const tg_slot *slot, uint64_t key, const char *at, Py_ssize_t size) {
+    return slot->key == key && slot->size == size && (size <= 8 || !memcmp(slot->at, at, (size_t)size));
+}
+
+// Puts a text into a table that has room.
+static inline void tg_enter(tg_slot *slots, uint32_t mask, const char *at, Py_ssize_t size, int place) {
+    uint64_t key = tg_key(at, size);
+    uint32_t slot = tg_slot_of(key, size) & mask;
+    while (slots[slot].size >= 0) slot = (slot + 1) & mask;
+    slots[slot].key = key, slots[slot].size = size, slots[slot].at = at, slots[slot].place = place;
 }
 
 static inline uint32_t tg_turned(uint32_t x, int by) { return x << by | x >> (32 - by); }
@@ -424,13 +456,13 @@ static inline void tg_lookup_text(tg_call *call, const tg_step *s, double *d) {
             if (s->integers[0]) tg_refuse(call, i, s->column, TG_MISSING);
             continue;
         }
-        uint32_t slot = tg_hash(t[i].at, t[i].size) & s->mask;
-        int found;
-        for (; (found = s->slots[slot]); slot = (slot + 1) & s->mask) {
-            const tg_text *have = s->texts + found - 1;
-            if (have->size == t[i].size && !memcmp(have->at, t[i].at, (size_t)have->size)) break;
-        }
-        d[i] = found ? s->numbers[found - 1] : rest;
+        uint64_t key = tg_key(t[i].at, t[i].size);
+        uint32_t slot = tg_slot_of(key, t[i].size) & s->mask;
+        const tg_slot *have;
+        for (; (have = s->slots + slot)->size >= 0; slot = (slot + 1) & s->mask)
+            if (tg_equal(have, key, t[i].at, t[i].size)) break;
+        bool found = have->size >= 0;
+        d[i] = found ? s->numbers[have->place] : rest;
         if (!found && s->integers[1]) tg_refuse(call, i, s->column, TG_UNKNOWN);
     }
 }
@@ -452,6 +484,9 @@ static inline void tg_lookup_number(tg_call *call, const tg_step *s, const doubl
 
 static inline void tg_check(tg_call *call, const tg_step *s, const double *a) {
     int bits = s->integers[0];
+    int64_t odd = 0;  // a loop without branches first: nearly always nothing is refused
+    for (Py_ssize_t i = 0; i < call->rows; i++) odd += !(std::fabs(a[i]) <= std::numeric_limits<double>::max());
+    if (!odd && !(bits & 4)) return;
     for (Py_ssize_t i = 0; i < call->rows; i++) {
         if (bits & 1 && std::isinf(a[i])) tg_refuse(call, i, s->column, TG_INFINITE);
         else if (bits & 2 && a[i] != a[i]) tg_refuse(call, i, s->column, TG_MISSING);
@@ -467,6 +502,10 @@ static inline bool tg_same(const tg_text *a, const tg_text *b) {
     for (Py_ssize_t i = 0; i < n; i++) d[i] = (value); \
     break
 
+// Wider vectors where the machine has them; what is computed is the same, since nothing is fused or reordered.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+__attribute__((target_clones("avx2", "default")))
+#endif
 static void tg_run(tg_call *call, const tg_step *steps, int count) {
     const Py_ssize_t n = call->rows, block = call->block;
     for (const tg_step *s = steps; s < steps + count; s++) {
