@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from gateway.identity.reading import read_key_sets
+from gateway.plans import read_plans
 from gateway.settings import Settings
 from gateway.tls import Material, read_material
 from governance.documents.convert import Places
@@ -33,6 +34,8 @@ class LastGood(msgspec.Struct, frozen=True):
     tls: Material = Material()
     jwks: dict[str, bytes] = {}
     """The key sets of tokens' issuers, by their files' paths."""
+    plans: dict[str, bytes] = {}
+    """The feature plans of routes, by their files' paths."""
     model: bytes | None = None
     """The policy's Casbin model (None: the built-in one)."""
 
@@ -43,6 +46,7 @@ def keep(
     policy_hash: str | None = None,
     tls: Material | None = None,
     jwks: dict[str, bytes] | None = None,
+    plans: dict[str, bytes] | None = None,
 ) -> None:
     """Remember what is in force. Raises OSError.
 
@@ -53,6 +57,7 @@ def keep(
             kept before stays: the edit is judged on its own.
         tls: in force; None: what the files hold now.
         jwks: in force; None: what the files hold now.
+        plans: in force; None: what the files hold now.
     """
     policy = None if settings.policy is None else settings.policy.file.read_bytes()
     named = None if settings.policy is None else settings.policy.model
@@ -64,6 +69,7 @@ def keep(
         policy,
         read_material(settings)[0] if tls is None else tls,
         read_key_sets(settings, "", Places())[0] if jwks is None else jwks,
+        read_plans(settings, "", Places())[0] if plans is None else plans,
         model,
     )
     restore(run_dir, msgspec.msgpack.encode(good, enc_hook=str))

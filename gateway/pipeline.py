@@ -94,8 +94,10 @@ class Pipeline:
             if "timeout" in call.parameters:
                 x.hurry(call.parameters["timeout"])
             assignment = self.assign(x, call)  # 6 route
+            if x.snapshot.features:
+                await self.transform(x, call)  # 7 transform
             try:
-                answer = await self._forward(x, call, assignment)  # 7 transform, 8 forward
+                answer = await self._forward(x, call, assignment)  # 7 validate, 8 forward
             except TidegateError as error:
                 answer = await self._fall_back(x, call, assignment, error)
             answer.model_name = x.model
@@ -186,6 +188,19 @@ class Pipeline:
             draws=draws,
         )
         return x.view
+
+    @staticmethod
+    async def transform(x: Exchange, call: InferCall) -> None:
+        """Step 7 of a route with a feature plan: its columns become the model's tensors."""
+        features = x.snapshot.features.get(x.route_name)
+        if features is None:
+            return
+        limit = x.snapshot.settings.limits.body
+        with x.trace.span(telemetry.SPAN_FEATURES):
+            if features.many(call):
+                await asyncio.to_thread(features.apply, call, limit)
+            else:
+                features.apply(call, limit)
 
     async def _fall_back(
         self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError
@@ -322,6 +337,11 @@ class Pipeline:
         except BadRequest:
             upstream = x.snapshot.upstreams[to.variant.upstream]
             fresh = await _in_time(x, upstream.fresh_signature(to.variant.model, to.version))
+            features = x.snapshot.features.get(x.route_name)
+            if features is not None and (why := features.misfits(fresh)):
+                # The client had no part in it.
+                message = "the route's feature plan does not fit the model that serves it"
+                raise UpstreamAnswered(message, status=503, detail=why) from None
             if fresh is signature:
                 raise
             validate.check(call, fresh)

@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 
 from gateway import lastgood, logs
+from gateway import plans as plan_files
 from gateway import settings as settings_
 from gateway.errors import Forbidden
 from gateway.identity import Identifier, KeysNeeded, Sources
@@ -34,6 +35,7 @@ from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
 from gateway.tls import Material, PeerCertificate, Problem, read_material, watched
+from gateway.transform import RouteFeatures
 from gateway.upstream import Counters, Upstreams
 from gateway.upstream.lives import Lives
 from gateway.upstream.shm_ring import Ring
@@ -92,6 +94,10 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Certificates and keys, as they were read with the settings."""
     jwks: Mapping[str, bytes] = {}
     """Key set files of tokens' issuers, as they were read with the settings."""
+    features: Mapping[str, RouteFeatures] = {}
+    """What makes tensors of raw columns, by the name of the route that has a feature plan."""
+    plans: Mapping[str, bytes] = {}
+    """Feature plans, as they were read with the settings."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -220,7 +226,10 @@ def compile_snapshot(
     jwks, findings = key_files.read_key_sets(settings, str(config), reading.places)
     if findings:
         raise SnapshotError(findings)
-    return _compiled(settings, policy, parts, previous, tls, jwks)
+    plans, findings = plan_files.read_plans(settings, str(config), reading.places)
+    if wrong_plans := [finding for finding in findings if finding.severity == "error"]:
+        raise SnapshotError(wrong_plans)
+    return _compiled(settings, policy, parts, previous, tls, jwks, plans)
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -232,7 +241,7 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         named = settings.policy
         model = None if good.model is None else (good.model, str(named.model))
         policy = PolicySnapshot.compile(good.policy, str(named.file), model=model, fields=GATEWAY_FIELDS)
-    return _compiled(settings, policy, parts, None, good.tls, good.jwks)
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans)
 
 
 def _compiled(
@@ -242,13 +251,18 @@ def _compiled(
     previous: Snapshot | None,
     tls: Material,
     jwks: Mapping[str, bytes],
+    plans: Mapping[str, bytes],
 ) -> Snapshot:
     identity = settings.identity
     understood = lastgood.canonical(settings)
     return Snapshot(
         settings=settings,
         hash=hashlib.sha256(
-            understood + policy.hash.encode() + tls.digest.encode() + b"".join(jwks[path] for path in sorted(jwks))
+            understood
+            + policy.hash.encode()
+            + tls.digest.encode()
+            + b"".join(jwks[path] for path in sorted(jwks))
+            + b"".join(plans[path] for path in sorted(plans))
         ).hexdigest(),
         since=dt.datetime.now(dt.UTC),
         identifier=Identifier(identity, _tokens(settings, parts.keys, jwks)),
@@ -269,6 +283,8 @@ def _compiled(
         },
         tls=tls,
         jwks=jwks,
+        features=plan_files.features_of(settings, plans),
+        plans=plans,
     )
 
 
@@ -402,7 +418,14 @@ class Keeper:
 
     def _keep(self, snapshot: Snapshot) -> None:
         try:
-            lastgood.keep(self._run_dir, snapshot.settings, snapshot.policy.hash, snapshot.tls, dict(snapshot.jwks))
+            lastgood.keep(
+                self._run_dir,
+                snapshot.settings,
+                snapshot.policy.hash,
+                snapshot.tls,
+                dict(snapshot.jwks),
+                dict(snapshot.plans),
+            )
         except OSError as error:
             _log.warning("state_dir: cannot keep the settings in force for workers to come: %s", error.strerror)
 
@@ -415,7 +438,7 @@ class Keeper:
         # The remedy may be an edit of a file that only the refused settings name.
         refused = read(self._config).settings
         self._refused_policy = None if refused is None else refused.policy
-        self._refused_tls = () if refused is None else (*watched(refused), *key_files.watched(refused))
+        self._refused_tls = () if refused is None else tuple(_watched(refused))
 
     async def _asked_within(self, seconds: float) -> bool:
         try:
@@ -433,13 +456,20 @@ class Keeper:
             if policy is not None:
                 files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
-        files += dict.fromkeys((*watched(now), *key_files.watched(now), *self._refused_tls))
+        files += dict.fromkeys((*_watched(now), *self._refused_tls))
         return (*(_stat(file) for file in files), pulse(now))
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
         """The signature of what was read from `began` (Unix ns) on; none when a file changed since."""
         now = self._signature()
         return now if all(stat[-1] < began for stat in now if stat) else ()
+
+
+def _watched(settings: Settings) -> Iterator[Path]:
+    """Files whose content is in a snapshot, beside settings and policy."""
+    yield from watched(settings)
+    yield from key_files.watched(settings)
+    yield from plan_files.watched(settings)
 
 
 def _stat(file: Path) -> tuple[int, ...]:

@@ -82,6 +82,8 @@ class StreamSession:
             if "timeout" in x.call.parameters:
                 x.hurry(x.call.parameters["timeout"])
             assignment = self.pipeline.assign(x, x.call, self._draws)
+            if x.snapshot.features:
+                await self.pipeline.transform(x, x.call)
             assert x.route is not None
             assert x.view is not None
             call.alternatives = list(x.route.fallbacks(x.view, assignment))

@@ -24,6 +24,8 @@ SPAN_ROUTE = "route"
 """Choosing the variant."""
 SPAN_TRANSFORM = "transform"
 """Holding the tensors against the model's metadata and bringing them into raw form."""
+SPAN_FEATURES = "features"
+"""Making the model's tensors of raw columns, on routes with a feature plan."""
 SPAN_FORWARD = "forward"
 """The call to the model server, once for each variant tried; kind CLIENT. Triton's spans hang below."""
 

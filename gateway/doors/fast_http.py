@@ -79,8 +79,7 @@ class FastExchange(HttpExchange):
         head = self.head
         if not head.plain:
             return super().decode()
-        tensors = self.snapshot.settings.limits.tensors
-        call = by_heart.decode_request(self.body, head.json_length, self.model, self.version, tensors)
+        call = self.decode_body(self.body, head.json_length)
         # One that is known by heart has all of its tensors in the body.
         if call.known is not None or not any(tensor.shm is not None for tensor in call.inputs):
             self.inputs = (self.body,)

@@ -180,6 +180,12 @@ async def model_page(page: GrpcPage) -> bytes:
         versions = route.versions() or (served if len(told.done) > 1 else ())
         if versions:
             answer.versions[:] = sorted(versions, key=lambda version: (len(version), version))
+        features = page.snapshot.features.get(route.name)
+        columns = None if features is None else features.metadata()
+        if columns is not None:
+            del answer.inputs[:]
+            for column, datatype, shape in columns:
+                answer.inputs.add(name=column, datatype=datatype, shape=shape)
         return bytes(answer.SerializeToString())
     answer = page.agreed(told)
     answer.config.name = route.name

@@ -26,7 +26,7 @@ from gateway.headers import from_asgi, request_id, wants_events
 from gateway.operations import Address, parse_path
 from gateway.snapshot import admitted_page
 from gateway.tls import certificate_of_scope
-from gateway.wire import by_heart, compression
+from gateway.wire import by_heart, compression, rows
 from gateway.wire import http as codec
 from gateway.wire.types import Buffer
 
@@ -79,11 +79,19 @@ class HttpExchange(Exchange):
         body = plain_body(self.headers, self.body, self.snapshot.settings.limits.body)
         self.inputs = (body,)
         length = codec.parse_header_length(self.headers.get("inference-header-content-length"), len(body))
-        limits = self.snapshot.settings.limits
-        call = by_heart.decode_request(body, length, self.model, self.version, limits.tensors)
+        call = self.decode_body(body, length)
         if any(tensor.shm is not None for tensor in call.inputs):
             self.inputs = None
         return call
+
+    def decode_body(self, body: Buffer, header_length: int | None) -> InferCall:
+        """The call of an uncompressed body; rows of JSON are for routes with a feature plan alone."""
+        tensors = self.snapshot.settings.limits.tensors
+        if header_length is None and self.model in self.snapshot.features:
+            call = rows.decode_request(body, self.model, self.version, tensors)
+            if call is not None:
+                return call
+        return by_heart.decode_request(body, header_length, self.model, self.version, tensors)
 
     def encode(self, answer: InferAnswer) -> Reply:
         """The answer in the form that the request asked for, compressed when the client takes it."""

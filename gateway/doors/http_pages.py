@@ -175,10 +175,16 @@ async def _model_page(page: PageRequest, name: str) -> Reply:
         raise upstream.missing(to.variant.model, to.version, error) from error
     reply = _agreed(told, fanout.agreed if name else fanout.agreed_metadata)
     versions = route.versions()
-    if to.variant.model == route.name and (name or not versions):
+    features = None if name else page.snapshot.features.get(route.name)
+    columns = None if features is None else features.metadata()
+    if to.variant.model == route.name and (name or not versions) and columns is None:
         return reply
     document = msgspec.json.decode(reply.body)
     document["name"] = route.name
+    if columns is not None:
+        document["inputs"] = [
+            {"name": column, "datatype": datatype, "shape": shape} for column, datatype, shape in columns
+        ]
     if versions and not name:
         document["versions"] = sorted(versions, key=lambda version: (len(version), version))
     reply.body = msgspec.json.encode(document)

@@ -21,6 +21,7 @@ from msgspec import inspect as types
 from gateway import settings
 from gateway.settings import access, routes, upstreams
 from gateway.settings.later import KEYS, VALUES
+from governance.documents.convert import SHORT
 
 _INTRO = """\
 # Settings: `tidegate.yaml`
@@ -141,7 +142,8 @@ def _value(kind: types.Type) -> str:
     if isinstance(kind, types.DictType):
         return f"name: {_value(kind.value_type)}"
     if isinstance(kind, types.StructType):
-        return "section"
+        short = getattr(kind.cls, SHORT, None)
+        return "section" if short is None else f"section, or its `{short}`"
     bounds = [f"{words} {getattr(kind, name)}" for name, words in _BOUNDS if getattr(kind, name, None) is not None]
     pattern = getattr(kind, "pattern", None)
     if pattern is not None:

@@ -8,7 +8,6 @@ test refuses entries that name a field or value which exists.
 from __future__ import annotations
 
 KEYS: dict[tuple[str, str], str] = {
-    ("Route", "features"): "send the model's own tensors, and remove the key",
     ("Route", "monitor"): "remove the key",
 }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.settings.forms import Duration, Section
+from gateway.settings.forms import Duration, FilePath, Section
 
 
 class Compare(Section, frozen=True):
@@ -65,6 +65,20 @@ class Shadow(Section, frozen=True):
     """After which a copy counts as an error."""
 
 
+class Features(Section, frozen=True):
+    """Raw columns in place of the model's tensors. `features: plan.yaml` is the section with its plan alone."""
+
+    __short__ = "plan"
+    plan: FilePath
+    """What the columns are and how they become tensors (see features.md)."""
+    accept: Annotated[tuple[Literal["columns", "rows", "tensors"], ...], msgspec.Meta(min_length=1)] = (
+        "columns",
+        "rows",
+    )
+    """Forms that are taken: `columns`, a tensor `[n, 1]` for each; `rows`, rows of JSON over HTTP; `tensors`,
+    the model's own as ever."""
+
+
 class Route(Section, frozen=True):
     """A model name that clients may ask for, and what serves it."""
 
@@ -83,5 +97,7 @@ class Route(Section, frozen=True):
     """Variants tried in order when the chosen one fails for a reason that is not the client's."""
     timeout: Duration = 60.0
     """Longest time for one request; then 504 / DEADLINE_EXCEEDED. For streams: between two responses."""
+    features: Features | None = None
+    """A feature plan: clients send raw columns. Absent: the model's own tensors."""
     idempotent: bool = True
     """Unary calls outside of sequences may be sent again (retries, hedges, fallback); `false`: each is sent once."""

@@ -7,7 +7,7 @@ and of Triton's extensions to it.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -54,6 +54,19 @@ class InputTensor(msgspec.Struct, gc=False):
     contents: object | None = None
     """gRPC `InferTensorContents` message."""
     shm: SharedMemory | None = None
+
+
+class Rows(msgspec.Struct, frozen=True, gc=False):
+    """Rows of raw columns."""
+
+    rows: list[Any]
+    """Mappings by column; with `columns` lists, each as long as that."""
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.rows)
 
 
 class OutputRequest(msgspec.Struct, gc=False):
@@ -104,6 +117,8 @@ class InferCall(msgspec.Struct):
     """HTTP only: the head that it was made from by heart."""
     tail: Buffer = b""
     """With `known`: the bytes of all tensors as they came."""
+    rows: Rows | None = None
+    """Rows of raw columns in place of `inputs`, until the route's feature plan has made tensors of them."""
 
 
 class OutputTensor(msgspec.Struct, gc=False):

@@ -2,7 +2,8 @@
 
 Contract: driven by the types alone (`msgspec.inspect`), so a new field needs no change here: Structs, tuples,
 dicts with string keys, Optional, Literal, str, int, float, bool, the constraints of `msgspec.Meta`, and the
-forms that its `extra_json_schema` names as `x-form`: `path` here, others through the readers in `Forms`.
+forms that its `extra_json_schema` names as `x-form`: `path` here, others through the readers in `Forms`. A union
+of scalars takes what the value is written as; a Struct with `SHORT` may be written as one value.
 Every fault is a finding and the rest is still read; the value is given only when there is none. A value that
 came from an environment variable, or that must match a pattern (a digest), is never repeated in a message: it
 may be a secret.
@@ -29,6 +30,8 @@ Place: TypeAlias = tuple[str | int, ...]
 """Where something stands in the tree: `("routes", "credit", "variants", 0, "weight")`."""
 
 T = TypeVar("T", bound=msgspec.Struct)
+SHORT: Final = "__short__"
+"""Name of a Struct's class attribute: the one key for which a single value may stand in place of the mapping."""
 _BAD: Final = object()
 """Stands for a value that has a finding already."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -42,6 +45,7 @@ _WORDS: dict[type[inspect.Type], str] = {
     inspect.NoneType: "null",
     inspect.VarTupleType: "a list",
 }
+_WRITTEN: dict[str, type[inspect.Type]] = {BOOL: inspect.BoolType, INT: inspect.FloatType, FLOAT: inspect.FloatType}
 _YAML_1_1 = {"on": "true", "yes": "true", "y": "true", "off": "false", "no": "false", "n": "false"}
 _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("ge", lambda value, bound: value >= bound, "at least"),
@@ -139,13 +143,28 @@ class _Converter:
         return f"{what} has no value: expected {self.expected(kind)}"
 
     def optional(self, node: Node, kind: inspect.UnionType, place: Place) -> Any:
-        (some,) = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+        some, *others = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+        if others:
+            return self.either(node, kind, place)
         if _is_null(node, self.document):
             assert isinstance(node, ScalarNode)
             # Only a null that somebody wrote turns a thing off: `identity:` with all its lines commented out
             # must not open the door.
             return self.error(node, "missing-value", self.nothing(some, place)) if node.value == "" else None
         return self.convert(node, some, place)
+
+    def either(self, node: Node, kind: inspect.UnionType, place: Place) -> Any:
+        """One of several kinds of scalar: what the value is written as decides."""
+        if _is_null(node, self.document):
+            return self.error(node, "missing-value", self.nothing(kind, place))
+        tag = node.tag if isinstance(node, ScalarNode) else ""
+        wanted = _WRITTEN.get(tag, inspect.StrType)
+        for one in kind.types:
+            if isinstance(one, wanted):
+                return self.scalar(node, one, place)
+        expected = self.expected(kind)
+        said = self.said(node) if isinstance(node, ScalarNode) else f", not a {_kind(node)}"
+        return self.error(node, "wrong-type", f"`{dotted(place)}` must be {expected}{said}")
 
     def form(self, node: Node, kind: inspect.Metadata, place: Place) -> Any:
         name = (kind.extra_json_schema or {}).get("x-form")
@@ -180,6 +199,11 @@ class _Converter:
         return str(self.base / text)
 
     def struct(self, node: Node, kind: inspect.StructType, place: Place) -> Any:
+        short = getattr(kind.cls, SHORT, None)
+        if short is not None and isinstance(node, ScalarNode):
+            one = next(one for one in kind.fields if one.encode_name == short)
+            value = self.field(node, kind, one, (*place, short))
+            return _BAD if value is _BAD else kind.cls(**{one.name: value})
         if not isinstance(node, MappingNode):
             what = f"`{dotted(place)}`" if place else "the file"
             return self.error(node, "wrong-type", f"{what} must be a mapping (`key: value` lines), not a {_kind(node)}")

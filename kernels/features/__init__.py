@@ -1,0 +1,48 @@
+"""Raw columns to a model's tensors: feature programs, run over rows of values or whole columns.
+
+The only place that chooses between the C twin and its specification in Python; `TIDEGATE_NO_EXTENSIONS=1` takes the
+specification. `_program.py` says what a program is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kernels.features._program import (
+    COLUMN_DATATYPES,
+    DATATYPES,
+    FUNCTIONS,
+    KINDS,
+    OPS,
+    PERIODS,
+    REFUSE_INFINITE,
+    REFUSE_MISSING,
+    REFUSE_NOT_POSITIVE,
+    Input,
+    Instruction,
+    Refused,
+    Tensor,
+)
+
+if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
+    from kernels.features._features_py import Program
+else:
+    from kernels.features._features_c import Program
+
+__all__ = [
+    "COLUMN_DATATYPES",
+    "DATATYPES",
+    "FUNCTIONS",
+    "KINDS",
+    "OPS",
+    "PERIODS",
+    "REFUSE_INFINITE",
+    "REFUSE_MISSING",
+    "REFUSE_NOT_POSITIVE",
+    "Input",
+    "Instruction",
+    "Program",
+    "Refused",
+    "Tensor",
+]
