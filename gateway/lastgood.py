@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.identity.reading import read_key_sets
 from gateway.settings import Settings
+from gateway.settings.profiles import watched
 from gateway.tls import Material, read_material
 from governance.documents.convert import Places
 from governance.policy import policy_digest
@@ -35,6 +36,8 @@ class LastGood(msgspec.Struct, frozen=True):
     """The key sets of tokens' issuers, by their files' paths."""
     model: bytes | None = None
     """The policy's Casbin model (None: the built-in one)."""
+    profiles: dict[str, bytes] = {}
+    """What routes' monitors hold their traffic against, by their files' paths."""
 
 
 def keep(
@@ -43,6 +46,7 @@ def keep(
     policy_hash: str | None = None,
     tls: Material | None = None,
     jwks: dict[str, bytes] | None = None,
+    profiles: dict[str, bytes] | None = None,
 ) -> None:
     """Remember what is in force. Raises OSError.
 
@@ -53,6 +57,7 @@ def keep(
             kept before stays: the edit is judged on its own.
         tls: in force; None: what the files hold now.
         jwks: in force; None: what the files hold now.
+        profiles: in force; None: what the files hold now.
     """
     policy = None if settings.policy is None else settings.policy.file.read_bytes()
     named = None if settings.policy is None else settings.policy.model
@@ -65,6 +70,7 @@ def keep(
         read_material(settings)[0] if tls is None else tls,
         read_key_sets(settings, "", Places())[0] if jwks is None else jwks,
         model,
+        {str(path): path.read_bytes() for path in watched(settings)} if profiles is None else profiles,
     )
     restore(run_dir, msgspec.msgpack.encode(good, enc_hook=str))
 

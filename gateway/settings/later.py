@@ -9,7 +9,6 @@ from __future__ import annotations
 
 KEYS: dict[tuple[str, str], str] = {
     ("Route", "features"): "send the model's own tensors, and remove the key",
-    ("Route", "monitor"): "remove the key",
 }
 
 VALUES: dict[tuple[str, str, str], str] = {}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from gateway.settings.forms import Duration, Section
+from gateway.settings.forms import Duration, FilePath, Section
 
 
 class Compare(Section, frozen=True):
@@ -65,6 +65,13 @@ class Shadow(Section, frozen=True):
     """After which a copy counts as an error."""
 
 
+class Monitor(Section, frozen=True):
+    """What callers send, held against what the model was made with."""
+
+    profile: FilePath
+    """The reference, as `tidegate profile build` writes it. Every served row counts; another profile begins anew."""
+
+
 class Route(Section, frozen=True):
     """A model name that clients may ask for, and what serves it."""
 
@@ -85,3 +92,5 @@ class Route(Section, frozen=True):
     """Longest time for one request; then 504 / DEADLINE_EXCEEDED. For streams: between two responses."""
     idempotent: bool = True
     """Unary calls outside of sequences may be sent again (retries, hedges, fallback); `false`: each is sent once."""
+    monitor: Monitor | None = None
+    """Drift of the inputs: `GET /gateway/v1/monitors/NAME` and metrics."""

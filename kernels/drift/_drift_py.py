@@ -64,10 +64,21 @@ _PAUSE_S = 50e-6
 class Tensor(Protocol):
     """What is counted; `gateway.wire.types.InputTensor` and `OutputTensor` are such."""
 
-    name: str
-    datatype: str
-    shape: list[int]
-    data: ReadableBuffer | None
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def datatype(self) -> str:
+        """One of the protocol's."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Rows first."""
+
+    @property
+    def data(self) -> ReadableBuffer | None:
+        """Raw bytes, row-major, in the machine's byte order; BYTES as their length and content; None: not here."""
 
 
 def snapshot(buffer: ReadableBuffer) -> bytes:
