@@ -32,6 +32,7 @@ from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
 from gateway.metrics import Page, Registry
+from gateway.monitors import Board, meters
 from gateway.observe import GateMeters, Observer, UpstreamEvents
 from gateway.otlp import span_sink
 from gateway.otlp_metrics import metrics_push
@@ -89,6 +90,7 @@ class Application:
         self.registry = Registry(place.run_dir, place.slot)
         self.keys = Sources()
         self.ring = _ring(good.settings)
+        self.board = Board(good.settings.state_dir / "monitors")
         parts = Parts(
             pins=SharedPins(place.run_dir / "pins"),
             counters=UpstreamEvents(self.registry),
@@ -96,6 +98,7 @@ class Application:
             lives=SharedLives(place.run_dir / "lives"),
             ring=self.ring,
             keys=self.keys,
+            board=self.board,
         )
         self.desired = Desired(place.run_dir / "desired", parts.counters)
         self.keeper = Keeper(place.config, place.run_dir, good, parts, self)
@@ -160,12 +163,14 @@ class Application:
         await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
         self.decisions.in_force(self.place.run_dir, snapshot)
+        self.board.retain(snapshot.monitors.values())
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         for outcome in ("swapped", "unchanged", "refused"):
             self.registry.counter(telemetry.RELOADS).labels(outcome)
         self._background(self.keeper.watch())
         self._background(self.brownout.watch())
         self._background(self._count_tasks())
+        self._background(meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors))
         limits = snapshot.settings.limits
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))
@@ -293,6 +298,7 @@ class Application:
         self.keys.retain(urls(new.settings))
         new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
+        self.board.retain(new.monitors.values())
         self.decisions.in_force(self.place.run_dir, new)
         limits = new.settings.limits
         for server in self._servers:

@@ -18,6 +18,7 @@ import msgspec
 from gateway.identity.reading import read_key_sets
 from gateway.plans import read_plans
 from gateway.settings import Settings
+from gateway.settings.profiles import watched
 from gateway.tls import Material, read_material
 from governance.documents.convert import Places
 from governance.policy import policy_digest
@@ -38,6 +39,8 @@ class LastGood(msgspec.Struct, frozen=True):
     """The feature plans of routes, by their files' paths."""
     model: bytes | None = None
     """The policy's Casbin model (None: the built-in one)."""
+    profiles: dict[str, bytes] = {}
+    """What routes' monitors hold their traffic against, by their files' paths."""
 
 
 def keep(
@@ -47,6 +50,7 @@ def keep(
     tls: Material | None = None,
     jwks: dict[str, bytes] | None = None,
     plans: dict[str, bytes] | None = None,
+    profiles: dict[str, bytes] | None = None,
 ) -> None:
     """Remember what is in force. Raises OSError.
 
@@ -58,6 +62,7 @@ def keep(
         tls: in force; None: what the files hold now.
         jwks: in force; None: what the files hold now.
         plans: in force; None: what the files hold now.
+        profiles: in force; None: what the files hold now.
     """
     policy = None if settings.policy is None else settings.policy.file.read_bytes()
     named = None if settings.policy is None else settings.policy.model
@@ -71,6 +76,7 @@ def keep(
         read_key_sets(settings, "", Places())[0] if jwks is None else jwks,
         read_plans(settings, "", Places())[0] if plans is None else plans,
         model,
+        {str(path): path.read_bytes() for path in watched(settings)} if profiles is None else profiles,
     )
     restore(run_dir, msgspec.msgpack.encode(good, enc_hook=str))
 

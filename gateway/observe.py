@@ -102,6 +102,8 @@ class Observer:
             handles.duration.exemplar(seconds, *x.trace.exemplar(), time.time())
             name, attributes = _described(x, code)
             x.trace.end(name, attributes, error=error)
+        if x.snapshot.monitors and error is None:
+            _monitor(x)
         if self._access_log:
             _access.info("%s %s", x.operation, x.model, extra={"fields": _fields(x, code, seconds)})
         elif error is not None and error.status >= 500:
@@ -132,6 +134,17 @@ class Observer:
         self._fallbacks.labels(x.route_name, to.variant.name).inc()
         fields = {"request_id": x.request_id, "route": x.route_name, "detail": error.detail}
         _log.warning("fell back to '%s': %s", to.variant.name, error.message, extra={"fields": fields})
+
+
+def _monitor(x: Exchange) -> None:
+    """Count the inputs of a call that was served, where its route has a monitor."""
+    monitor = x.snapshot.monitors.get(x.route_name)
+    if monitor is None or x.call is None:
+        return
+    try:
+        monitor.count(x.call.inputs)
+    except Exception:  # noqa: BLE001 - a defect there must not cost an answer
+        _log.exception("not counted: a defect", extra={"fields": {"request_id": x.request_id}})
 
 
 def code_of(protocol: str, error: TidegateError | None) -> str:

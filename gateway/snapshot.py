@@ -29,11 +29,14 @@ from gateway.identity.jwt import Tokens
 from gateway.identity.sources import KeySource
 from gateway.inforce import Refusal, refusal
 from gateway.lastgood import LastGood
+from gateway.monitors import Board, Monitor, MonitorError
 from gateway.operations import Operation
 from gateway.policy_in_force import load_policy, pulse
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
+from gateway.settings.profiles import read_profiles
+from gateway.settings.profiles import watched as watched_profiles
 from gateway.tls import Material, PeerCertificate, Problem, read_material, watched
 from gateway.transform import RouteFeatures
 from gateway.upstream import Counters, Upstreams
@@ -41,6 +44,7 @@ from gateway.upstream.lives import Lives
 from gateway.upstream.shm_ring import Ring
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
+from governance.monitor.profile import Profile, decode, encode
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
 from governance.types import Finding, Subject
 
@@ -83,7 +87,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
 
     settings: Settings
     hash: str
-    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, and certificates and keys."""
+    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, certificates and keys, and
+    profiles."""
     since: dt.datetime
     identifier: Identifier
     policy: PolicySnapshot
@@ -98,6 +103,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """What makes tensors of raw columns, by the name of the route that has a feature plan."""
     plans: Mapping[str, bytes] = {}
     """Feature plans, as they were read with the settings."""
+    monitors: Mapping[str, Monitor] = {}
+    """By route; routes without one are not in it."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -191,6 +198,8 @@ class Parts(msgspec.Struct, frozen=True):
     """Of replicas, likewise."""
     keys: Sources = msgspec.field(default_factory=Sources)
     """Key sets of tokens' issuers that come from URLs."""
+    board: Board | None = None
+    """Where monitors count; None: nowhere, and there are none."""
 
 
 def compile_snapshot(
@@ -229,7 +238,14 @@ def compile_snapshot(
     plans, findings = plan_files.read_plans(settings, str(config), reading.places)
     if wrong_plans := [finding for finding in findings if finding.severity == "error"]:
         raise SnapshotError(wrong_plans)
-    return _compiled(settings, policy, parts, previous, tls, jwks, plans)
+    profiles, findings = read_profiles(settings, str(config), reading.places)
+    if findings:
+        raise SnapshotError(findings)
+    try:
+        return _compiled(settings, policy, parts, previous, tls, jwks, plans, profiles)
+    except MonitorError as error:
+        place = reading.places.of_key(("routes", error.route, "monitor"))
+        raise SnapshotError([Finding(str(config), *place, "error", "monitor", str(error))]) from None
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -241,7 +257,12 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         named = settings.policy
         model = None if good.model is None else (good.model, str(named.model))
         policy = PolicySnapshot.compile(good.policy, str(named.file), model=model, fields=GATEWAY_FIELDS)
-    return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans)
+    profiles = {
+        name: decode(good.profiles[str(route.monitor.profile)], route.monitor.profile)
+        for name, route in settings.routes.items()
+        if route.monitor is not None
+    }
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans, profiles)
 
 
 def _compiled(
@@ -252,17 +273,21 @@ def _compiled(
     tls: Material,
     jwks: Mapping[str, bytes],
     plans: Mapping[str, bytes],
+    profiles: Mapping[str, Profile],
 ) -> Snapshot:
     identity = settings.identity
     understood = lastgood.canonical(settings)
     return Snapshot(
         settings=settings,
         hash=hashlib.sha256(
-            understood
-            + policy.hash.encode()
-            + tls.digest.encode()
-            + b"".join(jwks[path] for path in sorted(jwks))
-            + b"".join(plans[path] for path in sorted(plans))
+            b"".join(
+                (
+                    *(understood, policy.hash.encode(), tls.digest.encode()),
+                    *(jwks[path] for path in sorted(jwks)),
+                    *(plans[path] for path in sorted(plans)),
+                    *(profiles[route].hash.encode() for route in sorted(profiles)),
+                )
+            )
         ).hexdigest(),
         since=dt.datetime.now(dt.UTC),
         identifier=Identifier(identity, _tokens(settings, parts.keys, jwks)),
@@ -285,6 +310,7 @@ def _compiled(
         jwks=jwks,
         features=plan_files.features_of(settings, plans),
         plans=plans,
+        monitors={} if parts.board is None else parts.board.of(profiles),
     )
 
 
@@ -347,7 +373,7 @@ class Keeper:
         self._swap = swap
         self._wanted = asyncio.Event()
         self._refused_policy: settings_.Policy | None = None
-        self._refused_tls: tuple[Path, ...] = ()
+        self._refused_files: tuple[Path, ...] = ()
         self._fixed = good.settings
         self.refusal: Refusal | None = None
         """The last edit that did not hold."""
@@ -393,7 +419,7 @@ class Keeper:
             return
         if self.refusal is not None:
             self.refusal = msgspec.structs.replace(self.refusal, standing=False)
-        self._refused_policy, self._refused_tls = None, ()
+        self._refused_policy, self._refused_files = None, ()
         if new.hash == old.hash:
             _log.info("reloaded: nothing has changed", extra={"fields": {"snapshot": old.hash}})
             self._swap.looked("unchanged")
@@ -425,6 +451,7 @@ class Keeper:
                 snapshot.tls,
                 dict(snapshot.jwks),
                 dict(snapshot.plans),
+                _profiles(snapshot),
             )
         except OSError as error:
             _log.warning("state_dir: cannot keep the settings in force for workers to come: %s", error.strerror)
@@ -438,7 +465,7 @@ class Keeper:
         # The remedy may be an edit of a file that only the refused settings name.
         refused = read(self._config).settings
         self._refused_policy = None if refused is None else refused.policy
-        self._refused_tls = () if refused is None else tuple(_watched(refused))
+        self._refused_files = () if refused is None else tuple(_named(refused))
 
     async def _asked_within(self, seconds: float) -> bool:
         try:
@@ -456,7 +483,7 @@ class Keeper:
             if policy is not None:
                 files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
-        files += dict.fromkeys((*_watched(now), *self._refused_tls))
+        files += dict.fromkeys((*_named(now), *self._refused_files))
         return (*(_stat(file) for file in files), pulse(now))
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
@@ -465,11 +492,21 @@ class Keeper:
         return now if all(stat[-1] < began for stat in now if stat) else ()
 
 
-def _watched(settings: Settings) -> Iterator[Path]:
-    """Files whose content is in a snapshot, beside settings and policy."""
+def _profiles(snapshot: Snapshot) -> dict[str, bytes]:
+    """The profiles in force, by their files' paths."""
+    return {
+        str(route.monitor.profile): encode(snapshot.monitors[name].profile)
+        for name, route in snapshot.settings.routes.items()
+        if route.monitor is not None and name in snapshot.monitors
+    }
+
+
+def _named(settings: Settings) -> Iterator[Path]:
+    """Files that the settings name, the policy's apart."""
     yield from watched(settings)
     yield from key_files.watched(settings)
     yield from plan_files.watched(settings)
+    yield from watched_profiles(settings)
 
 
 def _stat(file: Path) -> tuple[int, ...]:

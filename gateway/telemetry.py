@@ -344,6 +344,42 @@ SHARED_MEMORY = Metric(
     "Memory that workers share with model servers: `allocated` of /dev/shm, and `leased` of that to calls.",
     ("state",),
 )
+DRIFT_ROWS = Metric(
+    "tidegate_drift_rows", "max", "Rows that a route's monitor has seen since its profile took force.", ("route",)
+)
+DRIFT_UNSEEN = Metric(
+    "tidegate_drift_unseen_calls",
+    "max",
+    "Served calls whose inputs a monitor could not see: in shared memory, or of other shapes than the profile's.",
+    ("route",),
+)
+DRIFT_HIDDEN = Metric(
+    "tidegate_drift_hidden_columns",
+    "max",
+    "Columns of a monitor beyond the first 100, which have no series; the monitor's page has them.",
+    ("route",),
+)
+DRIFT_PSI = Metric(
+    "tidegate_drift_psi",
+    "max",
+    "Population stability index of a column, all rows served against the profile; absent below 30 values.",
+    ("route", "column"),
+    series=2048,
+)
+DRIFT_JS = Metric(
+    "tidegate_drift_js",
+    "max",
+    "Jensen-Shannon distance (base 2, 0 to 1) of a column, all rows served against the profile.",
+    ("route", "column"),
+    series=2048,
+)
+DRIFT_MISSING = Metric(
+    "tidegate_drift_missing_ratio",
+    "max",
+    "Share of the rows served in which a column was missing.",
+    ("route", "column"),
+    series=2048,
+)
 SERIES_FOLDED = Metric(
     "tidegate_metrics_folded_total",
     "counter",
@@ -395,6 +431,12 @@ METRICS: tuple[Metric, ...] = (
     EXPORT_FAILURES,
     WORKER_TASKS,
     SHARED_MEMORY,
+    DRIFT_ROWS,
+    DRIFT_UNSEEN,
+    DRIFT_HIDDEN,
+    DRIFT_PSI,
+    DRIFT_JS,
+    DRIFT_MISSING,
     SERIES_FOLDED,
 )
 """What a worker's registry holds."""

@@ -24,6 +24,7 @@ from gateway.control.access import REFUSED_KEY
 from gateway.control.audit import AuditController
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
+from gateway.control.monitors import MonitorController
 from gateway.control.routes import RouteController
 from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
@@ -41,7 +42,15 @@ _log = logs.get("control")
 
 def build_litestar(application: Core, http_door: Any) -> Litestar:
     """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
-    handlers: list[Any] = [AuditController, RouteController, SnapshotController, UpstreamController, healthz, readyz]
+    handlers: list[Any] = [
+        AuditController,
+        RouteController,
+        MonitorController,
+        SnapshotController,
+        UpstreamController,
+        healthz,
+        readyz,
+    ]
     settings = application.snapshot.settings.metrics
     if settings.enabled and settings.listen is None:
         handlers.append(metrics)

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
-from gateway.settings.routes import Compare, Match, Route, Shadow, Variant
+from gateway.settings.routes import Compare, Match, Monitor, Route, Shadow, Variant
 from gateway.settings.upstreams import (
     AdaptiveConcurrency,
     Breaker,
@@ -52,6 +52,7 @@ __all__ = [
     "Logging",
     "Match",
     "Metrics",
+    "Monitor",
     "Mtls",
     "OtlpMetrics",
     "PathOrUrl",

@@ -21,6 +21,7 @@ from gateway.settings import Settings
 from gateway.settings.check import check
 from gateway.settings.later import KEYS, VALUES
 from gateway.settings.policy import check_policy
+from gateway.settings.profiles import read_profiles
 from gateway.settings.units import READERS
 from governance.documents.convert import Forms, Places, convert
 from governance.documents.nodes import compose, decode
@@ -96,6 +97,7 @@ def read(path: Path, env: Mapping[str, str] = os.environ) -> Reading:
         findings += check_policy(settings, str(path), places)
         findings += read_key_sets(settings, str(path), places)[1]
         findings += read_plans(settings, str(path), places)[1]
+        findings += read_profiles(settings, str(path), places)[1]
     # The settings' own findings first, in file order, then those of the files that it names.
     findings.sort(key=lambda finding: (finding.file != str(path), finding.file, finding.line, finding.column))
     return Reading(settings, findings, places)

@@ -7,8 +7,6 @@ test refuses entries that name a field or value which exists.
 
 from __future__ import annotations
 
-KEYS: dict[tuple[str, str], str] = {
-    ("Route", "monitor"): "remove the key",
-}
+KEYS: dict[tuple[str, str], str] = {}
 
 VALUES: dict[tuple[str, str, str], str] = {}

@@ -79,6 +79,13 @@ class Features(Section, frozen=True):
     the model's own as ever."""
 
 
+class Monitor(Section, frozen=True):
+    """What callers send, held against what the model was made with."""
+
+    profile: FilePath
+    """The reference, as `tidegate profile build` writes it. Every served row counts; another profile begins anew."""
+
+
 class Route(Section, frozen=True):
     """A model name that clients may ask for, and what serves it."""
 
@@ -101,3 +108,5 @@ class Route(Section, frozen=True):
     """A feature plan: clients send raw columns. Absent: the model's own tensors."""
     idempotent: bool = True
     """Unary calls outside of sequences may be sent again (retries, hedges, fallback); `false`: each is sent once."""
+    monitor: Monitor | None = None
+    """Drift of the inputs: `GET /gateway/v1/monitors/NAME` and metrics."""

@@ -2,5 +2,6 @@
 
 The files in the order in which a report meets them: `kinds` (what a column is, and its values as that), `cells` (bins
 and categories, fixed by the reference), `distances` and `significance` (numbers from cells and from values), `report`
-(all of it for two tables). Definitions and edge cases stand where they are computed; formulas name their source.
+(all of it for two tables). For what is served: `profile` (the reference, frozen in a file) and `live` (the report of a
+profile and counts). Definitions and edge cases stand where they are computed; formulas name their source.
 """

@@ -43,6 +43,12 @@ def hellinger(p: Shares, q: Shares) -> float:
     return float(np.sqrt(min(1.0, max(0.0, 1.0 - float(np.sqrt(p * q).sum())))))
 
 
+def of_cells(reference: Counts, current: Counts) -> dict[str, float | None]:
+    """All four of counts over the same cells."""
+    p, q = jeffreys(reference), jeffreys(current)
+    return {"psi": psi(p, q), "js": js(p, q), "hellinger": hellinger(p, q), "kl": kl(p, q)}
+
+
 def ks_of_cells(reference: Counts, current: Counts) -> float:
     """The largest distance between the distribution functions at the cells' edges: a lower bound of KS."""
     between = np.cumsum(reference) / reference.sum() - np.cumsum(current) / current.sum()

@@ -68,7 +68,7 @@ def values_of(column: Column, kind: Kind) -> Values:
     """The values as that; what cannot be read so is missing."""
     rows = len(column.values)
     if kind == "numeric":
-        read = _number_written if column.written else _number
+        read = number_written if column.written else _number
         numbers = np.array([read(value) for value in column.values], dtype=np.float64)
         numbers = numbers[~np.isnan(numbers)]
         return Values(numbers, [], len(numbers), rows - len(numbers))
@@ -116,7 +116,8 @@ def _is_time(value: Any) -> bool:
     return True
 
 
-def _number_written(value: Any) -> float:
+def number_written(value: Any) -> float:
+    """The number that a text is; NaN: it is none."""
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else np.nan
 
 

@@ -149,13 +149,7 @@ def _cells(a: Values, b: Values, bins: int) -> tuple[dict[str, Any], Counts, Cou
 def _statistics(
     a: Values, b: Values, reference: Counts, current: Counts
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    p, q = distances.jeffreys(reference), distances.jeffreys(current)
-    found: dict[str, float | None] = {
-        "psi": distances.psi(p, q),
-        "js": distances.js(p, q),
-        "hellinger": distances.hellinger(p, q),
-        "kl": distances.kl(p, q),
-    }
+    found = distances.of_cells(reference, current)
     p_values: dict[str, float | None] = {}
     if a.numbers is not None and b.numbers is not None:
         found["ks"], p_values["ks"] = significance.ks(a.numbers, b.numbers)

@@ -1,224 +1,291 @@
-"""The specification of the drift shard, in Python: what `_drift_c` does, cell for cell and exception for exception.
+"""The specification of the drift shard, in Python: what `_drift_c` does, word for word and exception for exception.
 
-A shard is two halves in one buffer, of which one is written (`active`); `swap` turns to the other, so that a reader
-has the first for itself until the next swap. A half is, for d features,
-
-    uint32 counts[d][COUNTS]      bins 0..BINS-1, then NaN, then missing; the rest stays 0
-    uint64 moments[d][MOMENTS]    see below
-
-in the machine's byte order. A value v of feature f is taken as float32 (through float64 where it is wider). Its bin is
-the number of edges below it, so that bin i is (e[i-1], e[i]]: `np.searchsorted(edges, v, side="left")`. Infinities are
-in the outer bins. With k = round half to even of (v - centre[f]) * scale[f], in float64:
+Numbers are compared in float64 with edges that are rounded as the tensor's own datatype is, so that a value which is
+an edge stays one. The bin of v is the number of edges below it: `np.searchsorted(edges, v, side="left")`; infinities
+are in the outer bins, NaN is missing. With k = round half to even of (v - centre) * scale, in float64:
 
     CLIPPED         how many had |k| > 2^31 - 1, infinities among them; those are in no sum
     SUM             sum of k, two's complement
     SQUARES_LOW     sum of k * k, its lower 64 bits
     SQUARES_HIGH    and its upper ones
     HIGHEST         of all finite v: the largest key(v) + 1; 0: none
-    LOWEST          of all finite v: the largest 2^32 - key(v); 0: none
+    LOWEST          of all finite v: the largest 2^64 - key(v); 0: none
 
-where key orders float32 as unsigned numbers: the bits, all inverted where the sign is set, else the sign inverted.
+where key orders float64 as unsigned numbers: the bits, all inverted where the sign is set, else the sign inverted.
+BYTES are categories, or times of which only the presence is counted; blank ones and `nan` in any case are missing, and
+so are BYTES in a column of numbers and numbers in one of times.
 """
 
 from __future__ import annotations
 
-import ctypes
 import struct
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from kernels.drift._plan import (
+    BINS,
+    CALLS,
+    CLIPPED,
+    DATATYPES,
+    EXACT,
+    HIGHEST,
+    LOWEST,
+    ROUNDING,
+    ROWS,
+    SQUARES_HIGH,
+    SQUARES_LOW,
+    SUM,
+    UNSEEN,
+    VERSION,
+    Column,
+    Names,
+    Numbers,
+    Times,
+    edge_table,
+    name_table,
+    number_table,
+    places,
+    truth_cells,
+)
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-BINS = 32
-NAN = 32
-"""Index of the count of NaN."""
-MISSING = 33
-"""Index of the count of values that were not there."""
-COUNTS = 40
-CLIPPED, SUM, SQUARES_LOW, SQUARES_HIGH, HIGHEST, LOWEST = range(6)
-MOMENTS = 6
-DATATYPES = (
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "FP32",
-    "FP64",
-    "BF16",
-)
-"""Those of the Open Inference Protocol that are numbers."""
-
-_HEADER = 64  # a cache line for the number of swaps
 _LARGEST = 2.0**31 - 1
 _WORD = 2**64 - 1
-_FORMATS = dict(zip(DATATYPES, "?BHIQbhiqefdH", strict=True))
+_FORMATS = dict(zip(DATATYPES, "?BHIQbhiqefdH", strict=False))
+_TRIES = 200
+_PAUSE_S = 50e-6
 
 
-def nbytes(features: int) -> int:
-    """Bytes of a shard's buffer. ValueError unless `features` is 1 to 2^20."""
-    if not 1 <= features <= 2**20:
-        raise ValueError("a shard has 1 to 1048576 features")
-    return _HEADER + 2 * _half(features)
+class Tensor(Protocol):
+    """What is counted; `gateway.wire.types.InputTensor` and `OutputTensor` are such."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def datatype(self) -> str:
+        """One of the protocol's."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Rows first."""
+
+    @property
+    def data(self) -> ReadableBuffer | None:
+        """Raw bytes, row-major, in the machine's byte order; BYTES as their length and content; None: not here."""
 
 
-def _half(features: int) -> int:
-    return features * (COUNTS * 4 + MOMENTS * 8)
+def snapshot(buffer: ReadableBuffer) -> bytes:
+    """A copy of a shard's block that is not amid a call, while another process may be counting there.
 
-
-def _bytes(buffer: ReadableBuffer) -> memoryview:
-    view = memoryview(buffer)
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return view.cast("B") if view.nbytes else memoryview(b"")  # zeros in a shape cannot be cast
+    A writer that died amid one leaves the block so; after some 10 ms it is taken as it is.
+    """
+    view = memoryview(buffer).cast("B")
+    for _ in range(_TRIES):
+        (before,) = struct.unpack_from("=Q", view)
+        found = bytes(view)
+        (after,) = struct.unpack_from("=Q", view)
+        if before == after and not before & 1:
+            break
+        time.sleep(_PAUSE_S)
+    return found
 
 
 class Shard:
-    """Counts of `features` features in a buffer that the caller owns. One writer, in one thread at a time.
+    """Counts the values of columns in a block that the caller owns. One writer, in one thread at a time.
 
     Args:
-        buffer: writable, of `nbytes(features)` bytes; zeros, or what an earlier shard left there.
-        edges: float32 [features][BINS], each row ascending, padded with +inf; at least one +inf.
-        centre: float64 [features], finite; the reference's mean.
-        scale: float64 [features], finite and above 0; a power of two keeps (v - centre) * scale exact.
+        buffer: writable, 8-byte-aligned, of `nbytes(columns)` bytes; zeros, or what an earlier shard left there.
+        columns: what is counted.
+        tensors: the columns that a tensor of a name carries, one value each a row. The empty name is a tensor of
+            another name that is alone in its call.
 
     Raises:
-        ValueError: a size does not fit, or a row is not as said.
+        ValueError: a size does not fit, or a column or tensor is not as said.
     """
 
-    __slots__ = ("_buffer", "_centre", "_edges", "_features", "_scale")
+    __slots__ = ("_buffer", "_columns", "_names", "_places", "_tensors")
 
     def __init__(
-        self, buffer: WriteableBuffer, edges: ReadableBuffer, centre: ReadableBuffer, scale: ReadableBuffer
+        self, buffer: WriteableBuffer, columns: Sequence[Column], tensors: Mapping[str, Sequence[int]]
     ) -> None:
         view = memoryview(buffer)
         if view.readonly:
             raise BufferError("Object is not writable.")
-        self._buffer = _bytes(view)
-        features, rest = divmod(memoryview(scale).nbytes, 8)
-        if rest or self._buffer.nbytes != nbytes(features):
-            raise ValueError("the buffer has another number of features than the scale")
-        if memoryview(centre).nbytes != 8 * features or memoryview(edges).nbytes != 4 * BINS * features:
-            raise ValueError("edges, centre and scale are of different numbers of features")
-        flat = struct.unpack(f"={BINS * features}f", _bytes(edges))
-        self._edges = [flat[at : at + BINS] for at in range(0, len(flat), BINS)]
-        self._centre = struct.unpack(f"={features}d", _bytes(centre))
-        self._scale = struct.unpack(f"={features}d", _bytes(scale))
-        self._features = features
-        for row in self._edges:
-            if row[-1] != float("inf") or any(not a <= b for a, b in zip(row, row[1:], strict=False)):
-                raise ValueError("edges do not ascend to infinity")
-        if not all(map(isfinite, self._centre)) or not all(isfinite(s) and s > 0 for s in self._scale):
-            raise ValueError("a centre is not finite, or a scale not above 0")
+        if not view.c_contiguous:
+            raise BufferError("memoryview: underlying buffer is not C-contiguous")
+        self._columns = tuple(columns)
+        *self._places, words = places(self._columns)
+        if view.nbytes != words * 8:
+            raise ValueError("the buffer is of other columns")
+        self._buffer = view.cast("B").cast("Q")
+        self._tensors = {name: tuple(at) for name, at in tensors.items()}
+        for at in self._tensors.values():
+            if not at or not all(0 <= one < len(self._columns) for one in at):
+                raise ValueError("a tensor has no columns, or some that are not there")
+        self._names = [name_table(column) if isinstance(column, Names) else {} for column in self._columns]
+        self._buffer[VERSION] += self._buffer[VERSION] & 1  # who wrote here before died amid a call
 
-    @property
-    def features(self) -> int:
-        """How many there are."""
-        return self._features
+    def count(self, inputs: Sequence[Tensor]) -> int:
+        """Count one call.
 
-    @property
-    def active(self) -> int:
-        """The half that is written: 0 or 1."""
-        return int(struct.unpack_from("=Q", self._buffer)[0]) & 1
-
-    def swap(self) -> int:
-        """Write to the other half from now on; returns the one that was written. The other MUST have been cleared."""
-        epoch = int(struct.unpack_from("=Q", self._buffer)[0])
-        struct.pack_into("=Q", self._buffer, 0, (epoch + 1) & _WORD)
-        return epoch & 1
-
-    def half(self, which: int) -> bytes:
-        """A copy of one. ValueError unless `which` is 0 or 1."""
-        start = self._start(which)
-        return bytes(self._buffer[start : start + _half(self._features)])
-
-    def clear(self, which: int) -> None:
-        """Zero one."""
-        start, size = self._start(which), _half(self._features)
-        self._buffer[start : start + size] = bytes(size)
-
-    def update(self, first: int, width: int, datatype: str, values: ReadableBuffer) -> int:
-        """Count rows of `width` values each, of the features from `first` on.
-
-        Args:
-            first: 0 to features - 1.
-            width: values of a row; first + width <= features.
-            datatype: one of DATATYPES.
-            values: rows one after the other, in the machine's byte order; unaligned is fine.
+        Tensors that are in no column are passed over; columns of tensors that are not there get nothing, so that a
+        reader sees as missing what they lack of the rows.
 
         Returns:
-            Rows.
-
-        Raises:
-            ValueError: unknown datatype, features out of range, or no whole number of rows.
+            Its rows; -1: it is counted as unseen, because the data of a tensor is not here, or its elements are no
+            whole number of rows, or tensors have different numbers of them.
         """
-        code = _FORMATS.get(datatype)
-        if code is None:
-            raise ValueError(f"{datatype} is no number")
-        if first < 0 or width < 1 or first + width > self._features:
-            raise ValueError("features out of range")
-        data = _bytes(values)
-        each = struct.calcsize("=" + code)
-        if data.nbytes % (each * width):
-            raise ValueError("no whole number of rows")
-        found = struct.unpack(f"={data.nbytes // each}{code}", data)
-        if datatype == "BF16":
-            found = tuple(struct.unpack("=f", struct.pack("=I", bits << 16))[0] for bits in found)
-        for at, value in enumerate(found):
-            self._count(first + at % width, _float32(float(value)))
-        return len(found) // width
+        found: list[tuple[Tensor, tuple[int, ...], int]] = []
+        rows = -1
+        for tensor in inputs:
+            columns = self._tensors.get(tensor.name) if tensor.name else None
+            if columns is None and len(inputs) == 1:
+                columns = self._tensors.get("")
+            if columns is None:
+                continue
+            elements = _elements(tensor)
+            n = _rows(tensor.shape, elements, len(columns))
+            if n < 0 or (found and n != rows):
+                self._add(UNSEEN)
+                return -1
+            rows = n
+            found.append((tensor, columns, elements))
+        if not found:
+            rows = _first(inputs)
+        self._buffer[VERSION] |= 1
+        self._add(ROWS, rows)
+        self._add(CALLS)
+        for tensor, columns, elements in found:
+            if tensor.datatype == "BYTES":
+                self._texts(tensor, columns)
+            else:
+                self._numbers(tensor, columns, elements)
+        self._add(VERSION)
+        return rows
 
-    def missing(self, feature: int, count: int = 1) -> None:
-        """`count` values of a feature were not there. ValueError: out of range, or below 0."""
-        if not 0 <= feature < self._features:
-            raise ValueError("features out of range")
-        if not 0 <= count < 2**32:
-            raise ValueError("count out of range")
-        self._add_count(feature, MISSING, count)
+    def _add(self, word: int, count: int = 1) -> None:
+        self._buffer[word] = (self._buffer[word] + count) & _WORD
 
-    def _start(self, which: int) -> int:
-        if which not in (0, 1):
-            raise ValueError("a shard has the halves 0 and 1")
-        return _HEADER + which * _half(self._features)
+    def _texts(self, tensor: Tensor, columns: tuple[int, ...]) -> None:
+        for at, text in enumerate(_split(tensor.data)):
+            index = columns[at % len(columns)]
+            column = self._columns[index]
+            self._add(self._places[index] + self._cell(column, self._names[index], text))
 
-    def _add_count(self, feature: int, slot: int, count: int) -> None:
-        at = self._start(self.active) + (feature * COUNTS + slot) * 4
-        (before,) = struct.unpack_from("=I", self._buffer, at)
-        struct.pack_into("=I", self._buffer, at, (before + count) & 0xFFFFFFFF)
+    @staticmethod
+    def _cell(column: Column, named: dict[bytes, int], text: bytes) -> int:
+        """Where an element of BYTES is counted; the cell behind the last one is that of missing values."""
+        if isinstance(column, Numbers):
+            return column.cells
+        if isinstance(column, Names) and text in named:
+            return named[text]
+        try:
+            plain = text.decode().strip()
+        except UnicodeDecodeError:
+            plain = "?"
+        if plain.lower() in ("", "nan"):
+            return column.cells
+        if isinstance(column, Times):
+            return 0
+        if column.fold and plain.lower() in ("true", "false"):
+            return truth_cells(column)[plain.lower() == "true"]
+        return column.cells - 1
 
-    def _count(self, feature: int, value: float) -> None:
-        if isnan(value):
-            self._add_count(feature, NAN, 1)
-            return
-        self._add_count(feature, sum(edge < value for edge in self._edges[feature]), 1)
-        at = self._start(self.active) + self._features * COUNTS * 4 + feature * MOMENTS * 8
-        cells = list(struct.unpack_from(f"={MOMENTS}Q", self._buffer, at))
-        scaled = (value - self._centre[feature]) * self._scale[feature]
+    def _numbers(self, tensor: Tensor, columns: tuple[int, ...], elements: int) -> None:
+        datatype = tensor.datatype
+        rounding = ROUNDING.get(datatype, EXACT)
+        values = struct.unpack(f"={elements}{_FORMATS[datatype]}", _bytes(tensor.data))
+        for at, value in enumerate(values):
+            index = columns[at % len(columns)]
+            column, place = self._columns[index], self._places[index]
+            number = _brain(value) if datatype == "BF16" else float(value)
+            if isnan(number) or isinstance(column, Times):
+                self._add(place + column.cells)
+            elif isinstance(column, Names):
+                if datatype == "BOOL":
+                    self._add(place + truth_cells(column)[value])
+                    continue
+                ordered, cells = number_table(column, rounding)
+                where = bisect_left(ordered, number)
+                known = where < len(ordered) and ordered[where] == number
+                self._add(place + (cells[where] if known else column.cells - 1))
+            else:
+                self._add(place + sum(edge < number for edge in edge_table(column, rounding)))
+                self._moments(place + BINS + 1, column, number)
+
+    def _moments(self, at: int, column: Numbers, value: float) -> None:
+        scaled = (value - column.centre) * column.scale
         k = round(scaled) if abs(scaled) <= _LARGEST + 0.5 else None
         if k is None or abs(k) > _LARGEST:
-            cells[CLIPPED] += 1
+            self._add(at + CLIPPED)
         else:
-            cells[SUM] = (cells[SUM] + k) & _WORD
-            squares = cells[SQUARES_LOW] + (cells[SQUARES_HIGH] << 64) + k * k
-            cells[SQUARES_LOW], cells[SQUARES_HIGH] = squares & _WORD, (squares >> 64) & _WORD
+            self._add(at + SUM, k)
+            squares = self._buffer[at + SQUARES_LOW] + (self._buffer[at + SQUARES_HIGH] << 64) + k * k
+            self._buffer[at + SQUARES_LOW] = squares & _WORD
+            self._buffer[at + SQUARES_HIGH] = squares >> 64 & _WORD
         if isfinite(value):
             key = _key(value)
-            cells[HIGHEST] = max(cells[HIGHEST], key + 1)
-            cells[LOWEST] = max(cells[LOWEST], 2**32 - key)
-        struct.pack_into(f"={MOMENTS}Q", self._buffer, at, *cells)
+            self._buffer[at + HIGHEST] = max(self._buffer[at + HIGHEST], key + 1)
+            self._buffer[at + LOWEST] = max(self._buffer[at + LOWEST], 2**64 - key)
 
 
-def _float32(value: float) -> float:
-    """Rounded to the nearest; beyond the largest it is infinite, as a cast in C."""
-    return float(ctypes.c_float(value).value)
+def _bytes(data: ReadableBuffer | None) -> memoryview:
+    view = memoryview(b"" if data is None else data)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # zeros in a shape cannot be cast
+
+
+def _split(data: ReadableBuffer | None) -> list[bytes]:
+    """The elements of BYTES; ValueError when one is cut off."""
+    view, found, at = _bytes(data), [], 0
+    while at < len(view):
+        end = at + 4 + int.from_bytes(view[at : at + 4], "little")
+        if at + 4 > len(view) or end > len(view):
+            raise ValueError
+        found.append(bytes(view[at + 4 : end]))
+        at = end
+    return found
+
+
+def _elements(tensor: Tensor) -> int:
+    """How many there are; -1: that cannot be said."""
+    if tensor.data is None or tensor.datatype not in DATATYPES:
+        return -1
+    if tensor.datatype == "BYTES":
+        try:
+            return len(_split(tensor.data))
+        except ValueError:
+            return -1
+    elements, rest = divmod(_bytes(tensor.data).nbytes, struct.calcsize("=" + _FORMATS[tensor.datatype]))
+    return -1 if rest else elements
+
+
+def _rows(shape: Sequence[int], elements: int, width: int) -> int:
+    """Rows of `width` values, one for each of the first dimension; a lone dimension of `width` is one row. -1: none."""
+    first = shape[0] if shape else 1
+    if 0 <= first <= elements and elements == first * width:
+        return first
+    return 1 if len(shape) == 1 and elements == width else -1
+
+
+def _first(inputs: Sequence[Tensor]) -> int:
+    """The rows of a call of which no column is known: its first tensor's."""
+    if not inputs or not inputs[0].shape:
+        return 1
+    shape = inputs[0].shape
+    return max(0, shape[0]) if all(shape) else 0
+
+
+def _brain(bits: int) -> float:
+    return float(struct.unpack("=f", struct.pack("=I", bits << 16))[0])
 
 
 def _key(value: float) -> int:
-    (bits,) = struct.unpack("=I", struct.pack("=f", value + 0.0))  # -0.0 is 0.0
-    return int(bits ^ (0xFFFFFFFF if bits >> 31 else 0x80000000))
+    (bits,) = struct.unpack("=Q", struct.pack("=d", value + 0.0))  # -0.0 is 0.0
+    return int(bits ^ (_WORD if bits >> 63 else 1 << 63))

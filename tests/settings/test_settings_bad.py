@@ -179,7 +179,9 @@ CASES = [
     ("upstreams: {t: {http: 'dns://a:8000', grpc: '10.0.0.1:8001'}}\n", 1, 45, "wrong-address", "`dns://a:8001`"),
     ("upstreams: {t: {http: '[::1]:8000', grpc: 'dns://b:8001'}}\n", 1, 43, "wrong-address", "`[::1]:8001`"),
     (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
-    (ROUTE + "    monitor: {profile: x}\n", 4, 5, "not-in-this-version", "monitor"),
+    (ROUTE + "    monitor: {}\n", 4, 14, "missing-key", "`profile`"),
+    (ROUTE + "    monitor: {profil: x}\n", 4, None, "unknown-key", "did you mean `profile`?"),
+    (ROUTE + "    monitor: {profile: x}\n", 4, 24, "profile", "cannot be read (No such file"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),
     (UP + "audit: {erasure: maybe}\n", 2, 18, "wrong-type", "true or false"),
 ]  # fmt: skip

@@ -1,0 +1,40 @@
+"""`/gateway/v1/monitors`: what routes are asked, held against the profiles that their models were made with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from litestar import Controller, Request, get
+from litestar.params import FromPath
+
+from gateway.control.access import authorised
+from gateway.errors import NotFound
+from gateway.headers import from_asgi
+from gateway.monitors import MonitorReport
+from gateway.tls import certificate_of_scope
+
+
+class MonitorController(Controller):
+    """Monitors. Needs `read` on `route:NAME`."""
+
+    path = "/gateway/v1/monitors"
+    tags = ("monitors",)
+
+    @get("/")
+    async def names(self, request: Request[Any, Any, Any]) -> dict[str, list[str]]:
+        """Routes with a monitor that the caller may read."""
+        snapshot = request.app.state.application.snapshot
+        subject = snapshot.identifier.identify(from_asgi(request.scope["headers"]), certificate_of_scope(request.scope))
+        return {"monitors": [name for name in snapshot.monitors if snapshot.may(subject, f"route:{name}", "read")]}
+
+    @get("/{name:str}")
+    async def state(self, request: Request[Any, Any, Any], name: FromPath[str]) -> MonitorReport:
+        """One route: the rows and columns of a drift report, of its profile and all rows served since it took force."""
+        snapshot = authorised(request, f"route:{name}", "read")
+        if name not in snapshot.routes.routes:
+            raise NotFound(f"there is no route '{name}'")
+        monitor = snapshot.monitors.get(name)
+        if monitor is None:
+            raise NotFound(f"route '{name}' has no monitor")
+        return await asyncio.to_thread(monitor.report)

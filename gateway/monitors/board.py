@@ -1,0 +1,118 @@
+"""The monitors of one worker, and what all workers have counted.
+
+Contract: a monitor is of a route and a profile's hash. A reload that keeps both keeps counting; another profile, or a
+monitor that was taken away and comes back, begins anew: the counts are "since the profile took force".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from gateway.monitors.shards import open_shard, read_shards
+from governance.monitor import live
+from governance.monitor.live import LiveColumn
+from governance.monitor.profile import Profile
+from kernels import drift
+
+
+class MonitorError(OSError):
+    """A monitor has no place to count; the text says why and what to do."""
+
+    def __init__(self, route: str, why: str) -> None:
+        super().__init__(
+            f"state_dir: the monitor of route `{route}` cannot count there ({why}): make room, or remove it"
+        )
+        self.route = route
+
+
+class MonitorReport(msgspec.Struct):
+    """What a route was asked, held against its profile."""
+
+    route: str
+    profile: str
+    """Hash of the profile."""
+    since: dt.datetime
+    """When the profile took force."""
+    calls: int
+    unseen: int
+    """Calls that were served and are in no row: their tensors lie in shared memory, or do not fit the profile."""
+    rows: dict[str, int]
+    """Of the profile (`reference`), and served since then by all workers (`current`)."""
+    columns: list[LiveColumn]
+
+
+class Monitor:
+    """One route's, in one worker."""
+
+    __slots__ = ("count", "folder", "profile", "route")
+
+    def __init__(self, root: Path, route: str, profile: Profile) -> None:
+        self.route = route
+        self.profile = profile
+        # A route's name may hold any character, a folder's not.
+        self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{profile.hash[:16]}"
+        columns = live.counted(profile)
+        names = [column.name for column in profile.columns]
+        shard = drift.Shard(open_shard(self.folder, profile.hash, columns), columns, drift.tensors_of(names))
+        self.count: Callable[[Sequence[drift.Tensor]], int] = shard.count
+        """Counts the inputs of one call that was served; on the event loop's thread alone."""
+
+    def report(self) -> MonitorReport:
+        """Over all workers. Reads files: not for an event loop."""
+        columns = live.counted(self.profile)
+        shards = list(read_shards(self.folder, self.profile.hash, columns))
+        block = drift.merge(columns, [each for _, each in shards])
+        found = live.report(self.profile, block)
+        began = min((began for began, _ in shards), default=0)
+        return MonitorReport(
+            route=self.route,
+            profile=self.profile.hash,
+            since=dt.datetime.fromtimestamp(began / 1e9, dt.UTC),
+            calls=int(block[drift.CALLS]),
+            unseen=int(block[drift.UNSEEN]),
+            rows=found.rows,
+            columns=found.columns,
+        )
+
+
+class Board:
+    """All monitors of this worker.
+
+    Args:
+        root: `STATE_DIR/monitors`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._monitors: dict[tuple[str, str], Monitor] = {}
+
+    def of(self, profiles: Mapping[str, Profile]) -> dict[str, Monitor]:
+        """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError."""
+        found = {}
+        for route, profile in profiles.items():
+            key = (route, profile.hash)
+            if key not in self._monitors:
+                try:
+                    self._monitors[key] = Monitor(self._root, route, profile)
+                except OSError as error:
+                    raise MonitorError(route, error.strerror or str(error)) from error
+            found[route] = self._monitors[key]
+        return found
+
+    def retain(self, monitors: Iterable[Monitor]) -> None:
+        """These are in force: let go of the others, and of what they counted."""
+        kept = {(monitor.route, monitor.profile.hash): monitor for monitor in monitors}
+        self._monitors = kept
+        if not self._root.is_dir():
+            return
+        folders = {monitor.folder for monitor in kept.values()}
+        for folder in self._root.iterdir():
+            if folder not in folders:
+                # Another worker that has not yet heard of the change goes on in files without a name.
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""Reports of monitors as metrics: one worker of a machine computes them for all.
+
+Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
+another one takes the lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
+monitors. What has no value (too few rows, a column that is gone) is not shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from math import nan
+from pathlib import Path
+
+from gateway import logs, telemetry
+from gateway.metrics import Registry
+from gateway.monitors.board import Monitor, MonitorReport
+from gateway.telemetry import Metric
+
+MOST_COLUMNS = 100
+"""Columns of a route that have series of their own, in the profile's order; the page has all of them."""
+EVERY_S = 5.0
+
+_log = logs.get("monitors")
+_Sample = tuple[Metric, tuple[str, ...], float]
+
+
+async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mapping[str, Monitor]]) -> None:
+    """Until cancelled."""
+    lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    shown: set[tuple[Metric, tuple[str, ...]]] = set()
+    ours = False
+    try:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            now = monitors()
+            if not now and not shown:
+                continue
+            ours = ours or _take(lock)
+            if not ours:
+                continue
+            try:
+                samples = await asyncio.to_thread(_samples, tuple(now.values()))
+            except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
+                _log.exception("monitors could not be read")
+                continue
+            said = {(metric, labels): value for metric, labels, value in samples}
+            for metric, labels in shown | said.keys():
+                registry.gauge(metric).labels(*labels).set(said.get((metric, labels), nan))
+            shown = set(said)
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _samples(monitors: tuple[Monitor, ...]) -> list[_Sample]:
+    return [sample for monitor in monitors for sample in samples_of(monitor.report())]
+
+
+def samples_of(report: MonitorReport) -> Iterator[_Sample]:
+    """What a report is as metrics."""
+    route, rows = report.route, report.rows["current"]
+    yield telemetry.DRIFT_ROWS, (route,), float(rows)
+    yield telemetry.DRIFT_UNSEEN, (route,), float(report.unseen)
+    yield telemetry.DRIFT_HIDDEN, (route,), float(max(0, len(report.columns) - MOST_COLUMNS))
+    for column in report.columns[:MOST_COLUMNS]:
+        labels = (route, column.name)
+        if rows:
+            yield telemetry.DRIFT_MISSING, labels, column.missing_current / rows
+        for metric, name in ((telemetry.DRIFT_PSI, "psi"), (telemetry.DRIFT_JS, "js")):
+            value = column.statistics[name]
+            if value is not None:
+                yield metric, labels, value

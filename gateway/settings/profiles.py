@@ -1,0 +1,56 @@
+"""The profiles that the settings name: read, judged, watched.
+
+Contract: as for certificates: what is judged is what is used, so a profile's hash goes into the snapshot's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.settings import Settings
+from governance.documents.convert import Place, Places, dotted
+from governance.errors import DataError
+from governance.types import Finding
+
+if TYPE_CHECKING:
+    from governance.monitor.profile import Profile
+
+
+def watched(settings: Settings) -> Iterator[Path]:
+    """The profiles' files."""
+    yield from (route.monitor.profile for route in settings.routes.values() if route.monitor is not None)
+
+
+def read_profiles(settings: Settings, file: str, places: Places) -> tuple[dict[str, Profile], list[Finding]]:
+    """The profile of each route that has a monitor, and what is wrong with them.
+
+    Args:
+        settings: well-formed.
+        file: the settings file's name in findings.
+        places: where everything stands in it.
+    """
+    found: dict[str, Profile] = {}
+    findings: list[Finding] = []
+    for name, route in settings.routes.items():
+        if route.monitor is None:
+            continue
+        from governance.monitor.profile import load  # noqa: PLC0415 - numpy, for those that have a monitor
+
+        place: Place = ("routes", name, "monitor", "profile")
+        try:
+            profile = load(route.monitor.profile)
+        except DataError as error:
+            message = f"`{dotted(place)}`: {error}"
+        else:
+            made_for = profile.head.route
+            if made_for is None or made_for == name:
+                found[name] = profile
+                continue
+            message = (
+                f"`{dotted(place)}`: {route.monitor.profile} was made for route `{made_for}`: name the profile of "
+                f"`{name}`, or build it without --route"
+            )
+        findings.append(Finding(file, *places.of(place), "error", "profile", message))
+    return found, findings
