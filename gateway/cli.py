@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import version
 from typing import NoReturn
 
-from gateway.commands import audit, card, check, drift, fairness, keys, policy, serve
+from gateway.commands import audit, card, check, drift, fairness, keys, policy, registry, serve
 from gateway.triton import cli as triton
 
 _EPILOG = """\
@@ -29,7 +29,7 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 """
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
-_COMMANDS = (serve, check, keys, policy, audit, drift, fairness, card, triton)
+_COMMANDS = (serve, check, keys, policy, registry, audit, drift, fairness, card, triton)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -20,6 +20,8 @@ import msgspec
 
 from gateway import lastgood, logs
 from gateway import settings as settings_
+from gateway.approvals import Approvals, load_approvals
+from gateway.approvals import pulse as registry_pulse
 from gateway.errors import Forbidden
 from gateway.identity import Identifier, KeysNeeded, Sources
 from gateway.identity import reading as key_files
@@ -40,6 +42,7 @@ from gateway.upstream.shm_ring import Ring
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
+from governance.registry.view import encode as encode_view
 from governance.types import Finding, Subject
 
 _log = logs.get("snapshot")
@@ -53,7 +56,7 @@ _QUIET_S = 1.2
 _MOST_ALLOWED = 8192
 """Decisions that are kept. A policy with wildcards allows whatever name a caller makes up, so there must be a bound."""
 
-_FIXED = ("listen", "state_dir", "workers", "shared_memory", "audit", "metrics", "telemetry", "log", "drain")
+_FIXED = ("listen", "state_dir", "workers", "shared_memory", "audit", "store", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
 
 
@@ -70,7 +73,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
 
     settings: Settings
     hash: str
-    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, and certificates and keys."""
+    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, certificates and keys, and what
+    the registry says."""
     since: dt.datetime
     identifier: Identifier
     policy: PolicySnapshot
@@ -81,6 +85,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Certificates and keys, as they were read with the settings."""
     jwks: Mapping[str, bytes] = {}
     """Key set files of tokens' issuers, as they were read with the settings."""
+    approvals: Approvals | None = None
+    """Which versions may serve; None: all."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -210,7 +216,11 @@ def compile_snapshot(
     jwks, findings = key_files.read_key_sets(settings, str(config), reading.places)
     if findings:
         raise SnapshotError(findings)
-    return _compiled(settings, policy, parts, previous, tls, jwks)
+    try:
+        approvals = load_approvals(settings)
+    except ValueError as error:
+        raise SnapshotError([_registry_finding(config, reading.places, str(error))]) from None
+    return _compiled(settings, policy, parts, previous, tls, jwks, approvals)
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -222,7 +232,7 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         named = settings.policy
         model = None if good.model is None else (good.model, str(named.model))
         policy = PolicySnapshot.compile(good.policy, str(named.file), model=model, fields=GATEWAY_FIELDS)
-    return _compiled(settings, policy, parts, None, good.tls, good.jwks)
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks, load_approvals(settings))
 
 
 def _compiled(
@@ -232,18 +242,23 @@ def _compiled(
     previous: Snapshot | None,
     tls: Material,
     jwks: Mapping[str, bytes],
+    approvals: Approvals | None,
 ) -> Snapshot:
     identity = settings.identity
     understood = lastgood.canonical(settings)
     return Snapshot(
         settings=settings,
         hash=hashlib.sha256(
-            understood + policy.hash.encode() + tls.digest.encode() + b"".join(jwks[path] for path in sorted(jwks))
+            understood
+            + policy.hash.encode()
+            + tls.digest.encode()
+            + b"".join(jwks[path] for path in sorted(jwks))
+            + (b"" if approvals is None else encode_view(approvals.view))
         ).hexdigest(),
         since=dt.datetime.now(dt.UTC),
         identifier=Identifier(identity, _tokens(settings, parts.keys, jwks)),
         policy=policy,
-        routes=RouteTable.compile(settings, pins=parts.pins),
+        routes=RouteTable.compile(settings, pins=parts.pins, approvals=approvals),
         upstreams=Upstreams(
             settings.upstreams,
             counters=parts.counters,
@@ -259,6 +274,7 @@ def _compiled(
         },
         tls=tls,
         jwks=jwks,
+        approvals=approvals,
     )
 
 
@@ -274,7 +290,9 @@ def _tokens(settings: Settings, sources: Sources, jwks: Mapping[str, bytes]) -> 
 
 
 def _fixed_changes(old: msgspec.Struct, new: msgspec.Struct, place: Place) -> Iterator[Place]:
-    """The keys that differ and cannot: within `_FIXED`, down to the single key."""
+    """The keys that differ and cannot: within `_FIXED`, down to the single key; whether there is a registry."""
+    if isinstance(old, Settings) and isinstance(new, Settings) and (old.registry is None) != (new.registry is None):
+        yield ("registry",)  # the supervisor follows it
     for name in new.__struct_fields__ if place else _FIXED:
         before, after = getattr(old, name), getattr(new, name)
         if place == ("listen",) and name == "tls" and before is not None and after is not None:
@@ -289,6 +307,10 @@ def _fixed_finding(config: Path, places: Places, place: Place) -> Finding:
     line, column = places.of_key(place)
     message = f"`{dotted(place)}` cannot change while the gateway runs: restart it, or undo the edit"
     return Finding(str(config), line, column, "error", "fixed-setting", message)
+
+
+def _registry_finding(config: Path, places: Places, message: str) -> Finding:
+    return Finding(str(config), *places.of_key(("registry",)), "error", "registry", message)
 
 
 def _tls_finding(config: Path, places: Places, problem: Problem) -> Finding:
@@ -424,7 +446,7 @@ class Keeper:
                 files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
         files += dict.fromkeys((*watched(now), *key_files.watched(now), *self._refused_tls))
-        return (*(_stat(file) for file in files), pulse(now))
+        return (*(_stat(file) for file in files), pulse(now), registry_pulse(now))
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
         """The signature of what was read from `began` (Unix ns) on; none when a file changed since."""

@@ -18,6 +18,7 @@ from gateway.errors import SettingsError
 from gateway.identity.reading import read_key_sets
 from gateway.settings import Settings
 from gateway.settings.check import check
+from gateway.settings.check_registry import check_requirements
 from gateway.settings.later import KEYS, VALUES
 from gateway.settings.policy import check_policy
 from gateway.settings.units import READERS
@@ -93,6 +94,7 @@ def read(path: Path, env: Mapping[str, str] = os.environ) -> Reading:
     if settings is not None:
         findings += check(settings, str(path), places)
         findings += check_policy(settings, str(path), places)
+        findings += check_requirements(settings, str(path), places)
         findings += read_key_sets(settings, str(path), places)[1]
     # The settings' own findings first, in file order, then those of the files that it names.
     findings.sort(key=lambda finding: (finding.file != str(path), finding.file, finding.line, finding.column))

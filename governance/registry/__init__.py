@@ -6,6 +6,7 @@
     requirements.py  what a risk class asks for, as YAML
     gates.py         whether evidence meets it
     view.py          what the data plane needs to know of all that
+    bound.py         what it is bound to, as it lies in the files now
     trail.py         the record of a step in the audit log
     desk.py          one step, from the wish to the store and the audit log
 

@@ -21,15 +21,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from governance.cards import card as cards
-from governance.errors import CardError, RegistryInputError, RegistryRefused
+from governance.errors import RegistryInputError, RegistryRefused
 from governance.policy.model import EVERYWHERE
-from governance.policy.snapshot import PolicySnapshot
 from governance.registry import gates
-from governance.registry.digests import file_digest, tree
-from governance.registry.events import Binding, Event, Kind, Need, Sources
+from governance.registry.bound import Now
+from governance.registry.events import Event, Kind, Need
 from governance.registry.machine import Standing
-from governance.registry.requirements import Read, RiskClass
 from governance.registry.trail import ACTIONS, Trail, record_of, refusal
 
 _TRIES = 5
@@ -46,9 +43,6 @@ class Steps(Protocol):
 
     def of(self, model: str, version: str) -> list[Event]:
         """The steps of one version, in order."""
-
-    def all(self) -> list[Event]:
-        """Every step, in the order of their writing."""
 
     def append(self, step: Event) -> None:
         """Write one, durably. Raises Overtaken."""
@@ -74,33 +68,24 @@ class Desk:
 
     Args:
         steps: where they are kept.
-        policy: the policy in force.
-        requirements: reads the file of requirements; raises RegistryInputError.
+        now: the policy in force, and what lies in the files.
         trail: where they are recorded; None: nowhere.
-        base: the folder that relative paths start from.
     """
 
     def __init__(
         self,
         steps: Steps,
-        policy: PolicySnapshot,
-        requirements: Callable[[], Read],
+        now: Now,
         trail: Trail | None,
-        base: Path,
     ) -> None:
         self._steps = steps
-        self._policy = policy
-        self._requirements = requirements
+        self._now = now
+        self._policy = now.policy
         self._trail = trail
-        self._base = base
 
     def standing(self, model: str, version: str) -> Standing:
         """What the steps of a version amount to. Raises StoreError, RegistryBroken."""
         return Standing(self._steps.of(model, version))
-
-    def standings(self) -> dict[tuple[str, str], Standing]:
-        """Every version's, by model and version."""
-        return fold(self._steps.all())
 
     def catch_up(self) -> None:
         """Record what a crash has left unrecorded. Raises AuditError, StoreError."""
@@ -123,12 +108,10 @@ class Desk:
         for kind, name in (("model", model), ("version", version), *(("evidence", name) for name in evidence)):
             if not name.isprintable() or not name or " " in name or len(name) > _LONGEST_NAME:
                 raise RegistryInputError(f"{name!r} is no name of a {kind}: no blanks, at most {_LONGEST_NAME} long")
-        sources = Sources(
-            self._written(files), self._written(card), {name: self._written(path) for name, path in evidence.items()}
-        )
+        sources = self._now.sources(files, card, evidence)
 
         def make(_standing: Standing, _now: dt.datetime) -> dict[str, Any]:
-            return {"binding": self._bound(sources), "sources": sources}
+            return {"binding": self._now.bound(sources), "sources": sources}
 
         return self._step("registered", model, version, who, reason, make)
 
@@ -138,10 +121,10 @@ class Desk:
         def make(standing: Standing, _now: dt.datetime) -> dict[str, Any]:
             if standing.sources is None or standing.binding is None:
                 return {}  # the state machine refuses it
-            read = self._requirements()
-            bound = self._bound(standing.sources)
-            card, risk, wanted = self._class(standing.sources, read)
-            found = {name: self._path(path) for name, path in standing.sources.evidence.items()}
+            read = self._now.requirements()
+            bound = self._now.bound(standing.sources)
+            card, risk, wanted = self._now.risk_class(standing.sources, read)
+            found = {name: self._now.path(path) for name, path in standing.sources.evidence.items()}
             results = gates.judge(wanted, model, version, card, bound.card, found)
             if any(one.evidence and one.evidence not in {bound.card, *bound.evidence.values()} for one in results):
                 raise RegistryRefused("the evidence changes while it is read: try again")
@@ -188,29 +171,6 @@ class Desk:
     def retire(self, model: str, version: str, who: Person, reason: str) -> Standing:
         """Take it out, at once and for good. Raises RegistryRefused."""
         return self._step("retired", model, version, who, reason, _nothing)
-
-    def changed(self, standing: Standing) -> list[str]:
-        """The parts of a version's binding that are no longer what they were, `files` first; those missing, too."""
-        if standing.binding is None or standing.sources is None:
-            return []
-        then, sources, found = standing.binding, standing.sources, []
-        parts: list[tuple[str, str, Callable[[], str]]] = [
-            ("files", then.files, lambda: tree(self._path(sources.files))),
-            ("card", then.card, lambda: file_digest(self._path(sources.card))),
-        ]
-        for name, path in sources.evidence.items():
-            parts.append((f"evidence {name}", then.evidence[name], lambda path=path: file_digest(self._path(path))))  # type: ignore[misc]
-        if then.requirements:
-            parts.append(("requirements", then.requirements, lambda: self._requirements().digest))
-            parts.append(("policy", then.policy, lambda: self._policy.hash))
-        for name, digest, look in parts:
-            try:
-                same = look() == digest
-            except RegistryInputError:
-                same = False
-            if not same:
-                found.append(name)
-        return found
 
     def _step(
         self,
@@ -267,7 +227,9 @@ class Desk:
                 **more,
             )
 
-        changed = self.changed(standing) if bound and standing.state in ("in review", "approved", "deprecated") else []
+        changed = (
+            self._now.changed(standing) if bound and standing.state in ("in review", "approved", "deprecated") else []
+        )
         if changed:  # 2
             said = f"changed since it was submitted: {', '.join(changed)}"
             if standing.state != "deprecated":
@@ -287,41 +249,6 @@ class Desk:
         if not self._policy.decide(who.id, EVERYWHERE, obj, action).allow:
             raise RegistryRefused(f"the policy in force does not allow {who.id} to `{action}` on `{obj}`")
 
-    def _bound(self, sources: Sources) -> Binding:
-        return Binding(
-            tree(self._path(sources.files)),
-            file_digest(self._path(sources.card)),
-            {name: file_digest(self._path(path)) for name, path in sorted(sources.evidence.items())},
-        )
-
-    def _class(self, sources: Sources, read: Read) -> tuple[cards.Card, str, RiskClass]:
-        path = self._path(sources.card)
-        try:
-            card = cards.read(path)
-        except CardError as error:
-            raise RegistryInputError(str(error)) from None
-        if card.risk.rating is None:
-            raise RegistryRefused(f"{path}: the card has no `risk.rating`, which says what is asked for")
-        wanted = read.requirements.classes.get(card.risk.rating)
-        if wanted is None:
-            raise RegistryRefused(f"the requirements say nothing of models whose risk is {card.risk.rating}")
-        return card, card.risk.rating, wanted
-
-    def _path(self, written: str) -> Path:
-        return self._base / written
-
-    def _written(self, path: Path) -> str:
-        whole = path.absolute()
-        return str(whole.relative_to(self._base)) if whole.is_relative_to(self._base) else str(whole)
-
 
 def _nothing(_standing: Standing, _now: dt.datetime) -> dict[str, Any]:
     return {}
-
-
-def fold(steps: Sequence[Event]) -> dict[tuple[str, str], Standing]:
-    """What steps of several versions amount to. Raises RegistryBroken."""
-    by_version: dict[tuple[str, str], list[Event]] = {}
-    for step in steps:
-        by_version.setdefault((step.model, step.version), []).append(step)
-    return {key: Standing(sorted(own, key=lambda step: step.number)) for key, own in sorted(by_version.items())}

@@ -198,6 +198,14 @@ class Standing:
         self.state = "retired"
 
 
+def fold(steps: Sequence[Event]) -> dict[tuple[str, str], Standing]:
+    """What steps of several versions amount to. Raises RegistryBroken."""
+    by_version: dict[tuple[str, str], list[Event]] = {}
+    for step in steps:
+        by_version.setdefault((step.model, step.version), []).append(step)
+    return {key: Standing(sorted(own, key=lambda step: step.number)) for key, own in sorted(by_version.items())}
+
+
 def unmet(needs: Sequence[Need], held: Sequence[Sequence[str]]) -> list[str]:
     """The roles that no person is left for, when each person counts for one.
 

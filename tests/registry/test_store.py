@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
@@ -91,6 +93,11 @@ def test_the_migrations_make_the_tables_of_the_classes(store_url, tmp_path):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
     engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_that_is_looked_for():
+    scripts = ScriptDirectory(str(Path(database.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == database.REVISION
 
 
 def test_processes_that_open_a_new_store_at_once_all_do(store_url, tmp_path):
