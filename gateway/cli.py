@@ -12,7 +12,20 @@ import sys
 from importlib.metadata import version
 from typing import NoReturn
 
-from gateway.commands import audit, card, check, compliance, drift, fairness, features, keys, policy, profile, serve
+from gateway.commands import (
+    audit,
+    card,
+    check,
+    compliance,
+    drift,
+    fairness,
+    features,
+    keys,
+    policy,
+    profile,
+    registry,
+    serve,
+)
 from gateway.triton import cli as triton
 
 _EPILOG = """\
@@ -29,7 +42,7 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 """
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
-_COMMANDS = (serve, check, keys, policy, audit, features, profile, drift, fairness, card, compliance, triton)
+_COMMANDS = (serve, check, keys, policy, registry, audit, features, profile, drift, fairness, card, compliance, triton)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ from governance.types import Subject
 
 if TYPE_CHECKING:
     from gateway.admission import Ticket
+    from gateway.approvals import Notices
     from gateway.errors import TidegateError
     from gateway.routing import Assignment, CallView, CompiledRoute, TargetVariant
     from gateway.snapshot import Snapshot
@@ -46,6 +47,7 @@ class Exchange(ABC):
         "model",
         "nbytes",
         "nbytes_out",
+        "notices",
         "operation",
         "outputs",
         "peer",
@@ -106,6 +108,8 @@ class Exchange(ABC):
         self.assignment: Assignment | None = None
         self.variant: TargetVariant | None = None
         """The variant that was chosen, or that answered in its place."""
+        self.notices: Notices = ()
+        """Headers that tell of the end of the version that serves."""
         self.error: TidegateError | None = None
         self.upstream_seconds = 0.0
         self.answered_by = ""

@@ -66,6 +66,7 @@ class Observer:
         self._overhead = registry.histogram(telemetry.OVERHEAD)
         self._fallbacks = registry.counter(telemetry.FALLBACKS)
         self._unit_missing = registry.counter(telemetry.UNIT_MISSING)
+        self._unapproved = registry.counter(telemetry.UNAPPROVED)
         in_flight = registry.gauge(telemetry.IN_FLIGHT)
         self._in_flight = {protocol: in_flight.labels(protocol) for protocol in ("http", "grpc")}
         self._handles: dict[_Outcome, _Handles] = {}
@@ -128,6 +129,10 @@ class Observer:
         """A variant was chosen."""
         if assignment.unit_missing:
             self._unit_missing.labels(x.route_name).inc()
+
+    def unapproved(self, x: Exchange, to: Assignment) -> None:
+        """A version serves that the registry does not allow (`registry.enforce: warn`)."""
+        self._unapproved.labels(x.route_name, to.variant.name).inc()
 
     def fell_back(self, x: Exchange, to: Assignment, error: TidegateError) -> None:
         """The chosen variant failed and another is tried."""

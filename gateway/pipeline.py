@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import logs, telemetry
 from gateway.admission import Ticket
 from gateway.admission.priority import DEFAULT_CLASS, priority_of
+from gateway.approvals import refused
 from gateway.decisions import durable
 from gateway.errors import (
     BadRequest,
@@ -40,6 +41,7 @@ from gateway.wire import validate
 if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.admission.concurrency import Gate, Gates
+    from gateway.approvals import Approvals
     from gateway.decisions import Decisions, Written
     from gateway.exchange import Exchange
     from gateway.observe import Observer
@@ -129,6 +131,8 @@ class Pipeline:
         x.route = snapshot.routes.routes.get(x.model)
         if x.route is None or x.version:
             x.route = await find_route(snapshot, x.model, x.version)
+        if snapshot.approvals is not None:
+            snapshot.approvals.admit(x.route, x.version)
         ticket = self._admission.enter(x.subject.tenant, x.nbytes)
         x.ticket = ticket if isinstance(ticket, Ticket) else await ticket
 
@@ -163,6 +167,8 @@ class Pipeline:
         x.variant = assignment.variant
         if assignment.unit_missing:
             self._observer.assigned(x, assignment)
+        if x.snapshot.approvals is not None:
+            self._approved(x, x.snapshot.approvals, assignment)
         if "sequence_id" not in parameters:
             return assignment
         if x.snapshot.settings.identity is not None:
@@ -174,6 +180,16 @@ class Pipeline:
                     "sequence_id": upstream_sequence_id(x.subject.tenant, sequence),
                 }
         return assignment
+
+    def _approved(self, x: Exchange, approvals: Approvals, to: Assignment) -> None:
+        """The version may serve. Raises Forbidden where that is enforced; else it is counted."""
+        model = to.variant.model
+        why = approvals.why_not(model, to.version)
+        if why:
+            if approvals.enforcing:
+                raise refused(x.model, why, to.variant.name)
+            self._observer.unapproved(x, to)
+        x.notices = approvals.notices(model, to.version or approvals.live(model))
 
     @staticmethod
     def _view(x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> CallView:
@@ -284,6 +300,9 @@ class Pipeline:
         """Another variant serves from here on."""
         self._observer.fell_back(x, to, error)
         x.variant = to.variant
+        approvals = x.snapshot.approvals
+        if approvals is not None:
+            x.notices = approvals.notices(to.variant.model, to.version)
 
     def mirror(self, x: Exchange, call: InferCall, to: Assignment) -> list[Copy | Dropped]:
         """Copies for the shadows of a call whose tensors are raw; they are sent when nobody waits."""

@@ -21,6 +21,8 @@ import msgspec
 from gateway import lastgood, logs
 from gateway import plans as plan_files
 from gateway import settings as settings_
+from gateway.approvals import Approvals, load_approvals
+from gateway.approvals import pulse as registry_pulse
 from gateway.errors import Forbidden
 from gateway.identity import Identifier, KeysNeeded, Sources
 from gateway.identity import reading as key_files
@@ -46,6 +48,7 @@ from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.monitor.profile import Profile, decode, encode
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
+from governance.registry.view import encode as encode_view
 from governance.types import Finding, Subject
 
 _log = logs.get("snapshot")
@@ -59,7 +62,7 @@ _QUIET_S = 1.2
 _MOST_ALLOWED = 8192
 """Decisions that are kept. A policy with wildcards allows whatever name a caller makes up, so there must be a bound."""
 
-_FIXED = ("listen", "state_dir", "workers", "shared_memory", "audit", "metrics", "telemetry", "log", "drain")
+_FIXED = ("listen", "state_dir", "workers", "shared_memory", "audit", "store", "metrics", "telemetry", "log", "drain")
 """Settings that take effect at the next start."""
 
 
@@ -87,8 +90,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
 
     settings: Settings
     hash: str
-    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, certificates and keys, and
-    profiles."""
+    """SHA-256, in hex, of the settings as they were understood, the policy's bytes, certificates and keys, plans,
+    profiles, and what the registry says."""
     since: dt.datetime
     identifier: Identifier
     policy: PolicySnapshot
@@ -105,6 +108,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Feature plans, as they were read with the settings."""
     monitors: Mapping[str, Monitor] = {}
     """By route; routes without one are not in it."""
+    approvals: Approvals | None = None
+    """Which versions may serve; None: all."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -242,7 +247,11 @@ def compile_snapshot(
     if findings:
         raise SnapshotError(findings)
     try:
-        return _compiled(settings, policy, parts, previous, tls, jwks, plans, profiles)
+        approvals = load_approvals(settings)
+    except ValueError as error:
+        raise SnapshotError([_registry_finding(config, reading.places, str(error))]) from None
+    try:
+        return _compiled(settings, policy, parts, previous, tls, jwks, plans, profiles, approvals)
     except MonitorError as error:
         place = reading.places.of_key(("routes", error.route, "monitor"))
         raise SnapshotError([Finding(str(config), *place, "error", "monitor", str(error))]) from None
@@ -262,7 +271,8 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         for name, route in settings.routes.items()
         if route.monitor is not None
     }
-    return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans, profiles)
+    approvals = load_approvals(settings)
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans, profiles, approvals)
 
 
 def _compiled(
@@ -274,6 +284,7 @@ def _compiled(
     jwks: Mapping[str, bytes],
     plans: Mapping[str, bytes],
     profiles: Mapping[str, Profile],
+    approvals: Approvals | None,
 ) -> Snapshot:
     identity = settings.identity
     understood = lastgood.canonical(settings)
@@ -286,13 +297,14 @@ def _compiled(
                     *(jwks[path] for path in sorted(jwks)),
                     *(plans[path] for path in sorted(plans)),
                     *(profiles[route].hash.encode() for route in sorted(profiles)),
+                    b"" if approvals is None else encode_view(approvals.view),
                 )
             )
         ).hexdigest(),
         since=dt.datetime.now(dt.UTC),
         identifier=Identifier(identity, _tokens(settings, parts.keys, jwks)),
         policy=policy,
-        routes=RouteTable.compile(settings, pins=parts.pins),
+        routes=RouteTable.compile(settings, pins=parts.pins, approvals=approvals),
         upstreams=Upstreams(
             settings.upstreams,
             counters=parts.counters,
@@ -311,6 +323,7 @@ def _compiled(
         features=plan_files.features_of(settings, plans),
         plans=plans,
         monitors={} if parts.board is None else parts.board.of(profiles),
+        approvals=approvals,
     )
 
 
@@ -326,7 +339,9 @@ def _tokens(settings: Settings, sources: Sources, jwks: Mapping[str, bytes]) -> 
 
 
 def _fixed_changes(old: msgspec.Struct, new: msgspec.Struct, place: Place) -> Iterator[Place]:
-    """The keys that differ and cannot: within `_FIXED`, down to the single key."""
+    """The keys that differ and cannot: within `_FIXED`, down to the single key; whether there is a registry."""
+    if isinstance(old, Settings) and isinstance(new, Settings) and (old.registry is None) != (new.registry is None):
+        yield ("registry",)  # the supervisor follows it
     for name in new.__struct_fields__ if place else _FIXED:
         before, after = getattr(old, name), getattr(new, name)
         if place == ("listen",) and name == "tls" and before is not None and after is not None:
@@ -341,6 +356,10 @@ def _fixed_finding(config: Path, places: Places, place: Place) -> Finding:
     line, column = places.of_key(place)
     message = f"`{dotted(place)}` cannot change while the gateway runs: restart it, or undo the edit"
     return Finding(str(config), line, column, "error", "fixed-setting", message)
+
+
+def _registry_finding(config: Path, places: Places, message: str) -> Finding:
+    return Finding(str(config), *places.of_key(("registry",)), "error", "registry", message)
 
 
 def _tls_finding(config: Path, places: Places, problem: Problem) -> Finding:
@@ -484,7 +503,7 @@ class Keeper:
                 files += [file for file in (policy.file, policy.model, policy.tests) if file is not None]
         now = self.current.settings
         files += dict.fromkeys((*_named(now), *self._refused_files))
-        return (*(_stat(file) for file in files), pulse(now))
+        return (*(_stat(file) for file in files), pulse(now), registry_pulse(now))
 
     def _settled(self, began: int) -> tuple[tuple[int, ...], ...]:
         """The signature of what was read from `began` (Unix ns) on; none when a file changed since."""

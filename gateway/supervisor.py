@@ -30,6 +30,7 @@ from gateway.admission import forget_worker
 from gateway.descriptors import needed, raise_limit
 from gateway.life import Life
 from gateway.ports import PortInUseError, another, reserve
+from gateway.registry_follow import Follower
 from gateway.settings import Settings
 from gateway.triton.supervise import describe_exit
 from kernels.counters import SHARED
@@ -190,6 +191,10 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGUSR2, self._roll_soon)
         if self._taken is not None:
             self._spawn(self._watch_incumbent(self._taken))
+        if self.settings.registry is not None:
+            follower = Follower(self.settings)
+            await asyncio.to_thread(follower.look)  # before a worker reads what it saw
+            self._spawn(follower.follow())
         async with asyncio.TaskGroup() as group:
             for seat in range(self._workers):
                 group.create_task(self._keep_alive(seat))

@@ -286,6 +286,12 @@ LIMITED = Metric(
     "Requests turned away by a tenant's limit: `rate`, `concurrent` or `bytes`.",
     ("tenant", "limit"),
 )
+UNAPPROVED = Metric(
+    "tidegate_registry_unapproved_total",
+    "counter",
+    "Requests served by a version that the registry does not allow (`registry.enforce: warn`).",
+    ("route", "variant"),
+)
 UPSTREAM_READY = Metric("tidegate_upstream_ready", "min", "1 when every worker sees the upstream ready.", ("upstream",))
 REPLICA_READY = Metric(
     "tidegate_replica_ready",
@@ -418,6 +424,7 @@ METRICS: tuple[Metric, ...] = (
     CONCURRENCY_QUEUED,
     LIMITS_BACKEND_UP,
     LIMITS_AWAY,
+    UNAPPROVED,
     UPSTREAM_READY,
     REPLICA_READY,
     CIRCUIT_STATE,

@@ -5,10 +5,15 @@
     ├── DataError            data that cannot be read or compared
     ├── CardError            a model card that is none; `findings` says what and where
     ├── PackError            a compliance pack that is none; `findings` says what and where
-    └── AuditError           the audit log
-        ├── AuditInputError  a file or argument that cannot be read as what it should be; says file and remedy
-        ├── AuditUnavailable a record cannot be made durable now: refuse what would need it, and try again
-        └── AuditBroken      the log's own files contradict each other: stop, never guess
+    ├── AuditError           the audit log
+    │   ├── AuditInputError  a file or argument that cannot be read as what it should be; says file and remedy
+    │   ├── AuditUnavailable a record cannot be made durable now: refuse what would need it, and try again
+    │   └── AuditBroken      the log's own files contradict each other: stop, never guess
+    ├── RegistryError        the registry of models
+    │   ├── RegistryRefused  a step that may not be made; the text says why
+    │   ├── RegistryInputError  a file that it needs cannot be read as what it should be; says file and remedy
+    │   └── RegistryBroken   a history that nobody could have made: stop, never guess
+    └── StoreError           the database cannot be used now; says which and why
 
 A refusal is no error here: it is a `Decision` that does not allow. Nor is a log that does not verify: that is
 findings.
@@ -73,3 +78,23 @@ class AuditBroken(AuditError):
 
     Going on could fork the log. The text says which file, and what to do.
     """
+
+
+class RegistryError(GovernanceError):
+    """Base of the registry's errors."""
+
+
+class RegistryRefused(RegistryError):
+    """A step that may not be made: by the policy, the state machine or a gate."""
+
+
+class RegistryInputError(RegistryError):
+    """A file or argument cannot be used. The text is one line: file, what is wrong, remedy."""
+
+
+class RegistryBroken(RegistryError):
+    """Stored steps contradict each other: somebody has changed them, or the database is damaged."""
+
+
+class StoreError(GovernanceError):
+    """The database cannot be opened, read or written. One line, without its URL's password."""

@@ -276,6 +276,8 @@ class FastHttpProtocol(LargeBodyProtocol):
                 b"".join([b"%b: %b\r\n" % header for header in reply.headers]),
                 size,
             )
+        if x.notices:
+            lines += b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in x.notices])
         head = b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
             STATUS_LINE[reply.status],
             lines,

@@ -10,6 +10,7 @@ from gateway.exchange import Exchange
 from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
+    from gateway.approvals import Notices
     from gateway.doors.grpc_call import Call
     from gateway.wire.types import InferAnswer, InferCall
 
@@ -48,10 +49,10 @@ def check_size(request: bytes, limit: int) -> None:
         raise TooLarge(f"the message is larger than {limit} bytes")
 
 
-def served(rid: str, variant: str) -> tuple[tuple[str, str], ...]:
+def served(rid: str, variant: str, notices: Notices = ()) -> tuple[tuple[str, str], ...]:
     """Initial metadata of an answer."""
     if variant:
-        return (("x-request-id", rid), ("x-tidegate-variant", variant))
+        return (("x-request-id", rid), ("x-tidegate-variant", variant), *notices)
     return (("x-request-id", rid),)
 
 

@@ -25,6 +25,7 @@ from gateway.snapshot import admitted_page
 from gateway.wire import grpc as codec
 
 if TYPE_CHECKING:
+    from gateway.approvals import Notices
     from gateway.core import Core
 
 _log = logs.get("grpc")
@@ -74,6 +75,7 @@ def _infer(app: Core) -> Unary:
     async def infer(call: Call, request: bytes) -> bytes:
         headers = call.headers
         rid, variant = request_id(headers), ""
+        notices: Notices = ()
         snapshot = app.snapshot
         settings = snapshot.settings
         try:
@@ -101,10 +103,10 @@ def _infer(app: Core) -> Unary:
             try:
                 answer: bytes = await app.pipeline.infer(x)
             finally:
-                variant = x.variant_name
+                variant, notices = x.variant_name, x.notices
         except TidegateError as error:
             await fail(call, error, rid, variant)
-        await call.begin(served(rid, variant))
+        await call.begin(served(rid, variant, notices))
         return answer
 
     return infer

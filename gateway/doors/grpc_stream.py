@@ -22,6 +22,7 @@ from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
+    from gateway.approvals import Notices
     from gateway.core import Core
     from gateway.exchange import Exchange
     from gateway.snapshot import Snapshot
@@ -114,7 +115,7 @@ class StreamDoor:
             return
         body = codec.encode_response(answer)
         x.nbytes_out += len(body)
-        await self._write(_FIELD_RESPONSE + _varint(len(body)) + body, x.variant_name)
+        await self._write(_FIELD_RESPONSE + _varint(len(body)) + body, x.variant_name, x.notices)
 
     async def _refuse(self, error: TidegateError, call_id: str, variant: str) -> None:
         if self._ends_on_error:
@@ -126,20 +127,20 @@ class StreamDoor:
         message.infer_response.id = call_id
         await self._write(message.SerializeToString(), variant)
 
-    async def _write(self, message: bytes, variant: str = "") -> None:
+    async def _write(self, message: bytes, variant: str = "", notices: Notices = ()) -> None:
         async with self._writing:
             try:
-                await self._head(variant)
+                await self._head(variant, notices)
                 await self._call.write(message)
             except Gone:
                 # We have not been cancelled yet: nobody takes what is still to come.
                 self._session.leave()
 
-    async def _head(self, variant: str) -> None:
+    async def _head(self, variant: str, notices: Notices = ()) -> None:
         """The initial metadata, once: whoever answers first gives the variant."""
         if not self._headed:
             self._headed = True
-            await self._call.begin(served(self._rid, variant))
+            await self._call.begin(served(self._rid, variant, notices))
 
 
 _FIELD_RESPONSE = b"\x12"

@@ -216,6 +216,7 @@ class HttpDoor:
                 reply = await self._app.pipeline.infer(x)
         finally:
             served["x-tidegate-variant"] = x.variant_name
+            served.update(x.notices)
         await send_reply(scope, send, reply, served)
 
     async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> TidegateError:

@@ -74,6 +74,7 @@ async def infer_stream(app: Core, x: HttpExchange, send: Any, served: dict[str, 
     async def deliver(_: Any, answer: InferAnswer | TidegateError, final: bool) -> None:
         nonlocal refused
         served["x-tidegate-variant"] = x.variant_name
+        served.update(x.notices)
         if isinstance(answer, TidegateError):
             if writer.begun:
                 await writer.write(error_body(answer))
@@ -98,6 +99,7 @@ async def infer_stream(app: Core, x: HttpExchange, send: Any, served: dict[str, 
     if refused is not None and not writer.begun:
         raise refused
     served["x-tidegate-variant"] = x.variant_name
+    served.update(x.notices)
     await writer.close()
 
 
@@ -117,6 +119,7 @@ async def generate_stream(app: Core, x: HttpExchange, send: Any, served: dict[st
     try:
         async with _Generate(app, x, "generate_stream") as call:
             served["x-tidegate-variant"] = x.variant_name
+            served.update(x.notices)
             reader = codec.EventReader()
             async for chunk in call.stream:
                 for data in reader.feed(chunk):

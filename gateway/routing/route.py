@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from gateway import settings
+from gateway.approvals import Approvals
 from gateway.errors import NotFound
 from gateway.routing.assign import CallView, Split, UnitOf, header_text, threshold, unit_integer, unit_of
 from gateway.routing.pins import Pins
@@ -123,7 +124,8 @@ class CompiledRoute(msgspec.Struct, frozen=True):
     _fallback: tuple[TargetVariant, ...]
     _all: Draw
     _by_version: dict[str, Draw]
-    _any_version: bool
+    any_version: bool
+    """One variant that names no version: the client may ask for any."""
     _pins: Pins
     _random: Callable[[], int]
     _plain: tuple[Assignment, ...] = ()
@@ -190,7 +192,7 @@ class CompiledRoute(msgspec.Struct, frozen=True):
         draw = self._by_version.get(version)
         if draw is not None:
             return draw
-        if self._any_version:
+        if self.any_version:
             return Draw(self.variants, self._all.split, version)
         raise NotFound(f"Request for unknown model: '{self.name}' version {version} is not found")
 
@@ -280,15 +282,20 @@ def compile_route(
     random: Callable[[], int],
     *,
     implicit: bool,
+    approvals: Approvals | None = None,
 ) -> CompiledRoute:
     """A route of the settings, ready to assign.
+
+    Where the registry is enforced, a variant without a version is of its model's live one, and a fallback that may not
+    serve is none.
 
     Raises:
         ValueError: what the settings file's checks refuse with a location: unknown variants, impossible
             weights, an unknown form of `assign_by`.
     """
     listed = route.variants or (settings.Variant(name="default", model=name),)
-    variants = tuple(_variant(index, variant, first_upstream) for index, variant in enumerate(listed))
+    enforced = approvals if approvals is not None and approvals.enforcing else None
+    variants = tuple(_variant(index, variant, first_upstream, enforced) for index, variant in enumerate(listed))
     by_name = {variant.name: variant for variant in variants}
     if len(by_name) < len(variants):
         raise ValueError(f"routes.{name}: two variants have the same name")
@@ -298,7 +305,7 @@ def compile_route(
     everything = Draw.over(variants)
     if everything.split is None:
         raise ValueError(f"routes.{name}: all weights are 0")
-    versions = dict.fromkeys(variant.version for variant in variants if variant.version)
+    declared = tuple(variant.version or "" for variant in listed)
     return CompiledRoute(
         name=name,
         variants=variants,
@@ -315,13 +322,20 @@ def compile_route(
             )
             for rule in route.match
         ),
-        _fallback=tuple(by_name[fallback] for fallback in route.fallback),
+        _fallback=tuple(
+            by_name[fallback]
+            for fallback in route.fallback
+            if enforced is None or not enforced.why_not(by_name[fallback].model, by_name[fallback].version)
+        ),
         _all=everything,
         _by_version={
-            version: Draw.over(tuple(variant for variant in variants if variant.version == version))
-            for version in versions
+            version: Draw.over(
+                tuple(variant for variant, own in zip(variants, declared, strict=True) if own == version)
+            )
+            for version in dict.fromkeys(declared)
+            if version
         },
-        _any_version=len(variants) == 1 and not variants[0].version,
+        any_version=len(variants) == 1 and not listed[0].version,
         _pins=pins,
         _random=random,
         _plain=()
@@ -330,8 +344,10 @@ def compile_route(
     )
 
 
-def _variant(index: int, variant: settings.Variant, first_upstream: str) -> TargetVariant:
+def _variant(index: int, variant: settings.Variant, first_upstream: str, enforced: Approvals | None) -> TargetVariant:
     upstream, version = variant.upstream or first_upstream, variant.version or ""
+    if not version and enforced is not None:
+        version = enforced.live(variant.model)
     target = hash64(upstream, variant.model, version) & _LOW or 1  # 0 would read as no pin
     pin = target << 32 | hash64(variant.name) & _LOW
     return TargetVariant(variant.name, variant.model, version, upstream, index, variant.weight, target, pin)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 
 from gateway import settings
+from gateway.approvals import Approvals
 from gateway.routing.pins import MemoryPins, Pins
 from gateway.routing.route import CompiledRoute, compile_route
 
@@ -33,6 +34,7 @@ class RouteTable:
         first_upstream: str,
         pins: Pins,
         draw: Callable[[], int],
+        approvals: Approvals | None = None,
     ) -> None:
         self.routes = routes
         self.passthrough = passthrough
@@ -40,11 +42,16 @@ class RouteTable:
         self.first_upstream = first_upstream
         self._pins = pins
         self._draw = draw
+        self._approvals = approvals
         self._implicit: dict[str, CompiledRoute] = {}
 
     @classmethod
     def compile(
-        cls, config: settings.Settings, pins: Pins | None = None, draw: Callable[[], int] = random64
+        cls,
+        config: settings.Settings,
+        pins: Pins | None = None,
+        draw: Callable[[], int] = random64,
+        approvals: Approvals | None = None,
     ) -> RouteTable:
         """The table of validated settings.
 
@@ -52,6 +59,7 @@ class RouteTable:
             config: the settings.
             pins: where sequences are pinned; absent: in this process, for this table alone.
             draw: source of random 64-bit integers.
+            approvals: says which version is live where a variant names none.
 
         Raises:
             ValueError: a route that the settings file's checks would have refused.
@@ -59,10 +67,11 @@ class RouteTable:
         pins = MemoryPins() if pins is None else pins
         first = next(iter(config.upstreams), "")
         routes = {
-            name: compile_route(name, route, first, pins, draw, implicit=False) for name, route in config.routes.items()
+            name: compile_route(name, route, first, pins, draw, implicit=False, approvals=approvals)
+            for name, route in config.routes.items()
         }
         passthrough = config.passthrough or not routes
-        return cls(routes, passthrough=passthrough, first_upstream=first, pins=pins, draw=draw)
+        return cls(routes, passthrough=passthrough, first_upstream=first, pins=pins, draw=draw, approvals=approvals)
 
     def lookup(self, name: str) -> CompiledRoute | None:
         """The route of that name: from the settings, else passed through if that is on, else None (404)."""
@@ -75,7 +84,15 @@ class RouteTable:
         """The route to the model of that name on the first upstream, whether it exists there or not."""
         route = self._implicit.get(name)
         if route is None:
-            route = compile_route(name, settings.Route(), self.first_upstream, self._pins, self._draw, implicit=True)
+            route = compile_route(
+                name,
+                settings.Route(),
+                self.first_upstream,
+                self._pins,
+                self._draw,
+                implicit=True,
+                approvals=self._approvals,
+            )
             if len(self._implicit) >= MOST_IMPLICIT:
                 self._implicit.clear()
             self._implicit[name] = route

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
+from gateway.settings.registry import Registry, Store
 from gateway.settings.routes import Compare, Match, Monitor, Route, Shadow, Variant
 from gateway.settings.upstreams import (
     AdaptiveConcurrency,
@@ -58,6 +59,7 @@ __all__ = [
     "PathOrUrl",
     "Policy",
     "Rate",
+    "Registry",
     "ReplicaAddress",
     "Retries",
     "Route",
@@ -65,6 +67,7 @@ __all__ = [
     "Settings",
     "Shadow",
     "Size",
+    "Store",
     "TargetAddress",
     "Telemetry",
     "TenantLimit",
@@ -206,6 +209,10 @@ class Settings(Section, frozen=True, kw_only=True):
     """What callers may send, and how fast."""
     audit: Audit = Audit()
     """The audit log."""
+    registry: Registry | None = None
+    """Which model versions may serve; absent: all."""
+    store: Store = Store()
+    """Where the registry is kept."""
     metrics: Metrics = Metrics()
     """The Prometheus page."""
     telemetry: Telemetry = Telemetry()

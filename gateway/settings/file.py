@@ -19,6 +19,7 @@ from gateway.identity.reading import read_key_sets
 from gateway.plans import read_plans
 from gateway.settings import Settings
 from gateway.settings.check import check
+from gateway.settings.check_registry import check_requirements
 from gateway.settings.later import KEYS, VALUES
 from gateway.settings.policy import check_policy
 from gateway.settings.profiles import read_profiles
@@ -95,6 +96,7 @@ def read(path: Path, env: Mapping[str, str] = os.environ) -> Reading:
     if settings is not None:
         findings += check(settings, str(path), places)
         findings += check_policy(settings, str(path), places)
+        findings += check_requirements(settings, str(path), places)
         findings += read_key_sets(settings, str(path), places)[1]
         findings += read_plans(settings, str(path), places)[1]
         findings += read_profiles(settings, str(path), places)[1]

@@ -1,0 +1,10 @@
+"""The database of the control side: SQLite in the state directory, or PostgreSQL.
+
+    tables.py     the tables, as SQLModel classes
+    database.py   opening one: engine, migrations
+    steps.py      the registry's steps, written and read
+    reading.py    the same read without SQLModel, for workers
+    migrations/   Alembic's
+
+Nothing is imported here: SQLModel costs a second of CPU and 30 MiB, and workers do without.
+"""
