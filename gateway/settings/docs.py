@@ -20,7 +20,6 @@ from msgspec import inspect as types
 
 from gateway import settings
 from gateway.settings import access, registry, routes, upstreams
-from gateway.settings.later import KEYS, VALUES
 from governance.documents.convert import SHORT
 
 _INTRO = """\
@@ -68,7 +67,6 @@ def render() -> str:
     parts = [_INTRO]
     for place, kind in _sections(types.type_info(settings.Settings), ""):
         parts.append("\n".join(_section(place, kind, docs)))
-    parts.append("\n".join(_later()))
     return "\n".join(parts)
 
 
@@ -174,18 +172,6 @@ def _written(value: Any, form: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value.as_posix() if isinstance(value, Path) else value)
-
-
-def _later() -> Iterator[str]:
-    yield "## Not in this version"
-    yield ""
-    yield "These belong to the format and are refused, never ignored:"
-    yield ""
-    places = {kind.cls.__name__: place for place, kind in _sections(types.type_info(settings.Settings), "")}
-    for (section, key), instead in KEYS.items():
-        yield f"- `{places[section]}.{key}`: {instead}."
-    for (section, key, value), instead in VALUES.items():
-        yield f"- `{places[section]}.{key}: {value}`: {instead}."
 
 
 if __name__ == "__main__":

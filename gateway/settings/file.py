@@ -20,7 +20,6 @@ from gateway.plans import read_plans
 from gateway.settings import Settings
 from gateway.settings.check import check
 from gateway.settings.check_registry import check_requirements
-from gateway.settings.later import KEYS, VALUES
 from gateway.settings.policy import check_policy
 from gateway.settings.profiles import read_profiles
 from gateway.settings.units import READERS
@@ -30,7 +29,7 @@ from governance.types import Finding
 
 UNREADABLE = "unreadable"
 """Code of the finding for a file that could not be opened: it could not be judged."""
-_FORMS = Forms(readers=READERS, later_keys=KEYS, later_values=VALUES)
+_FORMS = Forms(readers=READERS)
 _EMPTY = "the file is empty: write at least `upstreams: {triton: {http: HOST:PORT}}`"
 _LARGEST = 8 << 20
 """Bytes. Thousands of routes and tenants fit in one MiB; a bigger file is another file."""

@@ -217,7 +217,13 @@ class Watch:
         elif self._health.phase == "up":
             self._well()
             if self._of.siblings():
-                await self._look_at_models()
+                await self._see_models()
+
+    async def _see_models(self) -> None:
+        try:
+            await self._look_at_models()
+        except Unreachable:
+            self._look_now.set()  # it went within this look: the next one says what of it
 
     async def _request(
         self, method: str, target: str, headers: bytes, parts: Sequence[bytes] = (), *, timeout: float

@@ -87,10 +87,6 @@ class Forms:
 
     readers: Mapping[str, tuple[Callable[[str], object], str]] = field(default_factory=dict)
     """By `x-form`: text to value (ValueError says what to write), and what is expected in words."""
-    later_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Known keys that this version does not serve: what to do instead."""
-    later_values: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
-    """The same for values."""
 
 
 _NO_FORMS = Forms()
@@ -202,7 +198,7 @@ class _Converter:
         short = getattr(kind.cls, SHORT, None)
         if short is not None and isinstance(node, ScalarNode):
             one = next(one for one in kind.fields if one.encode_name == short)
-            value = self.field(node, kind, one, (*place, short))
+            value = self.convert(node, one.type, (*place, short))
             return _BAD if value is _BAD else kind.cls(**{one.name: value})
         if not isinstance(node, MappingNode):
             what = f"`{dotted(place)}`" if place else "the file"
@@ -213,7 +209,7 @@ class _Converter:
             name = self.key(key)
             if name is not None and name in fields:
                 self.places.keys[(*place, name)] = (key.start_mark.line + 1, key.start_mark.column + 1)
-                values[fields[name].name] = self.field(child, kind, fields[name], (*place, name))
+                values[fields[name].name] = self.convert(child, fields[name].type, (*place, name))
             elif name is not None:
                 self.unknown(key, name, kind, place)
         for one in kind.fields:
@@ -229,20 +225,7 @@ class _Converter:
                 values[one.name] = _rebased(one.default, self.base)
         return _BAD if any(value is _BAD for value in values.values()) else kind.cls(**values)
 
-    def field(self, node: Node, kind: inspect.StructType, one: inspect.Field, place: Place) -> Any:
-        if isinstance(node, ScalarNode):
-            later = self.forms.later_values.get((kind.cls.__name__, one.encode_name, node.value))
-            if later is not None:
-                message = f"`{dotted(place)}: {node.value}` is not in this version: {later}"
-                return self.error(node, "not-in-this-version", message)
-        return self.convert(node, one.type, place)
-
     def unknown(self, key: Node, name: str, kind: inspect.StructType, place: Place) -> None:
-        later = self.forms.later_keys.get((kind.cls.__name__, name))
-        if later is not None:
-            message = f"`{dotted((*place, name))}` is not in this version: {later}"
-            self.error(key, "not-in-this-version", message)
-            return
         where = f" in `{dotted(place)}`" if place else ""
         hint = suggest(name, [one.encode_name for one in kind.fields], "keys here")
         if name == "<<":

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import settings as settings_module
 from gateway.settings.file import load
-from gateway.settings.later import KEYS, VALUES
 
 UP = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -170,7 +168,6 @@ CASES = [
     (UP + "policy: {file: tidegate.yaml, tests: nowhere.yaml}\n", 2, 38, "unreadable-policy", "nowhere.yaml"),
     (UP + "identity: {jwt: [{issuer: i, audience: a, jwks: 'ftp://h/k'}]}\n", 2, 49, "wrong-value", "https://"),
     (UP + "identity: {jwt: [{issuer: i, audience: a, jwks: 'https://h/k', leeway: 6m}]}\n", 2, 72, "wrong-value", "5m"),
-    # of a later version
     (UP + "identity: {mtls: {}, anonymous: {}}\n", 2, 18, "missing-key", "tenant"),
     ("upstreams: {fleet: {http: a:1, replicas: [{http: b:1}]}}\n", 1, 32, "two-addresses", "replicas"),
     ("upstreams: {fleet: {replicas: [{http: b:1}, {http: b:1}]}}\n", 1, 52, "duplicate-name", "b:1"),
@@ -178,7 +175,6 @@ CASES = [
     ("upstreams: {t: {http: 'dns://a:8000', grpc: 'dns://b:8001'}}\n", 1, 45, "wrong-address", "`dns://a:8001`"),
     ("upstreams: {t: {http: 'dns://a:8000', grpc: '10.0.0.1:8001'}}\n", 1, 45, "wrong-address", "`dns://a:8001`"),
     ("upstreams: {t: {http: '[::1]:8000', grpc: 'dns://b:8001'}}\n", 1, 43, "wrong-address", "`[::1]:8001`"),
-    (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
     (ROUTE + "    monitor: {}\n", 4, 14, "missing-key", "`profile`"),
     (ROUTE + "    monitor: {profil: x}\n", 4, None, "unknown-key", "did you mean `profile`?"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 24, "profile", "cannot be read (No such file"),
@@ -278,14 +274,6 @@ def test_an_alias_bomb_is_refused_in_time(tmp_path):
 
 def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
     assert findings_of(tmp_path, b"#" * (9 << 20))[0].code == "too-large"
-
-
-def test_the_later_tables_name_nothing_that_exists():
-    for section, key in KEYS:
-        assert key not in getattr(settings_module, section).__struct_fields__
-    for section, key, value in VALUES:
-        annotation = getattr(settings_module, section).__annotations__[key]
-        assert f'"{value}"' not in str(annotation)
 
 
 def test_policy_findings_stand_in_the_policy(tmp_path):

@@ -23,6 +23,9 @@ class Server:
         self.name = name
         self.ended = asyncio.Event()
         self.late = 0.0
+        self.breaks_at = b""
+        """A page instead of which the connection ends."""
+        self.broken = 0
 
     async def __call__(self, peer: Peer, _state: RawServer) -> None:
         answering = asyncio.create_task(self._answer(peer))
@@ -38,6 +41,9 @@ class Server:
             target = request.line.split(b" ")[1]
             if target == b"/v2/health/ready":
                 await asyncio.sleep(self.late)
+            if target == self.breaks_at:
+                self.broken += 1
+                return
             body = PAGES.get(target, b"")
             if target == b"/v2":
                 body %= self.name
@@ -53,6 +59,30 @@ async def until(condition) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for sets no event
             await asyncio.sleep(0.005)
+
+
+def test_one_that_goes_between_two_pages_of_a_look_is_looked_at_again(run, events, caplog):
+    async def main() -> None:
+        server, other = Server(), Server()
+        async with serving(server) as first, serving(other) as second:
+            up = Upstream(
+                "up",
+                settings.Upstream(
+                    replicas=tuple(settings.ReplicaAddress(http=f"127.0.0.1:{one.port}") for one in (first, second)),
+                    health=settings.Health(interval=0.05, timeout=5, warmup=0),
+                ),
+                counters=events,
+            )
+            await up.start()
+            await until(lambda: all(replica.usable for replica in up.replicas))
+            server.breaks_at = b"/v2/repository/index"
+            await until(lambda: server.broken > 3)
+            server.breaks_at = b""
+            await until(lambda: all(replica.usable for replica in up.replicas))
+            await up.close()
+
+    run(main())
+    assert "a defect" not in caplog.text
 
 
 @pytest.mark.parametrize(("name", "falls"), [(b"triton", True), (b"other", False)])
