@@ -190,7 +190,7 @@ def test_cpu_and_memory_are_those_of_the_whole_tree():
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while proc.cpu_seconds(process.pid) < 0.4 and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert proc.cpu_seconds(process.pid) >= 0.4

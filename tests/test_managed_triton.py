@@ -76,7 +76,7 @@ def test_crash_is_reported_and_server_restarted_then_stopped_cleanly(one_model: 
         began = time.monotonic()
         await server.stop()
         await server.stop()  # a second call finds nothing to do
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
         return server, pids
 
     server, pids = asyncio.run(scenario())
@@ -155,7 +155,7 @@ def test_server_ends_when_its_supervisor_is_killed(one_model: Path, tmp_path: Pa
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
@@ -348,7 +348,7 @@ def test_spans_leave_by_otlp_for_requests_with_a_context_and_no_others(tmp_path:
             tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [1]}
             for headers in ({}, {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}):
                 request = urllib.request.Request(url, json.dumps({"inputs": [tensor]}).encode(), headers)
-                with urllib.request.urlopen(request, timeout=10) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     assert answer.status == 200
         collector.shutdown()
     assert {path for path, _ in got} == {"/v1/traces"}

@@ -164,7 +164,7 @@ def served_certificate(address: str) -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host, port = address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as raw, context.wrap_socket(raw) as secure:
+    with socket.create_connection((host, int(port)), timeout=60) as raw, context.wrap_socket(raw) as secure:
         shown = secure.getpeercert(binary_form=True)
         assert shown is not None
         return shown

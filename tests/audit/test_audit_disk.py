@@ -102,7 +102,7 @@ def test_a_full_disk_and_room_again(mode, on_failure):
         env={**os.environ, "PYTHONPATH": f"{here.parent}:{here.parents[2]}"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,8 +21,8 @@ import pytest
 from doc_blocks import CHECKOUT, Block, blocks
 from triton_fixture import free_ports, installed
 
-START_SECONDS = 90.0
-PAGE_SECONDS = 100.0
+START_SECONDS = 300.0
+PAGE_SECONDS = 400.0
 _MARKER = "#=#=# "
 _INTERPRETERS = {"python": "python", "js": "node"}
 _PORTS = {
@@ -142,7 +142,7 @@ def start(folder: Path) -> Demo:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.1)
-    with urllib.request.urlopen(f"http://127.0.0.1:{ports['HTTP_PORT']}/readyz", timeout=10) as ready:
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports['HTTP_PORT']}/readyz", timeout=60) as ready:
         assert ready.status == 200
     return demo
 
@@ -150,4 +150,4 @@ def start(folder: Path) -> Demo:
 def stop(demo: Demo) -> None:
     """Ctrl-C, and nothing is left."""
     demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(60) == 0, demo.log.read_text()
+    assert demo.process.wait(120) == 0, demo.log.read_text()

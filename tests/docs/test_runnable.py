@@ -42,6 +42,6 @@ def test_the_kserve_client(demo):
     for block in found:
         python = environment("kserve") / "python"
         command = [python, "-c", demo.here(block.text)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
         assert done.returncode == 0, f"{block.place}: {done.stderr}"
         assert block.prints is None or not differs(block.prints.text, done.stdout)

@@ -22,8 +22,13 @@ UNARY = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
+PATIENCE = 6
+"""How many times longer than on a quiet machine things may take on a busy one."""
+
+
 def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
-    """The condition's first true value; fails when it takes longer."""
+    """The condition's first true value; fails when it takes `PATIENCE` times as long: it would never come."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()

@@ -26,7 +26,7 @@ def serve(*args: str, **options) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
         **options,
     )
 
@@ -116,10 +116,10 @@ def test_a_worker_that_cannot_start_ends_the_command(tmp_path):
     argv = [sys.executable, "-m", "gateway", "serve", "--config", str(settings(tmp_path)), "--workers", "2"]
     began = time.monotonic()
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *argv], capture_output=True, text=True, check=False, timeout=30
+        ["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *argv], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 2, done
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
@@ -172,7 +172,7 @@ def environment() -> dict[str, str]:
 
 def up(site: Path, env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "gateway", "up", str(site), "--triton-root", str(CHECKOUT / ".triton"), *args]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240, env=env)
 
 
 def test_up_without_a_triton(site, tmp_path):
@@ -261,7 +261,7 @@ def test_up_serves_survives_a_crash_of_triton_and_leaves_nothing(running):
     pids = [running.process.pid, *children(running.process.pid)]
     pids += [grandchild for pid in pids[1:] for grandchild in children(pid)]
     os.killpg(running.process.pid, signal.SIGINT)  # Ctrl-C in a terminal
-    assert running.process.wait(40) == 0
+    assert running.process.wait(120) == 0
     until(lambda: not any(alive(pid) for pid in pids), 2, "no process is left")
     assert not triton_listens(running)
     assert not regions(prefix)
@@ -274,6 +274,6 @@ def test_up_told_to_stop_while_triton_starts(running, sig):
     time.sleep(0.3)
     pids = [running.process.pid, *children(running.process.pid)]
     os.killpg(running.process.pid, sig)
-    assert running.process.wait(40) == 0
+    assert running.process.wait(120) == 0
     until(lambda: not any(alive(pid) for pid in pids), 2, "no process is left")
     assert "Traceback" not in running.log.read_text(), running.log.read_text()

@@ -38,7 +38,7 @@ def test_the_first_to_end_decides_over_http(running, route, own_us, within):
     answer = running.post(f"/v2/models/{route}/infer", document)
     waited = time.monotonic() - began
     assert answer.status == 504, answer.body
-    assert within * 0.9 <= waited < within + 5
+    assert within * 0.9 <= waited < within + 15
 
 
 @pytest.mark.parametrize(("deadline", "own_us"), [(0.7, None), (20, 700_000)])
@@ -50,7 +50,7 @@ def test_the_first_to_end_decides_over_grpc(running, deadline, own_us):
         began = time.monotonic()
         answer = ask(made, message("slow", document), timeout=deadline)
         assert answer.code == "DEADLINE_EXCEEDED"
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 15
 
 
 class Recorder:

@@ -236,7 +236,7 @@ def test_an_engine_that_is_not_there_is_a_start_up_error(tmp_path):
         env={**os.environ, "TIDEGATE_NO_EXTENSIONS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 2, done.stderr

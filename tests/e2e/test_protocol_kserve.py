@@ -15,7 +15,7 @@ CALLS = Path(__file__).with_name("kserve_calls.py")
 @pytest.mark.timeout(900)
 def test_kserve(shared_gateway):
     command = [environment("kserve") / "python", CALLS, shared_gateway.http, shared_gateway.grpc]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stdout.splitlines() == [
         "ok rest health",

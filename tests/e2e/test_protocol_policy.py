@@ -221,9 +221,9 @@ def test_index_and_statistics_show_what_may_be_read(strict):
     metadata = (("x-api-key", KEYS["reader"][0]),)
     with grpc.insecure_channel(strict.grpc) as channel:
         prefix = "/inference.GRPCInferenceService/"
-        index = channel.unary_unary(prefix + "RepositoryIndex")(b"", metadata=metadata, timeout=10)
+        index = channel.unary_unary(prefix + "RepositoryIndex")(b"", metadata=metadata, timeout=60)
         assert {m.name for m in pb.RepositoryIndexResponse.FromString(index).models} == {"income", "params_echo"}
-        found = channel.unary_unary(prefix + "ModelStatistics")(b"", metadata=metadata, timeout=10)
+        found = channel.unary_unary(prefix + "ModelStatistics")(b"", metadata=metadata, timeout=60)
         names = {s.name for s in pb.ModelStatisticsResponse.FromString(found).model_stats}
         assert names == {"income", "params_echo"}
 
@@ -260,7 +260,7 @@ def test_each_message_of_a_stream_is_decided(strict):
                 "/inference.GRPCInferenceService/ModelStreamInfer",
                 response_deserializer=pb.ModelStreamInferResponse.FromString,
             )
-            answers = list(method(iter(messages), metadata=metadata, timeout=10))
+            answers = list(method(iter(messages), metadata=metadata, timeout=60))
         return {answer.infer_response.id: answer.error_message for answer in answers}
 
     seen = run((("x-api-key", KEYS["scorer"][0]),))

@@ -269,12 +269,12 @@ def test_many_routes_on_one_stream(routed):
 def test_timeout_of_one_call(routed):
     """A call beyond its route's timeout gets an error; the stream and the other calls go on."""
     began = time.monotonic()
-    answers, code, _ = stream(routed.grpc, [word("a", "ok"), slow(3000, "late", model="hasty")])
+    answers, code, _ = stream(routed.grpc, [word("a", "ok"), slow(6000, "late", model="hasty")])
     assert code == "OK"
     by_id = {answer.infer_response.id: answer.error_message for answer in answers}
     assert by_id["ok"] == ""
     assert "time" in by_id["late"], by_id
-    assert time.monotonic() - began < 2, "the client waited for an answer that it was told not to wait for"
+    assert time.monotonic() - began < 5.5, "the client waited for an answer that it was told not to wait for"
 
 
 def test_fallback_on_a_stream(routed):
@@ -289,7 +289,7 @@ def test_deadline_of_the_stream(routed):
     began = time.monotonic()
     answers, code, _ = stream(routed.grpc, [slow(20_000, "late")], timeout=0.5)
     assert (answers, code) == ([], "DEADLINE_EXCEEDED")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_client_leaves_early_and_triton_survives(triton, routed):
@@ -452,7 +452,7 @@ def test_http_client_leaves_its_events(triton, routed):
     long["inputs"][0].update(shape=[50], data=list(range(50)))
     long["inputs"][1].update(shape=[50], data=[10] * 50)
     for _ in range(10):
-        connection = http.client.HTTPConnection(routed.http, timeout=10)
+        connection = http.client.HTTPConnection(routed.http, timeout=60)
         connection.request("POST", "/v2/models/repeat_int32/infer", js(long), EVENTS)
         response = connection.getresponse()
         assert response.read(10).startswith(b"data: ")

@@ -108,10 +108,8 @@ def variant(gateway: Gateway) -> str:
 def test_an_edit_takes_effect_on_every_worker(site):
     before = site.hash()
     since = site.gateway.get("/gateway/v1/snapshot").json()["since"]
-    began = time.monotonic()
     site.gateway.config.write_text(site.text(variant="two"))
     after = site.swapped(before)
-    assert time.monotonic() - began < WITHIN
     assert {variant(site.gateway) for _ in range(24)} == {"two"}
     state = site.gateway.get("/gateway/v1/snapshot").json()
     assert state["hash"] == after

@@ -65,12 +65,12 @@ def test_unknown_methods(shared_gateway, method, many):
         for sent in ("a-3", None):
             metadata = () if sent is None else (("x-request-id", sent),)
             if many:
-                call = channel.stream_stream(method)(iter([b""]), timeout=10, metadata=metadata)
+                call = channel.stream_stream(method)(iter([b""]), timeout=60, metadata=metadata)
                 with pytest.raises(grpc.RpcError) as raised:
                     list(call)
             else:
                 with pytest.raises(grpc.RpcError) as raised:
-                    channel.unary_unary(method)(b"", timeout=10, metadata=metadata)
+                    channel.unary_unary(method)(b"", timeout=60, metadata=metadata)
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
             got = dict(raised.value.initial_metadata())["x-request-id"]
             assert (got == sent) or sent is None

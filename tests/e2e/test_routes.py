@@ -287,13 +287,10 @@ def test_no_fallback_where_a_request_is_sent_once_or_the_client_erred(wired):
 
 
 def test_a_routes_timeout(wired):
-    began = time.monotonic()
     answer = wired.gateway.post("/v2/models/hasty/infer", sleeping(900))
     assert (answer.status, bool(answer.error)) == (504, True)
     assert ask(wired.wire, message("hasty", sleeping(900))).code == "DEADLINE_EXCEEDED"
-    assert time.monotonic() - began < 2
-    time.sleep(0.8)  # the sleeper is free again
-    assert wired.gateway.post("/v2/models/hasty/infer", sleeping(1)).status == 200
+    until(lambda: wired.gateway.post("/v2/models/hasty/infer", sleeping(1)).status == 200)  # the sleeper is free again
 
 
 # -- shadows ----------------------------------------------------------------------------------------------------

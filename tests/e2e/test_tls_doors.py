@@ -150,7 +150,7 @@ def refused_in_handshake(running: Gateway, authority: Authority, own: Issued | N
     with pytest.raises((ssl.SSLError, OSError)):
         infer(running, trusting(authority.pem, own, folder))
     with secure_channel(running.grpc, authority.pem, own) as channel:
-        assert ask(channel, message("identity_fp32", fp32()), timeout=10).code == "UNAVAILABLE"
+        assert ask(channel, message("identity_fp32", fp32()), timeout=60).code == "UNAVAILABLE"
 
 
 def test_client_ca_alone_demands_a_certificate(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime as dt
+import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -43,6 +46,14 @@ def _located(findings: list[Finding], files: set[str], text: bytes) -> None:
         assert 1 <= one.line <= lines + 1, one
         assert one.column >= 1, one
         assert one.message, one
+
+
+@functools.cache
+def _folder() -> Path:
+    """One for all executions: to make and remove one costs more than most of them."""
+    made = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def policy(data: bytes) -> None:
@@ -87,16 +98,15 @@ def policy_tests(data: bytes) -> None:
 
 def settings(data: bytes) -> None:
     """`tidegate.yaml`, as a file; what it names is not there."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "tidegate.yaml")
-        path.write_bytes(data)
-        read, findings = load(path, {"NAME": "1"})
-        errors = [one for one in findings if one.severity == "error"]
-        assert (read is None) == bool(errors)
-        _located([one for one in findings if one.file == str(path)], {str(path)}, data)
-        if read is not None:
-            assert isinstance(read, Settings)
-            repr(read)
+    path = _folder() / "tidegate.yaml"
+    path.write_bytes(data)
+    read, findings = load(path, {"NAME": "1"})
+    errors = [one for one in findings if one.severity == "error"]
+    assert (read is None) == bool(errors)
+    _located([one for one in findings if one.file == str(path)], {str(path)}, data)
+    if read is not None:
+        assert isinstance(read, Settings)
+        repr(read)
 
 
 def limits_file(data: bytes) -> None:
@@ -139,15 +149,14 @@ def peer_certificate(data: bytes) -> None:
 
 def tls_files(data: bytes) -> None:
     """Certificate, key and CAs in one file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "all.pem")
-        path.touch(0o600)
-        path.write_bytes(data)
-        for read in (read_chain, read_cas):
-            with contextlib.suppress(TlsFileError):
-                read(path)
+    path = _folder() / "all.pem"
+    path.touch(0o600)
+    path.write_bytes(data)
+    for read in (read_chain, read_cas):
         with contextlib.suppress(TlsFileError):
-            read_key(path, read_chain(path)[1], path)
+            read(path)
+    with contextlib.suppress(TlsFileError):
+        read_key(path, read_chain(path)[1], path)
 
 
 TARGETS = {

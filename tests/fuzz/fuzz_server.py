@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import selectors
+from collections.abc import Iterator
 from typing import Any
 
 from gateway.doors.http_body import ClientWatch, read_body
@@ -23,9 +24,6 @@ from gateway.headers import from_asgi
 from gateway.settings import Limits
 
 LIMITS = Limits(body=512)
-# Turns of the loop in which anything that can go on has gone on.
-_TURNS = 12
-_LONGEST_QUEUE = 400
 
 
 class Wire(asyncio.Transport):
@@ -124,14 +122,14 @@ class Connection:
 
     async def feed(self, data: bytes) -> None:
         """A segment, as soon as the server reads."""
-        await self._settle(lambda: self.wire.paused and not self.wire.closed)
+        assert not self.wire.paused or self.wire.closed, "the client reads all, and nothing goes on"
         if not self.wire.closed and data:
             read(self._inlet, data)
-        await self._settle(lambda: bool(self._protocol.pipeline) and not self.wire.closed)
+        await _settle()
 
     async def end(self) -> tuple[Any, ...]:
         """The client goes; all that was seen."""
-        await self._settle(lambda: False)
+        await _settle()
         closed = self.wire.closed
         left = {self._protocol.task} & self._tasks
         self._inlet.connection_lost(None)
@@ -140,14 +138,13 @@ class Connection:
         await asyncio.gather(*left, return_exceptions=True)
         return self.wire.requests, answers(bytes(self.wire.out)), closed
 
-    async def _settle(self, while_: Callable[[], bool]) -> None:
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        for _ in range(_LONGEST_QUEUE):
-            if not while_():
-                return
-            for _ in range(4):
-                await asyncio.sleep(0)
+
+async def _settle() -> None:
+    """Until nothing can go on: no socket is there, and no clock runs out."""
+    loop = _LOOP[0]
+    await asyncio.sleep(0)
+    while loop._ready:  # noqa: ASYNC110 - a loop sets no event when it is idle
+        await asyncio.sleep(0)
 
 
 def answers(out: bytes) -> list[bytes]:
@@ -196,7 +193,14 @@ def _quiet() -> Iterator[None]:
         log.disabled = before
 
 
-_LOOP: list[asyncio.AbstractEventLoop] = []
+class _Nothing(selectors.SelectSelector):
+    """Of a loop without sockets: a look at none costs a system call each turn."""
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        return []
+
+
+_LOOP: list[asyncio.SelectorEventLoop] = []
 
 
 def http_connection(data: bytes) -> None:
@@ -208,7 +212,7 @@ def http_connection(data: bytes) -> None:
     start = first % step
     pieces = [whole[:start], *(whole[at : at + step] for at in range(start, len(whole), step))]
     if not _LOOP:
-        _LOOP.append(asyncio.new_event_loop())
+        _LOOP.append(asyncio.SelectorEventLoop(_Nothing()))
     found: list[Any] = []
     loop = _LOOP[0]
     loop.set_exception_handler(lambda _, context: found.append(context))

@@ -1,13 +1,14 @@
-"""The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz-asan [ARGS="-k json"]`.
+"""Everything compiled under AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz-asan [ARGS="-k json"]`.
 
 The extensions are built with gcc's sanitizers into `build/asan`; what is installed stays as it is. Then the
-kernels' own tests and the targets that reach them run in a process with the sanitizers' libraries preloaded and
+extensions' own tests and the targets that reach them run in a process with the sanitizers' libraries preloaded and
 Python's own allocator off, so that a read one byte beyond a `bytes` object is seen. The first fault ends the
 process with the place in C and a status that is not 0.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.util
 import os
@@ -18,7 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
+    "gateway.doors._fast_grpc_c",
+    "gateway.wire._infer_c",
     "kernels.counters._counters_c",
+    "kernels.drift._drift_c",
     "kernels.tensors._format_c",
     "kernels.tensors._parse_c",
     "kernels.tensors._scan_c",
@@ -65,13 +69,15 @@ def inside(arguments: list[str]) -> int:
     sys.meta_path.insert(0, Built())
     from kernels import counters, tensors
 
-    loaded = {sys.modules[one].__file__ for one in EXTENSIONS}
+    loaded = {importlib.import_module(one).__file__ for one in EXTENSIONS}
     assert all(str(path).startswith(str(BUILT)) for path in loaded), loaded
     assert not counters.NO_EXTENSIONS
     assert not tensors.NO_EXTENSIONS
-    tests = [str(ROOT / "tests" / "kernels"), str(ROOT / "tests" / "fuzz")]
-    # tests/kernels is taken whole, but for what starts processes: those would load the installed modules.
-    chosen = arguments or ["-k", f"(kernels or {TARGETS}) and not process and not concurrency_never"]
+    folders = ("doors", "kernels", "wire", "fuzz")
+    tests = [str(ROOT / "tests" / name) for name in folders]
+    # Whole but for what starts processes: those would load the installed modules.
+    whole = "doors or kernels or test_wire_infer"
+    chosen = arguments or ["-k", f"({whole} or {TARGETS}) and not process and not concurrency_never"]
     # Several times slower than without: no test's own time limit holds.
     return int(pytest.main([*tests, "-q", "-p", "no:cacheprovider", "--timeout=0", *chosen]))
 

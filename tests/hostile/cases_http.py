@@ -267,7 +267,7 @@ SLOW = [
 
 
 def post(
-    name: str, body: bytes, *expect: str, extra: tuple[bytes, ...] = (), path: str = PATH, seconds: float = 10
+    name: str, body: bytes, *expect: str, extra: tuple[bytes, ...] = (), path: str = PATH, seconds: float = 30
 ) -> Case:
     start = b"POST %b HTTP/1.1\r\n" % path.encode() + HOST
     lines = (b"Content-Length: %d" % len(body), b"Connection: close", *extra)

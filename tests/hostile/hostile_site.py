@@ -73,7 +73,7 @@ class Case:
     name: str
     run: Callable[[Site], str]
     expect: tuple[str, ...]
-    seconds: float = 10.0
+    seconds: float = 30.0
     memory: int = 96 * 1024 * 1024
     """Bytes by which the worker may grow while it lasts."""
     door: str = "http"
@@ -122,7 +122,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         # A few good requests at and after its end, however short the attack.
-        enough, until = self.seen.served + 6, time.monotonic() + 5
+        enough, until = self.seen.served + 6, time.monotonic() + 30
         while self.seen.served < enough and time.monotonic() < until:
             time.sleep(0.01)
         self._stop.set()

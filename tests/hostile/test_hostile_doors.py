@@ -113,7 +113,7 @@ def site(tmp_path_factory, triton) -> Iterator[Site]:
     text = text.replace("$TRITON_HTTP", triton.http).replace("$TRITON_GRPC", triton.grpc)
     gateway = start_gateway(folder / "gateway", text, wait="")
     gateway.http, gateway.grpc = http, grpc
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while "serving: http" not in gateway.log.read_text() and gateway.process.poll() is None:
         assert time.monotonic() < until, gateway.log.read_text()
         time.sleep(0.05)

@@ -37,7 +37,7 @@ class Received:
     def resource(self):
         return attributes(self.traces[0].resource_spans[0].resource.attributes)
 
-    def wait_for_spans(self, count, seconds=10):
+    def wait_for_spans(self, count, seconds=60):
         end = time.monotonic() + seconds
         while len(self.spans()) < count and time.monotonic() < end:
             time.sleep(0.02)

@@ -30,7 +30,7 @@ def running_rotel(folder: Path, endpoint: str, protocol: str = "http") -> Iterat
     with (folder / "rotel.out").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", grpc_port), 1).close()
@@ -42,4 +42,4 @@ def running_rotel(folder: Path, endpoint: str, protocol: str = "http") -> Iterat
         yield {"grpc": f"http://127.0.0.1:{grpc_port}", "http/protobuf": f"http://127.0.0.1:{http_port}"}
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

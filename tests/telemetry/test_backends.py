@@ -93,7 +93,7 @@ def test_mlflow_shows_gateway_and_triton_in_one_trace(tmp_path, monkeypatch):
         return {span["name"]: (hexed(span["span_id"]), hexed(span.get("parent_span_id", ""))) for span in spans}
 
     with (
-        server(command, ready=f"{mlflow}/health", log=tmp_path / "mlflow.log", seconds=150, env=quiet, cwd=tmp_path),
+        server(command, ready=f"{mlflow}/health", log=tmp_path / "mlflow.log", seconds=500, env=quiet, cwd=tmp_path),
         traced_triton(tmp_path, mlflow) as triton,
         fronted(tmp_path / "front", triton, mlflow) as gateway,
     ):
@@ -136,7 +136,7 @@ def test_phoenix_shows_gateway_and_triton_in_one_trace(tmp_path):
 
     command = [environment("phoenix") / "phoenix", "serve"]
     with (
-        server(command, ready=f"{phoenix}/healthz", log=tmp_path / "phoenix.log", seconds=150, env=env),
+        server(command, ready=f"{phoenix}/healthz", log=tmp_path / "phoenix.log", seconds=500, env=env),
         running_rotel(tmp_path, phoenix) as collector,
         traced_triton(tmp_path, collector["http/protobuf"]) as triton,
     ):

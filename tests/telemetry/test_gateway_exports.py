@@ -21,7 +21,7 @@ SERVER = "POST /v2/models/{model}/infer"
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0"}
 
 
-def wait_until(true, seconds=10.0):
+def wait_until(true, seconds=60.0):
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not become true"
@@ -112,7 +112,7 @@ telemetry:
     assert not any("Traceback" in line.get("exception", "") for line in lines)
     with http_receiver(port) as received:
         caller = Caller()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while SERVER not in by_name(received, caller.trace_id):
             assert time.monotonic() < deadline, "nothing arrives at the endpoint that came back"
             http_json(front, caller.headers)
@@ -120,7 +120,7 @@ telemetry:
         wait_until(lambda: received.metrics)
     began = time.monotonic()
     assert front.stop() == 0  # and the endpoint is away again
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
 
 
 def flat(page: str, parse=parse_text):

@@ -133,7 +133,7 @@ def test_calls_of_one_stream_are_spans_of_their_own(front):
 
     caller, theirs = joined(four_calls, gateway, triton_spans, "identity_fp32")
     name = "inference.GRPCInferenceService/ModelStreamInfer"
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while len(by_name(received, caller.trace_id).get(name, ())) < 4 and time.monotonic() < until:
         time.sleep(0.02)
     spans = by_name(received, caller.trace_id)
@@ -194,7 +194,7 @@ def test_the_log_carries_the_traces_id(front):
     http_json(gateway, {**caller.headers, "x-request-id": caller.span_id})
     grpc_unary(gateway, {"x-request-id": caller.span_id + "g"})
     wait_for(received, caller.trace_id, {"forward"})
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     lines = {}
     while len(lines) < 2 and time.monotonic() < until:
         lines = {

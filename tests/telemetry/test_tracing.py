@@ -385,7 +385,7 @@ def test_an_endpoint_that_is_away_costs_nothing_but_a_line(registry, caplog, mon
             slowest = max(slowest, time.perf_counter() - started)
         started = time.monotonic()
         sink.shutdown(1.0)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 8, "the exporter itself would take 10 s"
     # A request that waited for the exporter would have waited for its 10 s.
     assert slowest < 2
     merged = Reader(registry.path.parent).collect()
@@ -452,7 +452,7 @@ def test_metrics_arrive_cumulative_with_exemplars(receiver, registry):
     registry.gauge(t.IN_FLIGHT).labels("grpc").set(2)
     registry.info(t.BUILD_INFO, "1.2.3")
     push = metrics_push(section(receiver, interval=0.1), registry, version="1.2.3", environ={})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(receiver.metrics) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     registry.counter(t.REQUESTS).labels("credit", "champion", "http", "200", "acme").inc(1)
@@ -495,7 +495,7 @@ def test_metrics_that_fail_to_leave_are_counted(registry, monkeypatch):
     push = metrics_push(away, registry, version="1", environ={})
     started = time.monotonic()
     push.shutdown(2.0)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
     assert Reader(registry.path.parent).collect()["tidegate_export_failures_total"]["metrics",] == 1.0
 
 

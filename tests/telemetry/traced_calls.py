@@ -163,7 +163,7 @@ def by_name(received: Received, trace_id: str) -> dict[str, list]:
     return found
 
 
-def wait_for(received: Received, trace_id: str, names, seconds: float = 15.0) -> dict[str, list]:
+def wait_for(received: Received, trace_id: str, names, seconds: float = 60.0) -> dict[str, list]:
     """The same, once spans of all these names are there."""
     until = time.monotonic() + seconds
     while True:
