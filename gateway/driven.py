@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, cast
 
 _running = False
@@ -52,6 +52,48 @@ class Direct(asyncio.Future[Any]):
 def answer_of(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
     """What the running coroutine is going to wait for: a `Direct` within a `Driven`, else a future."""
     return Direct(loop=loop) if _running else loop.create_future()
+
+
+def begun(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+    """Run a coroutine until it has to wait; the task that runs the rest, None when there is none.
+
+    Up to there it runs in the caller's task: what it does MUST NOT be bound to a task of its own (`asyncio.timeout`).
+    """
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration:
+        return None
+    return loop.create_task(_rest(coroutine, waits_for))
+
+
+async def _rest(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _Rest(coroutine, waits_for)
+
+
+class _Rest:
+    """A coroutine that has begun, to be awaited."""
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        coroutine, waits_for = self._coroutine, self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's: a cancellation, mostly
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(sent)
+        except StopIteration:
+            return
 
 
 class Driven:

@@ -81,16 +81,6 @@ class Pipeline:
             TidegateError: what the client is to be told.
         """
         try:
-            return await self._decided(x)
-        finally:
-            gone = isinstance(x.error, Cancelled)
-            written = self.leave(x)  # 9 observe, 10 record
-            if written is not None and not gone:
-                await durable(written)
-
-    async def _decided(self, x: Exchange) -> Any:
-        """Steps 2 to 8, and 11."""
-        try:
             await self.enter(x)  # 3 identify, 4 decide, 5 admit
             call = x.call = x.decode()  # 2 decode, now that it is worth it
             if "timeout" in call.parameters:
@@ -114,6 +104,11 @@ class Pipeline:
             _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
             x.error = Defect(repr(error))
             raise x.error from error
+        finally:
+            gone = isinstance(x.error, Cancelled)
+            written = self.leave(x)  # 9 observe, 10 record
+            if written is not None and not gone:
+                await durable(written)
 
     async def enter(self, x: Exchange) -> None:
         """Steps 3 to 5: who asks, may they, is there such a model, is there room.

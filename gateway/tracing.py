@@ -74,7 +74,7 @@ class Step:
 
 
 class Trace:
-    """The trace of a request that is not sampled: an id for the log, and silence."""
+    """The trace of a request that is not sampled: silence. Its id is the caller's, else 0."""
 
     __slots__ = ("_carry", "trace_id")
 
@@ -230,10 +230,10 @@ class Tracing:
         traceparent = headers.get("traceparent")
         caller = None if traceparent is None else parse(traceparent, headers.get("tracestate"))
         if caller is None:
-            trace_id = _getrandbits(128) or 1
-            if trace_id & _LOW >= self._bound or self._sink is None:
-                return Trace(trace_id)
-            return SampledTrace(trace_id, SAMPLED, None, self._sink)
+            low = _getrandbits(64)
+            if low >= self._bound or self._sink is None:
+                return _SILENT
+            return SampledTrace(_getrandbits(64) << 64 | low or 1, SAMPLED, None, self._sink)
         if not caller.sampled:
             return Trace(caller.trace_id)
         if self._sink is None:
@@ -270,3 +270,5 @@ def _new_id() -> int:
 
 
 _NO_STEP: Final = Step()
+_SILENT: Final = Trace(0)
+"""Of every request without a caller's context that is not sampled: it has nothing of its own."""

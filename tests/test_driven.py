@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
-from gateway.driven import Driven, answer_of
+from gateway.driven import Driven, answer_of, begun
 
 
 def drive(make, act=None):
@@ -141,3 +141,74 @@ def test_an_answer_after_the_cancelling_changes_nothing():
         return "went on"
 
     assert drive(coroutine) == ("went on", None)
+
+
+def test_what_does_not_wait_needs_no_task():
+    async def main():
+        took = []
+
+        async def work():
+            took.append(1)
+
+        assert begun(asyncio.get_running_loop(), work()) is None
+        assert took == [1]
+
+    uvloop.run(main())
+
+
+def test_the_rest_of_what_has_to_wait_is_a_task():
+    async def main():
+        loop = asyncio.get_running_loop()
+        gate, seen = loop.create_future(), []
+
+        async def work():
+            seen.append(await gate)
+            await asyncio.sleep(0)
+            with pytest.raises(ValueError, match="no"):
+                await refused
+            seen.append(asyncio.current_task() is not mine)
+
+        mine, refused = asyncio.current_task(), loop.create_future()
+        rest = begun(loop, work())
+        assert seen == []
+        gate.set_result(5)
+        loop.call_later(0.01, refused.set_exception, ValueError("no"))
+        await rest
+        assert seen == [5, True]
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_the_rest_can_be_cancelled_at_any_time(turns):
+    async def main():
+        loop, seen = asyncio.get_running_loop(), []
+
+        async def work():
+            try:
+                await loop.create_future()
+            finally:
+                seen.append("cleaned up")
+
+        rest = begun(loop, work())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        rest.cancel()
+        await asyncio.wait([rest])
+        assert rest.cancelled()
+        del rest
+        assert seen == ["cleaned up"]
+
+    uvloop.run(main())
+
+
+def test_what_the_rest_raises_is_the_tasks():
+    async def main():
+        async def work():
+            await asyncio.sleep(0)
+            raise KeyError("x")
+
+        with pytest.raises(KeyError):
+            await begun(asyncio.get_running_loop(), work())
+
+    uvloop.run(main())

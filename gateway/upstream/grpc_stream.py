@@ -35,6 +35,7 @@ from typing import Any, TypeAlias
 import grpc
 from tritonclient.grpc import service_pb2
 
+from gateway.driven import begun
 from gateway.errors import DeadlineExceeded, TidegateError, Unreachable, UpstreamAnswered
 from gateway.upstream.events import Counters
 from gateway.upstream.grpc_channel import SERVICE, GrpcChannel, check_metadata
@@ -327,9 +328,13 @@ class ModelStream:
         if not handle.dropped:
             handle.dropped = final
             began = self._loop.time()
-            self._delivery = self._loop.create_task(handle.deliver(answer, final))
-            await asyncio.wait([self._delivery])
-            self._delivery = None
+            work = handle.deliver(answer, final)
+            # Most answers are taken without waiting. A failure may be sent again, which asks for a task of its own.
+            failed = isinstance(answer, TidegateError)
+            self._delivery = self._loop.create_task(work) if failed else begun(self._loop, work)
+            if self._delivery is not None:
+                await asyncio.wait([self._delivery])
+                self._delivery = None
             # Nothing was read meanwhile, so no call is to blame for that time.
             now = self._loop.time()
             for each in self._calls.values():

@@ -41,6 +41,7 @@ from gateway.wire.types import Buffer, InferAnswer, InferCall
 _OTHER_STREAMS = "mlserver"
 """Its `ModelStreamInfer` answers `ModelInferResponse`: read as Triton's, the model's name would be an error."""
 _JSON = b"content-type: application/json\r\n"
+_BINARY = b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n"
 _ERROR_PAGE = 1024 * 1024  # bytes; Triton's error texts are a few hundred
 
 
@@ -302,40 +303,36 @@ class Replica:
         target = model_target(model, version, "infer")
         shared = self._shared
         if shared is None or not shared.carries(call, model, version):
-            response = await self._send(call, model, target, block, timeout, left, binary=binary)
-            answer = by_heart.decode_response(response.body, header_length_of(response))
+            head, parts = _formed(call, block, left, binary=binary)
+            try:
+                response = await self._pool.request("POST", target, head, parts, timeout=timeout)
+            except Unreachable as error:
+                self.heard(error)
+                raise
+            answer = self._answer(response, model)
             if shared is not None and len(response.body) >= FROM:
                 shared.saw(model, version, answer)
             return answer
 
         async def send(call: InferCall, timeout: float) -> InferAnswer:
-            response = await self._send(call, model, target, block, timeout, left, binary=binary)
-            return by_heart.decode_response(response.body, header_length_of(response))
+            head, parts = _formed(call, block, left, binary=binary)
+            try:
+                response = await self._pool.request("POST", target, head, parts, timeout=timeout)
+            except Unreachable as error:
+                self.heard(error)
+                raise
+            return self._answer(response, model)
 
         signature = self.signatures.peek(model, version)
         return await shared.infer(
             call, send, signature=signature, model=model, version=version, timeout=timeout, again=again
         )
 
-    async def _send(
-        self, call: InferCall, model: str, target: str, block: bytes, timeout: float, left: int, *, binary: bool
-    ) -> Response:
-        """A call in the server's form, and the response; its status is 200."""
-        header_length, parts = by_heart.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
-        if header_length is None:
-            block += _JSON
-        else:
-            block += (
-                b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n" % header_length
-            )
-        try:
-            response = await self._pool.request("POST", target, block, parts, timeout=timeout)
-        except Unreachable as error:
-            self.heard(error)
-            raise
+    def _answer(self, response: Response, model: str) -> InferAnswer:
+        """What a response to a call says; its status need not be 200."""
         if response.status != 200:
             raise self._refused(response, model)
-        return response
+        return by_heart.decode_response(response.body, header_length_of(response))
 
     def _refused(self, response: Response, model: str) -> UpstreamError:
         """The server's error. Not a local of whoever raises it: the two would hold one another, and the tensors."""
@@ -433,3 +430,11 @@ class Replica:
             counters=self._counters,
             upstream=self.name,
         )
+
+
+def _formed(call: InferCall, block: bytes, left: int, *, binary: bool) -> tuple[bytes, list[Buffer]]:
+    """Header lines and body of a call in the server's form."""
+    header_length, parts = by_heart.encode_request(call, want_binary=binary, binary_input=binary, timeout=left)
+    if header_length is None:
+        return block + _JSON, parts
+    return block + _BINARY % header_length, parts
