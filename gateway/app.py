@@ -28,6 +28,7 @@ from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
+from gateway.fairness import Board
 from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
@@ -89,6 +90,7 @@ class Application:
         self.registry = Registry(place.run_dir, place.slot)
         self.keys = Sources()
         self.ring = _ring(good.settings)
+        self.fairness = Board(good.settings.state_dir / "fairness", self.registry)
         parts = Parts(
             pins=SharedPins(place.run_dir / "pins"),
             counters=UpstreamEvents(self.registry),
@@ -96,6 +98,7 @@ class Application:
             lives=SharedLives(place.run_dir / "lives"),
             ring=self.ring,
             keys=self.keys,
+            fairness=self.fairness,
         )
         self.desired = Desired(place.run_dir / "desired", parts.counters)
         self.keeper = Keeper(place.config, place.run_dir, good, parts, self)
@@ -160,6 +163,7 @@ class Application:
         await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
         self.decisions.in_force(self.place.run_dir, snapshot)
+        self.fairness.retain(snapshot.fairness.values())
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         for outcome in ("swapped", "unchanged", "refused"):
             self.registry.counter(telemetry.RELOADS).labels(outcome)
@@ -294,6 +298,7 @@ class Application:
         new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
         self.decisions.in_force(self.place.run_dir, new)
+        self.fairness.retain(new.fairness.values())
         limits = new.settings.limits
         for server in self._servers:
             server.limits(limits)

@@ -21,6 +21,7 @@ import msgspec
 from gateway import lastgood, logs
 from gateway import settings as settings_
 from gateway.errors import Forbidden
+from gateway.fairness import Board, FairnessError, Watch
 from gateway.identity import Identifier, KeysNeeded, Sources
 from gateway.identity import reading as key_files
 from gateway.identity.jwks import parse as parse_keys
@@ -81,6 +82,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Certificates and keys, as they were read with the settings."""
     jwks: Mapping[str, bytes] = {}
     """Key set files of tokens' issuers, as they were read with the settings."""
+    fairness: Mapping[str, Watch] = {}
+    """By route; routes without one are not in it."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -175,6 +178,8 @@ class Parts(msgspec.Struct, frozen=True):
     """Of replicas, likewise."""
     keys: Sources = msgspec.field(default_factory=Sources)
     """Key sets of tokens' issuers that come from URLs."""
+    fairness: Board | None = None
+    """Where decisions are counted by group; None: nowhere."""
 
 
 def compile_snapshot(
@@ -210,7 +215,11 @@ def compile_snapshot(
     jwks, findings = key_files.read_key_sets(settings, str(config), reading.places)
     if findings:
         raise SnapshotError(findings)
-    return _compiled(settings, policy, parts, previous, tls, jwks)
+    try:
+        return _compiled(settings, policy, parts, previous, tls, jwks)
+    except FairnessError as error:
+        place = reading.places.of_key(("routes", error.route, "fairness"))
+        raise SnapshotError([Finding(str(config), *place, "error", "fairness", str(error))]) from None
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -259,6 +268,7 @@ def _compiled(
         },
         tls=tls,
         jwks=jwks,
+        fairness={} if parts.fairness is None else parts.fairness.of(settings),
     )
 
 

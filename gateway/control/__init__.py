@@ -20,6 +20,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response import Response
 
 from gateway import logs
+from gateway.control.fairness import FairnessController
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
 from gateway.control.routes import RouteController
@@ -38,7 +39,7 @@ _log = logs.get("control")
 
 def build_litestar(application: Core, http_door: Any) -> Litestar:
     """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
-    handlers: list[Any] = [RouteController, SnapshotController, UpstreamController, healthz, readyz]
+    handlers: list[Any] = [RouteController, FairnessController, SnapshotController, UpstreamController, healthz, readyz]
     settings = application.snapshot.settings.metrics
     if settings.enabled and settings.listen is None:
         handlers.append(metrics)

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
-from gateway.settings.routes import Compare, Match, Route, Shadow, Variant
+from gateway.settings.routes import Compare, Decision, Fairness, FairnessAttribute, Match, Route, Shadow, Variant
 from gateway.settings.upstreams import (
     AdaptiveConcurrency,
     Breaker,
@@ -40,8 +40,11 @@ __all__ = [
     "Breaker",
     "ByteQuota",
     "Compare",
+    "Decision",
     "Duration",
     "Ejection",
+    "Fairness",
+    "FairnessAttribute",
     "FilePath",
     "Health",
     "Hedge",
