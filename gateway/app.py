@@ -28,11 +28,13 @@ from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
+from gateway.fairness import Board as FairnessBoard
 from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
 from gateway.metrics import Page, Registry
-from gateway.monitors import Board, meters
+from gateway.monitors import Board as MonitorBoard
+from gateway.monitors import meters
 from gateway.observe import GateMeters, Observer, UpstreamEvents
 from gateway.otlp import span_sink
 from gateway.otlp_metrics import metrics_push
@@ -90,7 +92,8 @@ class Application:
         self.registry = Registry(place.run_dir, place.slot)
         self.keys = Sources()
         self.ring = _ring(good.settings)
-        self.board = Board(good.settings.state_dir / "monitors")
+        self.monitors = MonitorBoard(good.settings.state_dir / "monitors")
+        self.fairness = FairnessBoard(good.settings.state_dir / "fairness", self.registry)
         parts = Parts(
             pins=SharedPins(place.run_dir / "pins"),
             counters=UpstreamEvents(self.registry),
@@ -98,7 +101,8 @@ class Application:
             lives=SharedLives(place.run_dir / "lives"),
             ring=self.ring,
             keys=self.keys,
-            board=self.board,
+            monitors=self.monitors,
+            fairness=self.fairness,
         )
         self.desired = Desired(place.run_dir / "desired", parts.counters)
         self.keeper = Keeper(place.config, place.run_dir, good, parts, self)
@@ -163,7 +167,8 @@ class Application:
         await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
         self.decisions.in_force(self.place.run_dir, snapshot)
-        self.board.retain(snapshot.monitors.values())
+        self.monitors.retain(snapshot.monitors.values())
+        self.fairness.retain(snapshot.fairness.values())
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         for outcome in ("swapped", "unchanged", "refused"):
             self.registry.counter(telemetry.RELOADS).labels(outcome)
@@ -298,8 +303,9 @@ class Application:
         self.keys.retain(urls(new.settings))
         new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
-        self.board.retain(new.monitors.values())
+        self.monitors.retain(new.monitors.values())
         self.decisions.in_force(self.place.run_dir, new)
+        self.fairness.retain(new.fairness.values())
         limits = new.settings.limits
         for server in self._servers:
             server.limits(limits)

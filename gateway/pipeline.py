@@ -93,7 +93,7 @@ class Pipeline:
             except TidegateError as error:
                 answer = await self._fall_back(x, call, assignment, error)
             answer.model_name = x.model
-            return x.encode(answer)  # 11 answer
+            reply = x.encode(answer)  # 11 answer
         except TidegateError as error:
             x.error = error
             raise
@@ -104,6 +104,10 @@ class Pipeline:
             _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
             x.error = Defect(repr(error))
             raise x.error from error
+        else:
+            if x.snapshot.fairness:
+                self.watch(x, answer)  # 9 observe
+            return reply
         finally:
             gone = isinstance(x.error, Cancelled)
             written = self.leave(x)  # 9 observe, 10 record
@@ -146,6 +150,13 @@ class Pipeline:
             clear_frames(x.error.__traceback__)
             x.error = None
         return written
+
+    @staticmethod
+    def watch(x: Exchange, answer: InferAnswer) -> None:
+        """Of step 9: count what an answer decides on whom, where the route declares it."""
+        watch = x.snapshot.fairness.get(x.route_name)
+        if watch is not None:
+            watch.count(x, answer)
 
     def assign(self, x: Exchange, call: InferCall, draws: dict[str, int] | None = None) -> Assignment:
         """Step 6: one variant, maybe shadows. `draws` is kept per stream."""

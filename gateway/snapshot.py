@@ -24,6 +24,8 @@ from gateway import settings as settings_
 from gateway.approvals import Approvals, load_approvals
 from gateway.approvals import pulse as registry_pulse
 from gateway.errors import Forbidden
+from gateway.fairness import Board as FairnessBoard
+from gateway.fairness import FairnessError, Watch
 from gateway.identity import Identifier, KeysNeeded, Sources
 from gateway.identity import reading as key_files
 from gateway.identity.jwks import parse as parse_keys
@@ -31,7 +33,8 @@ from gateway.identity.jwt import Tokens
 from gateway.identity.sources import KeySource
 from gateway.inforce import Refusal, refusal
 from gateway.lastgood import LastGood
-from gateway.monitors import Board, Monitor, MonitorError
+from gateway.monitors import Board as MonitorBoard
+from gateway.monitors import Monitor, MonitorError
 from gateway.operations import Operation
 from gateway.policy_in_force import load_policy, pulse
 from gateway.routing import Pins, RouteTable
@@ -110,6 +113,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """By route; routes without one are not in it."""
     approvals: Approvals | None = None
     """Which versions may serve; None: all."""
+    fairness: Mapping[str, Watch] = {}
+    """By route; routes without one are not in it."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
 
@@ -203,8 +208,10 @@ class Parts(msgspec.Struct, frozen=True):
     """Of replicas, likewise."""
     keys: Sources = msgspec.field(default_factory=Sources)
     """Key sets of tokens' issuers that come from URLs."""
-    board: Board | None = None
+    monitors: MonitorBoard | None = None
     """Where monitors count; None: nowhere, and there are none."""
+    fairness: FairnessBoard | None = None
+    """Where decisions are counted by group; None: nowhere."""
 
 
 def compile_snapshot(
@@ -255,6 +262,9 @@ def compile_snapshot(
     except MonitorError as error:
         place = reading.places.of_key(("routes", error.route, "monitor"))
         raise SnapshotError([Finding(str(config), *place, "error", "monitor", str(error))]) from None
+    except FairnessError as error:
+        place = reading.places.of_key(("routes", error.route, "fairness"))
+        raise SnapshotError([Finding(str(config), *place, "error", "fairness", str(error))]) from None
 
 
 def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
@@ -322,7 +332,8 @@ def _compiled(
         jwks=jwks,
         features=plan_files.features_of(settings, plans),
         plans=plans,
-        monitors={} if parts.board is None else parts.board.of(profiles),
+        monitors={} if parts.monitors is None else parts.monitors.of(profiles),
+        fairness={} if parts.fairness is None else parts.fairness.of(settings),
         approvals=approvals,
     )
 

@@ -310,6 +310,8 @@ class _OpenCall:
             return True
         if not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True):
             self.started = True
+            if not empty and x.snapshot.fairness:
+                self.session.pipeline.watch(x, answer)
             await self.session.deliver(x, answer, final)
         return final
 

@@ -240,6 +240,18 @@ SHADOW_AGREE_TOPK = Metric(
     "Sum over rows of class scores of the share of the best k classes that both have.",
     ("route", "shadow", "output"),
 )
+FAIRNESS_ROWS = Metric(
+    "tidegate_fairness_rows_total",
+    "counter",
+    "Rows decided on routes that declare groups, by whether their group is known: `true` or `false`. Not by group.",
+    ("route", "known"),
+)
+FAIRNESS_UNCOUNTED = Metric(
+    "tidegate_fairness_uncounted_total",
+    "counter",
+    "Answers of routes that declare groups from which no decision could be read.",
+    ("route",),
+)
 UNIT_MISSING = Metric(
     "tidegate_assignments_without_unit_total",
     "counter",
@@ -414,6 +426,8 @@ METRICS: tuple[Metric, ...] = (
     SHADOW_ROWS,
     SHADOW_AGREE_TOP1,
     SHADOW_AGREE_TOPK,
+    FAIRNESS_ROWS,
+    FAIRNESS_UNCOUNTED,
     UNIT_MISSING,
     FALLBACKS,
     RETRIES,

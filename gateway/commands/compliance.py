@@ -154,6 +154,9 @@ def run_report(args: argparse.Namespace) -> int:
                 wanted.setdefault(index, []).append(name)
         found.cited, gaps = bundle.cite(log, wanted)
         found.missing += gaps
+        left_out = found.records["in_period"] - len(found.cited)
+        if left_out:
+            found.missing.append(f"{left_out} records of the period are counted, and not in this folder.")
         bundle.put_log(log)
         bundle.put("given/pack.yaml", content)
         for one in given.files:

@@ -22,6 +22,7 @@ from litestar.response import Response
 from gateway import logs
 from gateway.control.access import REFUSED_KEY
 from gateway.control.audit import AuditController
+from gateway.control.fairness import FairnessController
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
 from gateway.control.monitors import MonitorController
@@ -46,6 +47,7 @@ def build_litestar(application: Core, http_door: Any) -> Litestar:
         AuditController,
         RouteController,
         MonitorController,
+        FairnessController,
         SnapshotController,
         UpstreamController,
         healthz,

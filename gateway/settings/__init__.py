@@ -18,7 +18,17 @@ import msgspec
 from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
 from gateway.settings.registry import Registry, Store
-from gateway.settings.routes import Compare, Match, Monitor, Route, Shadow, Variant
+from gateway.settings.routes import (
+    Compare,
+    Decision,
+    Fairness,
+    FairnessAttribute,
+    Match,
+    Monitor,
+    Route,
+    Shadow,
+    Variant,
+)
 from gateway.settings.upstreams import (
     AdaptiveConcurrency,
     Breaker,
@@ -41,8 +51,11 @@ __all__ = [
     "Breaker",
     "ByteQuota",
     "Compare",
+    "Decision",
     "Duration",
     "Ejection",
+    "Fairness",
+    "FairnessAttribute",
     "FilePath",
     "Health",
     "Hedge",

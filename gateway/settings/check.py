@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from gateway.ports import split_address
 from gateway.settings import Route, Settings, Shadow, Variant
 from gateway.settings.check_access import access
+from gateway.settings.check_fairness import fairness
 from gateway.settings.check_registry import registry
 from gateway.settings.check_tls import tls
 from gateway.settings.check_upstreams import own_ports, upstreams
@@ -90,6 +91,8 @@ def _route(name: str, route: Route, settings: Settings, check: Checker) -> None:
     for at, one in enumerate(route.fallback):
         check.known(one, variants, (*place, "fallback", at), "variant")
     _assign_by(route.assign_by, place, settings, check)
+    if route.fairness is not None:
+        fairness(route.fairness, (*place, "fairness"), check)
 
 
 def _matches(route: Route, variants: list[str], place: Place, check: Checker) -> None:

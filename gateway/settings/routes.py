@@ -86,6 +86,45 @@ class Monitor(Section, frozen=True):
     """The reference, as `tidegate profile build` writes it. Every served row counts; another profile begins anew."""
 
 
+class FairnessAttribute(Section, frozen=True):
+    """Something that people are told apart by, and where a request says it: one of `parameter`, `header`, `column`."""
+
+    name: str
+    """Its name in reports."""
+    values: tuple[str, ...]
+    """The values that make groups; any other, and none, is an unknown group."""
+    parameter: str | None = None
+    """A request parameter: a string, an integer or a boolean."""
+    header: str | None = None
+    """A header (gRPC: metadata)."""
+    column: str | None = None
+    """An input tensor of BYTES, integers or booleans, one element a row."""
+
+
+class Decision(Section, frozen=True):
+    """What an answer decides on each row: selected or not, by one of `positive`, `at_least`."""
+
+    output: str
+    """The output tensor, one element a row; with more, `index` says which."""
+    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Which element of a row."""
+    positive: tuple[str, ...] = ()
+    """Values that mean selected, as text; numbers by their value."""
+    at_least: float | None = None
+    """A score from which on it is selected."""
+
+
+class Fairness(Section, frozen=True):
+    """Decisions counted by group of people, while the route serves. Counts are kept, never who somebody is."""
+
+    attributes: tuple[FairnessAttribute, ...]
+    """Their combinations are the groups, at most 256."""
+    decision: Decision
+    """What an answer decides."""
+    min_group: Annotated[int, msgspec.Meta(ge=1)] = 30
+    """Rows that a group needs to have a rate."""
+
+
 class Route(Section, frozen=True):
     """A model name that clients may ask for, and what serves it."""
 
@@ -110,3 +149,5 @@ class Route(Section, frozen=True):
     """Unary calls outside of sequences may be sent again (retries, hedges, fallback); `false`: each is sent once."""
     monitor: Monitor | None = None
     """Drift of the inputs: `GET /gateway/v1/monitors/NAME` and metrics."""
+    fairness: Fairness | None = None
+    """Selection rates of groups: `GET /gateway/v1/fairness/NAME`, which needs `export` on `route:NAME`."""

@@ -178,16 +178,14 @@ def given_table(rows: list[tuple[str, str, str]]) -> str:
 
 def verify_section(cited: list[Cited]) -> Iterator[str]:
     """How to check the bundle without a gateway."""
-    one = next((one.index for one in cited if one.proof), 0)
+    one = next((one.index for one in cited if one.proof), None)
+    proof = f"tidegate audit verify-proof records/{one}.tlog-proof --key log/log.vkey --entry records/{one}.json"
     yield "<section><h2>Check it yourself</h2>"
     yield paragraph("In this folder, on any machine, with no gateway and no network:")
-    yield (
-        "<pre>sha256sum --check SHA256SUMS\n"
-        f"tidegate audit verify-proof records/{one}.tlog-proof --key log/log.vkey --entry records/{one}.json</pre>"
-    )
+    yield "<pre>sha256sum --check SHA256SUMS" + ("" if one is None else f"\n{proof}") + "</pre>"
     yield paragraph(
-        "The first line shows that no file changed since this was made; the second that an entry stands in the log "
-        "that the key signed. Take the key from where you trust it, not from here. A proof is of the form "
+        "The first line shows that no file changed since this was made; a proof that an entry stands in the log "
+        "that the key signed. Take the key from where you trust it, not from here. Proofs are of the form "
         "c2sp.org/tlog-proof@v1, which other programs check too."
     )
     yield "</section>"

@@ -91,6 +91,7 @@ def test_what_a_report_says(site):
     assert any("own folder" in line for line in report["missing"])
     assert any("older checkpoint" in line for line in report["missing"])
     assert any("begins at 2026-09-21T14:13:20Z" in line for line in report["missing"])
+    assert "293 records of the period are counted, and not in this folder." in report["missing"]
     assert report["given"] == [
         {
             "file": "given/card-1.yaml",

@@ -16,6 +16,11 @@ KEY = f"{{sha256: {DIGEST}, user: alice, tenant: acme}}"
 ROUTE = UP + "routes:\n  credit:\n"  # line 4 is the route's first key
 VARIANTS = ROUTE + "    variants: [{name: a, model: m}, {name: b, model: m}]\n"  # line 5 follows
 
+FAIR = (
+    ROUTE + "    fairness:\n      attributes:\n        - {name: sex, parameter: s, values: [F, M]}\n"
+    "      decision: {output: p, at_least: 0.5}\n"
+)
+
 # (text, line, column or None, code, what the message must say)
 CASES = [
     # syntax
@@ -37,6 +42,19 @@ CASES = [
     ("- a\n", 1, 1, "wrong-type", "must be a mapping"),
     ("hello\n", 1, 1, "wrong-type", "must be a mapping"),
     (UP + "x: &x [*x]\n", 2, 1, "unknown-key", "`x`"),
+    # fairness
+    (FAIR.replace("parameter: s", "parameter: s, header: s"), 6, None, "attribute-source", "one of `parameter`"),
+    (FAIR.replace(", parameter: s", ""), 6, None, "attribute-source", "one of `parameter`"),
+    (FAIR.replace("parameter: s", "header: 'a b'"), 6, None, "wrong-header", "cannot be a header's name"),
+    (FAIR.replace("[F, M]", "[]"), 6, None, "no-values", "name the values"),
+    (FAIR.replace("[F, M]", "[F, F]"), 6, None, "duplicate-name", "value `F` is on line 6 already"),
+    (FAIR.replace("[F, M]", "[1, 2]"), 6, None, "wrong-type", 'write "1" in quotes'),
+    (FAIR.replace("[F, M]", str([f"v{n}" for n in range(257)])), 6, None, "too-many-groups", "257 groups are more than 256"),
+    (FAIR.replace(", at_least: 0.5", ""), 7, None, "decision-rule", "either `positive`"),
+    (FAIR.replace("at_least: 0.5", "at_least: 0.5, positive: [a]"), 7, None, "decision-rule", "either `positive`"),
+    (FAIR.replace("at_least: 0.5", "at_least: 0.5, index: -1"), 7, None, "wrong-value", "at least 0"),
+    (FAIR.replace("output", "ouput"), 7, None, "unknown-key", "did you mean `output`?"),
+    (FAIR.replace("        - {name: sex, parameter: s, values: [F, M]}\n", "").replace("attributes:", "attributes: []"), 5, None, "no-attributes", "remove `fairness`"),
     # keys
     (UP + "worker: 1\n", 2, 1, "unknown-key", "did you mean `workers`?"),
     (UP + "listen:\n  htpp: 127.0.0.1:1\n", 3, 3, "unknown-key", "did you mean `http`?"),

@@ -1,0 +1,12 @@
+"""Step 9, fairness: on whom a route decides what, counted by declared groups while it serves.
+
+The files: `reading` (whose group, and what was decided), `shards` (where one worker counts), `board` (the watches of
+this worker, and the reports of all workers). What is counted is `kernels.groups`, what is said of it
+`governance.fairness.online`. Who somebody is, is never written down: counts are all that stays.
+"""
+
+from __future__ import annotations
+
+from gateway.fairness.board import Board, FairnessError, Watch
+
+__all__ = ["Board", "FairnessError", "Watch"]

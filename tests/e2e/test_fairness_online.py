@@ -1,0 +1,121 @@
+"""On whom a running gateway decides what: both protocols, streams, workers, restarts, and who may see it."""
+
+import json
+from hashlib import sha256
+
+import grpc
+from driving import until
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+ALICE, OFFICER = "alice-key", "officer-key"
+SETTINGS = f"""
+upstreams: {{triton: {{http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}}}
+routes:
+  loan:
+    variants:
+      - {{name: champion, model: identity_fp32, weight: 1}}
+      - {{name: challenger, model: identity_fp32, weight: 0}}
+    match: [{{headers: {{x-arm: challenger}}, variant: challenger}}]
+    fairness:
+      attributes:
+        - {{name: sex, parameter: sex, values: [F, M]}}
+        - {{name: region, header: x-region, values: [north, south]}}
+      decision: {{output: OUTPUT0, index: 0, at_least: 0.5}}
+      min_group: 10
+identity:
+  api_keys:
+    - {{sha256: {sha256(ALICE.encode()).hexdigest()}, user: alice, tenant: acme}}
+    - {{sha256: {sha256(OFFICER.encode()).hexdigest()}, user: officer, tenant: acme}}
+policy: {{file: policy.csv}}
+"""
+POLICY = """\
+p, user:alice, acme, model:loan, infer, allow
+p, user:alice, *, route:loan, read, allow
+p, user:officer, *, route:loan, export, allow
+"""
+PATH = "/v2/models/loan/infer"
+PAGE = "/gateway/v1/fairness/loan"
+
+
+def body(score, sex, rows=1):
+    data = [score, 0.0] * rows
+    parameters = {} if sex is None else {"sex": sex}
+    tensor = {"name": "INPUT0", "shape": [rows, 2], "datatype": "FP32", "data": data}
+    return {"parameters": parameters, "inputs": [tensor]}
+
+
+def page(one, query=""):
+    answer = one.get(PAGE + query, {"x-api-key": OFFICER})
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def counts(report):
+    found = {tuple(group["group"].values()): (group["n"], group["selected"]) for group in report["groups"]}
+    return {**found, "unknown": (report["unknown"]["n"], report["unknown"]["selected"])}
+
+
+def test_decisions_by_group(gateway):
+    one = gateway(SETTINGS, files={"policy.csv": POLICY}, args=("--workers", "2"))
+    key = {"x-api-key": ALICE}
+    for _ in range(6):
+        assert one.post(PATH, body(0.9, "F"), key | {"x-region": "north"}).status == 200
+        assert one.post(PATH, body(0.1, "F"), key | {"x-region": "north"}).status == 200
+        assert one.post(PATH, body(0.9, "M", rows=3), key | {"x-region": "north"}).status == 200
+        assert one.post(PATH, body(0.9, "F"), key | {"x-region": "south", "x-arm": "challenger"}).status == 200
+        assert one.post(PATH, body(0.9, None), key | {"x-region": "south"}).status == 200
+    # What is refused is no decision.
+    assert one.post(PATH, {"inputs": []}, key | {"x-region": "north"}).status == 400
+    assert one.post(PATH, body(0.9, "F"), {"x-region": "north"}).status == 401
+    message = service_pb2.ModelInferRequest(model_name="loan")
+    message.parameters["sex"].string_param = "M"
+    tensor = message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([0.1, 0.9])
+    metadata = (("x-api-key", ALICE), ("x-region", "south"))
+    with grpc.insecure_channel(one.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(message, metadata=metadata)
+        assert len(list(stub.ModelStreamInfer(iter([message, message]), metadata=metadata))) == 2
+    expected = {
+        ("F", "north"): (12, 6),
+        ("F", "south"): (6, 6),
+        ("M", "north"): (18, 18),
+        ("M", "south"): (3, 0),
+        "unknown": (6, 6),
+    }
+    until(lambda: counts(page(one)["all"]) == expected, 10)
+    found = page(one)
+    assert (found["calls"], found["uncounted"], found["attributes"]) == (33, 0, ["sex", "region"])
+    assert counts(found["variants"]["challenger"]) == {
+        ("F", "north"): (0, 0), ("F", "south"): (6, 6), ("M", "north"): (0, 0), ("M", "south"): (0, 0), "unknown": (0, 0)
+    }  # fmt: skip
+    rates = {tuple(group["group"].values()): group["metrics"]["selection_rate"] for group in found["all"]["groups"]}
+    assert (rates["F", "north"]["value"], rates["M", "north"]["value"]) == (0.5, 1.0)
+    assert rates["M", "south"]["status"] == "insufficient"
+    assert found["all"]["differences"]["demographic_parity"] == 0.5
+    assert found["all"]["bounds"]["groups"][0] == {
+        "group": {"sex": "F", "region": "north"}, "low": 0.5, "high": 12 / 18
+    }  # fmt: skip
+    assert counts(page(one, "?minutes=60")["all"]) == expected
+    # Reading the route is not enough, and nobody's counts are on the open pages.
+    assert one.get(PAGE, key).status == 403
+    assert one.get(PAGE).status == 401
+    assert one.get("/gateway/v1/routes/loan", key).status == 200
+    assert one.get("/gateway/v1/fairness/income", {"x-api-key": OFFICER}).status == 403
+    assert one.get(PAGE + "?minutes=0", {"x-api-key": OFFICER}).status == 400
+    assert b"north" not in one.get("/metrics").body
+    until(lambda: one.metric("tidegate_fairness_rows_total", route="loan", known="true") == 39, 10)
+    assert one.metric("tidegate_fairness_rows_total", route="loan", known="false") == 6
+    assert one.metric("tidegate_fairness_uncounted_total", route="loan") == 0
+    folder = one.folder / "state/fairness"
+    modes = {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
+    assert modes == {"0o700", "0o600"}
+    # A reload that keeps the declaration keeps the counts; another declaration begins anew.
+    one.config.write_text(one.config.read_text().replace("identity:", "passthrough: true\nidentity:"))
+    before = json.dumps(page(one)["since"])
+    until(lambda: one.get("/v2/models/identity_fp32", {"x-api-key": ALICE}).status != 404, 20)
+    assert counts(page(one)["all"]) == expected
+    assert json.dumps(page(one)["since"]) == before
+    one.config.write_text(one.config.read_text().replace("at_least: 0.5", "at_least: 0.6"))
+    until(lambda: counts(page(one)["all"])["unknown"] == (0, 0), 20)
+    assert one.stop() == 0
