@@ -75,10 +75,10 @@ class Cosigning:
             self._thread.start()
 
     def close(self) -> None:
-        """End it. Waits for the answer of one witness at the most."""
+        """End it. Waits a little for the answer of a witness."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_TIMEOUT_S)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
