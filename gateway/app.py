@@ -22,6 +22,7 @@ from gateway import inforce, lastgood, logs, telemetry
 from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
+from gateway.auditing import cosigning, decision_log, witness
 from gateway.decisions import Decisions
 from gateway.doors.fast_http import protocol_of
 from gateway.doors.grpc_engine import Door, open_door
@@ -51,8 +52,6 @@ from gateway.upstream import Upstreams
 from gateway.upstream.lives import SharedLives
 from gateway.upstream.restore import Desired
 from gateway.upstream.shm_ring import Ring
-from governance.audit.log import AuditLog
-from governance.ports import DecisionLog, NoLog
 
 VERSION = version("tidegate")
 
@@ -126,7 +125,9 @@ class Application:
         self.rates = SharedRates(place.run_dir, place.slot, place.slots)
         self.gates = Gates(settings.upstreams, meters, self.rates)
         self.brownout = Brownout(self.gates, self.tracing, meters)
-        self.audit = _decision_log(settings)
+        self.audit = decision_log(settings)
+        self.cosigning = cosigning(settings)
+        self.witness = witness(settings)
         self.decisions = Decisions(self.audit, strict=settings.audit.mode == "strict")
         self.pipeline = Pipeline(self.admission, self.gates, self.observer, self.shadows, self.decisions)
         self.page = Page(place.run_dir)
@@ -169,6 +170,7 @@ class Application:
         self.decisions.in_force(self.place.run_dir, snapshot)
         self.monitors.retain(snapshot.monitors.values())
         self.fairness.retain(snapshot.fairness.values())
+        self.cosigning.start()
         self.registry.info(telemetry.BUILD_INFO, VERSION)
         for outcome in ("swapped", "unchanged", "refused"):
             self.registry.counter(telemetry.RELOADS).labels(outcome)
@@ -261,6 +263,7 @@ class Application:
         self.keys.retain(set())
         await self.admission.settled()
         self._close_tables()
+        await asyncio.to_thread(self.cosigning.close)
         await asyncio.to_thread(self.audit.close)
         inforce.withdraw(self.place.run_dir, self.place.slot)
         self.registry.close()
@@ -338,11 +341,18 @@ class Application:
         return found if self.place.grpc is None else {**found, "grpc": self.place.grpc}
 
     async def _count_tasks(self) -> None:
-        """Say how many tasks there are, and how much shared memory: what is never let go of shows as growth."""
+        """Say how many tasks there are, and how much shared memory: what is never let go of shows as growth.
+
+        And how many decisions are in no record.
+        """
         memory = self.registry.gauge(telemetry.SHARED_MEMORY)
+        dropped = self.registry.counter(telemetry.AUDIT_DROPPED).labels()
+        told = 0
         gauge = self.registry.gauge(telemetry.WORKER_TASKS).labels(str(self.place.slot))
         while True:
             gauge.set(float(len(asyncio.all_tasks())))
+            told, before = self.audit.dropped, told
+            dropped.inc(float(told - before))
             if self.ring is not None:
                 memory.labels("allocated").set(float(self.ring.allocated))
                 memory.labels("leased").set(float(self.ring.leased))
@@ -369,13 +379,6 @@ class Application:
             for variant in route.variants:
                 self.registry.counter(telemetry.FALLBACKS).labels(route.name, variant.name)
         self.shadows.retain(shadow for route in routes.values() for shadow in route.shadows)
-
-
-def _decision_log(settings: Settings) -> DecisionLog:
-    audit = settings.audit
-    if audit.mode == "off":
-        return NoLog()
-    return AuditLog(settings.state_dir, mode=audit.mode, erasure=audit.erasure, origin=audit.origin)
 
 
 def _ring(settings: Settings) -> Ring | None:

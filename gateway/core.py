@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.pipeline import Pipeline
     from gateway.snapshot import Snapshot
     from gateway.upstream.restore import Desired
+    from governance.audit.witness import Witness
 
 
 class Core(Protocol):
@@ -31,6 +32,8 @@ class Core(Protocol):
     """Steps 2 to 11."""
     decisions: Decisions
     """Step 10, for the pages that are none of the pipeline's."""
+    witness: Witness | None
+    """Cosigns other gateways' audit logs; None: it does not."""
     desired: Desired
     """What was asked of the model servers, for those that come back."""
 

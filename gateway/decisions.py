@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from gateway.errors import Cancelled, ClientError, Defect, Forbidden, Overloaded, Shed, TidegateError
 from gateway.observe import code_of
 from governance.audit.record import Outcome, Record
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.operations import Operation
     from gateway.snapshot import Admitted, Snapshot
+    from governance.audit.witness import Suspicion
     from governance.ports import Body, DecisionLog
     from governance.types import Subject
 
@@ -113,6 +116,22 @@ class Decisions:
             policy=snapshot.policy.hash,
         )
         _say_denied(record, error)
+        return self._record(record)
+
+    def suspected(self, snapshot: Snapshot, request_id: str, status: int, suspicion: Suspicion) -> Written:
+        """Another gateway's log does not continue what this one, its witness, has seen of it."""
+        details = msgspec.structs.asdict(suspicion)
+        record = Record(
+            kind="control",
+            action="witness",
+            object="audit",
+            outcome="refused",
+            status=str(status),
+            id=request_id,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+            details=details,
+        )
         return self._record(record)
 
     def begun(self, x: Exchange) -> Written:

@@ -356,6 +356,11 @@ WORKER_TASKS = Metric(
     "asyncio tasks of a worker, as of the last second: its own, and one or more for each request in flight.",
     ("worker",),
 )
+AUDIT_DROPPED = Metric(
+    "tidegate_audit_dropped_total",
+    "counter",
+    "Decisions that are in no record, because the audit log could not be written and `audit.on_failure` is `serve`.",
+)
 SHARED_MEMORY = Metric(
     "tidegate_shared_memory_bytes",
     "gauge",
@@ -451,6 +456,7 @@ METRICS: tuple[Metric, ...] = (
     SPANS_DROPPED,
     EXPORT_FAILURES,
     WORKER_TASKS,
+    AUDIT_DROPPED,
     SHARED_MEMORY,
     DRIFT_ROWS,
     DRIFT_UNSEEN,

@@ -16,6 +16,9 @@ Body: TypeAlias = Sequence[bytes | bytearray | memoryview]
 class DecisionLog(Protocol):
     """Step 10 of the pipeline: where decisions are recorded."""
 
+    dropped: int
+    """Decisions of this process that are in no record, because the log could not be written and they were served."""
+
     def admit(self) -> None:
         """Ask before anything is done for a request whether its decision could be recorded.
 
@@ -48,6 +51,8 @@ class DecisionLog(Protocol):
 
 class NoLog:
     """`audit.mode: off`."""
+
+    dropped = 0
 
     def admit(self) -> None:
         """Nothing will be recorded."""

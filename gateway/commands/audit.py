@@ -16,13 +16,15 @@ from gateway.commands import audit_state
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
 from governance.audit import show
 from governance.audit.proof import prove, verify_proof
-from governance.audit.verify import Report, read_keys, verify
+from governance.audit.verify import Report, read_keys, read_witness_keys, verify
 from governance.errors import AuditError, AuditInputError
 
 _VERIFY = """\
 examples:
   tidegate audit verify state/audit --key state/audit/log.vkey
   tidegate audit verify copy/ --key log.vkey --remembered checkpoint-of-march --format json
+
+  tidegate audit verify state/audit --key log.vkey --witness peer-witness.vkey
 
 Takes any log of the form C2SP tlog-tiles, and needs nothing but its folder and its public key. Get the key from the
 operator once, over a way that you trust, and keep it; keep the checkpoints that you saw, and hold later copies of
@@ -82,6 +84,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         metavar="CHECKPOINT",
         help="a checkpoint seen before; may be given several times",
+    )
+    check.add_argument(
+        "--witness",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="keys of witnesses that must have cosigned it, one a line; may be given several times",
     )
     add_format(check)
 
@@ -150,9 +160,11 @@ def _read(path: Path, what: str) -> bytes:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Verifies a log; its exit status."""
-    report = verify(args.dir, read_keys(args.key), args.remembered, progress())
+    witnesses = [key for path in args.witness for key in read_witness_keys(path)]
+    report = verify(args.dir, read_keys(args.key), args.remembered, progress(), witnesses=witnesses)
     root = None if report.root is None else base64.b64encode(report.root).decode()
-    return _judged(report, args, {"ok": report.ok, "size": report.size, "root": root})
+    result = {"ok": report.ok, "size": report.size, "root": root}
+    return _judged(report, args, {**result, "witnessed": report.witnessed} if witnesses else result)
 
 
 def progress() -> Callable[[int, int], None]:

@@ -1,4 +1,4 @@
-"""`tidegate audit erase|hold|release|fsck`: what is done to the log of a state directory, beside a running gateway."""
+"""`tidegate audit erase|hold|release|keys|fsck`: what is done to the log of a state directory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import TypeAlias
 import msgspec
 
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
+from gateway.settings import Settings
 from gateway.settings.file import load
 from governance.audit import erasure
 from governance.audit.fsck import fsck
+from governance.audit.layout import Layout
+from governance.audit.secrets import publish_vkeys, signing_keys
+from governance.audit.witness import cosigner_of
 
 _ERASE = """\
 examples:
@@ -43,6 +47,14 @@ signed: tiles, the published checkpoint, the sequencer's head; and cuts damaged 
 which it keeps as they were. It never touches an entry of the log: bring that back from a copy.
 exit status: 0 the log can be continued, 1 it cannot, 2 there is no log, or somebody writes it
 """
+_KEYS = """\
+examples:
+  tidegate audit keys --config tidegate.yaml
+
+Prints the public keys of the log, and the one with which this gateway cosigns the logs of others; makes them when
+there are none yet. So gateways can be told of each other before the first of them has started.
+exit status: 0 done, 2 a key file cannot be used
+"""
 Declare: TypeAlias = Callable[..., argparse.ArgumentParser]
 
 
@@ -51,8 +63,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     erase = declare(commands, "erase", "destroy the keys of a person", _ERASE, run_erase)
     hold = declare(commands, "hold", "keep a person from being erased", _HOLD, run_hold)
     release = declare(commands, "release", "end a hold", _HOLD, run_hold)
+    keys = declare(commands, "keys", "print the public keys", _KEYS, run_keys)
     check = declare(commands, "fsck", "judge and mend the files of a log", _FSCK, run_fsck)
-    for parser in (erase, hold, release, check):
+    for parser in (erase, hold, release, keys, check):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
         add_format(parser)
     for parser in (erase, hold, release):
@@ -63,12 +76,16 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     release.set_defaults(reason=None)
 
 
-def _state_dir(config: Path) -> Path | None:
+def _settings(config: Path) -> Settings | None:
     settings, findings = load(config)
     if settings is None:
         not_judged(findings, f"; `tidegate check {config}` lists them")
-        return None
-    return settings.state_dir
+    return settings
+
+
+def _state_dir(config: Path) -> Path | None:
+    settings = _settings(config)
+    return None if settings is None else settings.state_dir
 
 
 def _bad_subject(subject: str) -> bool:
@@ -109,6 +126,26 @@ def run_hold(args: argparse.Namespace) -> int:
     else:
         emit(f"the log knows no subject {args.subject}")
     return HOLDS if pseudonym else DOES_NOT_HOLD
+
+
+def run_keys(args: argparse.Namespace) -> int:
+    """Prints public keys; its exit status."""
+    settings = _settings(args.config)
+    if settings is None:
+        return NOT_JUDGED
+    layout = Layout(settings.state_dir)
+    layout.make_private()
+    signers = signing_keys(layout, settings.audit.origin)
+    publish_vkeys(layout, signers)
+    log = [signer.verifier.vkey for signer in signers]
+    witness = cosigner_of(layout).key.vkey
+    if args.format == "json":
+        emit_json({"log": log, "witness": witness})
+    else:
+        for key in log:
+            emit(f"log      {key}")
+        emit(f"witness  {witness}")
+    return HOLDS
 
 
 def run_fsck(args: argparse.Namespace) -> int:

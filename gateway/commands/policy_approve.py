@@ -22,8 +22,12 @@ from gateway.identity import Identifier
 from gateway.policy_in_force import ledger_of
 from gateway.settings import Policy, Settings
 from gateway.settings.file import read
+from governance.audit.beside import record_beside
+from governance.audit.record import Record
+from governance.errors import AuditError
 from governance.policy.changes import ChangeError, Entry, Ledger
 from governance.policy.snapshot import PolicySnapshot, read_policy
+from governance.types import Subject
 
 _WHO = """
 Who you are is proved by an API key of the settings in the environment variable TIDEGATE_API_KEY; what you may is
@@ -121,7 +125,12 @@ def run(args: argparse.Namespace) -> int:
         who = _who(settings)
         if who is None:
             return NOT_JUDGED
-        said = _STEPS[args.step](ledger, who, named, args)
+        before = ledger.state().in_force(dt.datetime.now(dt.UTC))
+        try:
+            said = _STEPS[args.step](ledger, who.id, named, args)
+        except ChangeError as error:
+            say(f"tidegate: {error}")
+            return _recorded(settings, _record(args, who, before), DOES_NOT_HOLD)
     except ChangeError as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED if args.step == "history" else DOES_NOT_HOLD
@@ -129,14 +138,45 @@ def run(args: argparse.Namespace) -> int:
         say(f"tidegate: {error.filename}: {error.strerror}: check the path and its rights")
         return NOT_JUDGED
     if args.format == "json":
-        emit_json({"step": args.step, "by": who, "hash": said[0], "in_force": said[1]})
+        emit_json({"step": args.step, "by": who.id, "hash": said[0], "in_force": said[1]})
     else:
         emit(said[0])
         say(f"{args.step}: " + ("in force" if said[1] else "ended" if args.step == "reject" else "waits for approvals"))
-    return HOLDS
+    return _recorded(settings, _record(args, who, before, said), HOLDS)
 
 
-def _who(settings: Settings) -> str | None:
+def _record(args: argparse.Namespace, who: Subject, before: str | None, said: tuple[str, bool] | None = None) -> Record:
+    """The step for the audit log; `said`: None: it was refused. What people wrote as reasons stays in the ledger."""
+    step = args.step
+    hashed = getattr(args, "hash", None) if said is None else said[0]
+    return Record(
+        kind="approval" if step in ("approve", "reject") else "policy",
+        action="approve" if step in ("approve", "reject") else "edit",
+        object="policy",
+        outcome="refused" if said is None else "served",
+        # These alone are asked of the policy as that action, and a refusal may have other reasons.
+        allowed=True if said is not None and step in ("propose", "approve", "reject", "rollback") else None,
+        subject=who.id,
+        tenant=who.tenant,
+        policy=before,
+        details={"step": step, "hash": hashed, "in_force": None if said is None else said[1]},
+    )
+
+
+def _recorded(settings: Settings, record: Record, status: int) -> int:
+    """The exit status, once the step is in the audit log."""
+    audit = settings.audit
+    if audit.mode == "off":
+        return status
+    try:
+        record_beside(settings.state_dir, record, erasure=audit.erasure, origin=audit.origin)
+    except (AuditError, OSError) as error:
+        say(f"tidegate: the step stands in the ledger and not in the audit log: {error}")
+        return NOT_JUDGED
+    return status
+
+
+def _who(settings: Settings) -> Subject | None:
     key = os.environ.get("TIDEGATE_API_KEY", "")
     try:
         subject = Identifier(settings.identity).identify({"x-api-key": key} if key else {})
@@ -145,7 +185,7 @@ def _who(settings: Settings) -> str | None:
     if subject is None or subject.method != "api_key":
         say("tidegate: TIDEGATE_API_KEY: holds no API key of the settings: `tidegate keys new` makes one")
         return None
-    return subject.id
+    return subject
 
 
 def _adopt(ledger: Ledger, who: str, named: Policy, _args: argparse.Namespace) -> tuple[str, bool]:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from gateway.settings.access import Anonymous, ApiKey, BackendTls, Identity, Jwt, Limits, Mtls, Policy, TenantLimit
+from gateway.settings.audit import AskedWitness, Audit, Witnessing
 from gateway.settings.forms import Address, ByteQuota, Duration, FilePath, PathOrUrl, Rate, Section, Size, TargetAddress
 from gateway.settings.registry import Registry, Store
 from gateway.settings.routes import (
@@ -46,6 +47,7 @@ __all__ = [
     "Address",
     "Anonymous",
     "ApiKey",
+    "AskedWitness",
     "Audit",
     "BackendTls",
     "Breaker",
@@ -89,6 +91,7 @@ __all__ = [
     "Upstream",
     "UpstreamTls",
     "Variant",
+    "Witnessing",
 ]
 
 
@@ -124,18 +127,6 @@ class Listen(Section, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     """Networks (CIDR) whose `x-forwarded-for` and `forwarded` headers say who the client is. From everybody else
     they are dropped."""
-
-
-class Audit(Section, frozen=True):
-    """The audit log."""
-
-    mode: Literal["off", "async", "strict"] = "async"
-    """`async`: every decision is recorded, and answers do not wait for it. `strict`: no answer goes out before its
-    record is on the disk; while none can be written, 503. `off`: nothing is recorded."""
-    erasure: bool = False
-    """Subjects stand in the log as pseudonyms, sealed under keys that `tidegate audit erase` destroys."""
-    origin: str = ""
-    """The log's name, of this `state_dir` alone; empty: made at the first start from the host's name and chance."""
 
 
 class Metrics(Section, frozen=True):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from gateway.ports import split_address
 from gateway.settings import Route, Settings, Shadow, Variant
 from gateway.settings.check_access import access
+from gateway.settings.check_audit import audit
 from gateway.settings.check_fairness import fairness
 from gateway.settings.check_registry import registry
 from gateway.settings.check_tls import tls
@@ -264,7 +265,7 @@ def _state_dir(settings: Settings, check: Checker) -> None:
 
 
 _CHECKS: tuple[Callable[[Settings, Checker], None], ...] = (
-    upstreams, _listen, tls, _routes, _identity, _limits, access, registry, _telemetry, _positive, _state_dir,
+    upstreams, _listen, tls, _routes, _identity, _limits, access, audit, registry, _telemetry, _positive, _state_dir,
 )  # fmt: skip
 
 

@@ -64,6 +64,20 @@ class Layout(msgspec.Struct, frozen=True):
         return self.private / "log.key"
 
     @property
+    def witness_key(self) -> Path:
+        """The key that cosigns other logs' checkpoints."""
+        return self.private / "witness.key"
+
+    @property
+    def witness_vkey(self) -> Path:
+        """Its public half."""
+        return self.log / "witness.vkey"
+
+    def witnessed(self, key_id: bytes) -> Path:
+        """The latest checkpoint of this log that a witness has cosigned, with its cosignature."""
+        return self.log / "witnessed" / key_id.hex()
+
+    @property
     def digest_key(self) -> Path:
         """The key of the digests, hexadecimal."""
         return self.private / "digest.key"

@@ -50,9 +50,9 @@ def valid_name(name: str) -> bool:
     )
 
 
-def key_id(name: str, public: bytes) -> bytes:
+def key_id(name: str, public: bytes, kind: bytes = _ED25519) -> bytes:
     """The first four bytes of SHA-256(name || LF || type || public key)."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]
+    return hashlib.sha256(name.encode() + b"\n" + kind + public).digest()[:4]
 
 
 class Verifier(msgspec.Struct, frozen=True):
@@ -108,7 +108,8 @@ class Signer(msgspec.Struct, frozen=True):
         return f"{_DASH}{self.name} {base64.b64encode(self.verifier.id + signature).decode()}\n".encode()
 
 
-def _key_parts(text: str) -> tuple[str, bytes, bytes]:
+def key_parts(text: str, kind: bytes = _ED25519) -> tuple[str, bytes, bytes]:
+    """Name, key ID and the 32 bytes of a key of one signature type. Raises NoteError."""
     parts = text.split("+", 2)  # base64 has pluses of its own
     if len(parts) != 3 or not valid_name(parts[0]):
         raise NoteError("key", "a key is written NAME+HEX+BASE64")
@@ -116,14 +117,14 @@ def _key_parts(text: str) -> tuple[str, bytes, bytes]:
         identity, material = bytes.fromhex(parts[1]), decode_base64(parts[2])
     except ValueError:
         raise NoteError("key", "a key is written NAME+HEX+BASE64") from None
-    if len(parts[1]) != 8 or material[:1] != _ED25519 or len(material) != 33:
-        raise NoteError("key", "not an Ed25519 key (type 0x01, 32 bytes)")
+    if len(parts[1]) != 8 or material[:1] != kind or len(material) != 33:
+        raise NoteError("key", f"not an Ed25519 key (type 0x{kind.hex()}, 32 bytes)")
     return parts[0], identity, material[1:]
 
 
 def parse_vkey(text: str) -> Verifier:
     """A verifier key. Raises NoteError."""
-    name, identity, public = _key_parts(text)
+    name, identity, public = key_parts(text)
     if key_id(name, public) != identity:
         raise NoteError("key", "its key ID is not that of its name and key: it was changed or mistyped")
     return Verifier(name, public)
@@ -133,7 +134,7 @@ def parse_skey(text: str) -> Signer:
     """A signing key. Raises NoteError, which quotes nothing of it."""
     if not text.startswith("PRIVATE+KEY+"):
         raise NoteError("key", "a signing key is written PRIVATE+KEY+NAME+HEX+BASE64")
-    name, identity, seed = _key_parts(text.removeprefix("PRIVATE+KEY+"))
+    name, identity, seed = key_parts(text.removeprefix("PRIVATE+KEY+"))
     signer = Signer(name, seed)
     if not hmac.compare_digest(signer.verifier.id, identity):
         raise NoteError("key", "its key ID is not that of its name and key: it was changed or mistyped")

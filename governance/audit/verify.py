@@ -14,16 +14,20 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from governance.audit.checkpoint import Checkpoint, parse_checkpoint, unverified
+from governance.audit.cosignature import CosignerKey, cosigned, parse_cosigner_key
 from governance.audit.edge import Edge
 from governance.audit.note import NoteError, Verifier, open_note, parse_vkey
 from governance.audit.tiles import HASH, WIDTH, bundle_path, hashes_of, levels, tile_path, widths
 from governance.audit.treefiles import TreeFiles
 from governance.errors import AuditInputError
 from kernels import merkle
+
+K = TypeVar("K")
 
 MOST_FINDINGS = 1000
 """Of one kind of fault; how many more there are is said."""
@@ -37,8 +41,8 @@ class LogFinding(msgspec.Struct, frozen=True):
     index: int | None
     """The entry, or the first one that is affected; None: not one entry's."""
     code: str
-    """`unreadable`, `note`, `checkpoint`, `signature`, `unsigned`, `origin`, `root`, `entry`, `missing-entry`,
-    `moved-entry`, `tile`, `rolled-back`, `forked` or `more`."""
+    """`unreadable`, `note`, `checkpoint`, `signature`, `unsigned`, `unwitnessed`, `origin`, `root`, `entry`,
+    `missing-entry`, `moved-entry`, `tile`, `rolled-back`, `forked` or `more`."""
     message: str
 
     def __str__(self) -> str:
@@ -53,6 +57,8 @@ class Report(msgspec.Struct):
     size: int | None = None
     root: bytes | None = None
     """As the checkpoint says; None: it says nothing that can be read."""
+    witnessed: int | None = None
+    """Entries that every given witness has cosigned; None: none was given, or one has cosigned nothing."""
     findings: list[LogFinding] = []
 
     @property
@@ -71,20 +77,29 @@ def read_keys(path: Path) -> list[Verifier]:
     Raises:
         AuditInputError: there is none, or one is no key.
     """
+    return _read_keys(path, parse_vkey, "the log's vkey file")
+
+
+def _read_keys(path: Path, parse: Callable[[str], K], what: str) -> list[K]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise AuditInputError(f"{path}: cannot be read ({_why(error)}): give the log's vkey file") from None
+        raise AuditInputError(f"{path}: cannot be read ({_why(error)}): give {what}") from None
     keys = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                keys.append(parse_vkey(line.strip()))
+                keys.append(parse(line.strip()))
             except NoteError as error:
                 raise AuditInputError(f"{path}:{number}: not a verifier key: {error}") from None
     if not keys:
         raise AuditInputError(f"{path}:1: no key in it: a verifier key is one line, NAME+HEX+BASE64")
     return keys
+
+
+def read_witness_keys(path: Path) -> list[CosignerKey]:
+    """The verifier keys of witnesses in a file, one a line. Raises AuditInputError."""
+    return _read_keys(path, parse_cosigner_key, "a witness's vkey file")
 
 
 def _why(error: Exception) -> str:
@@ -112,6 +127,7 @@ def verify(
     remembered: Sequence[Path] = (),
     progress: Callable[[int, int], None] = lambda _done, _size: None,
     checkpoint: Checkpoint | None = None,
+    witnesses: Sequence[CosignerKey] = (),
 ) -> Report:
     """Verify a whole log.
 
@@ -121,6 +137,7 @@ def verify(
         remembered: checkpoints that were seen before, which this log must be a continuation of.
         progress: told `(entries done, entries in all)` after each bundle.
         checkpoint: to verify against, trusted; None: the one that is published.
+        witnesses: keys of those who must have cosigned a checkpoint that this log is a continuation of.
 
     Raises:
         AuditInputError: the folder or a remembered checkpoint cannot be read.
@@ -131,6 +148,10 @@ def verify(
         raise AuditInputError(f"{folder}: cannot be read ({_why(error)}): give the folder of the log") from None
     report = Report()
     before = [(path, _remembered(path, keys, report)) for path in remembered]
+    vouched = [(path, found) for path, found in (_witnessed(folder, key, keys, report) for key in witnesses) if found]
+    if witnesses and len(vouched) == len(witnesses):
+        report.witnessed = min(found.size for _, found in vouched)
+    before += vouched
     if checkpoint is None:
         try:
             note = (folder / "checkpoint").read_bytes()
@@ -164,6 +185,26 @@ def _remembered(path: Path, keys: Sequence[Verifier], report: Report) -> Checkpo
         raise AuditInputError(f"{path}: not a checkpoint: {error}") from None
     open_checkpoint(note, keys, str(path), report)
     return found
+
+
+def _witnessed(
+    folder: Path, key: CosignerKey, keys: Sequence[Verifier], report: Report
+) -> tuple[Path, Checkpoint | None]:
+    """The latest checkpoint that a witness has cosigned; None: there is none that holds."""
+    file = f"witnessed/{key.id.hex()}"
+    try:
+        note = (folder / file).read_bytes()
+        cosigned_at = cosigned(note, key)
+    except OSError as error:
+        report.add(file, "unwitnessed", f"no checkpoint that {key.name} has cosigned ({_why(error)})")
+        return folder / file, None
+    except NoteError as error:
+        report.add(file, error.code, str(error))
+        return folder / file, None
+    if cosigned_at is None:
+        report.add(file, "unwitnessed", f"not cosigned by {key.name}")
+        return folder / file, None
+    return folder / file, open_checkpoint(note, keys, file, report)
 
 
 class _Walk:

@@ -50,6 +50,24 @@ def checkpoint(note, vkey):
     return origin, int(size), base64.b64decode(root)
 
 
+def cosigned_at(note, vkey):
+    """When the witness of that key cosigned a note (C2SP tlog-cosignature, Ed25519); AssertionError: it did not."""
+    name, key_hex, key64 = vkey.strip().split("+", 2)
+    kind_and_key = base64.b64decode(key64)
+    assert kind_and_key[0] == 4
+    assert sha256(name.encode() + b"\n" + kind_and_key)[:4].hex() == key_hex
+    text, _, signatures = note.decode().rpartition("\n\n")
+    for line in signatures.splitlines():
+        _, signer, data64 = line.split(" ")
+        data = base64.b64decode(data64)
+        if signer == name and data[:4].hex() == key_hex:
+            (when,) = struct.unpack(">Q", data[4:12])
+            message = f"cosignature/v1\ntime {when}\n{text}\n".encode()
+            Ed25519PublicKey.from_public_bytes(kind_and_key[1:]).verify(data[12:], message)
+            return when
+    raise AssertionError("not cosigned")
+
+
 def path_of(n):
     text = f"{n % 1000:03d}"
     while n >= 1000:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from audit_fixture import a_record, records_of, sequencer, write_segment
 
+from governance.audit import wal
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.segments import Segment, read_segment
@@ -305,3 +306,38 @@ def test_a_clock_that_is_set_back_delays_nothing(tmp_path, monkeypatch):
     assert made.size == 3
     later.abandon()
     made.release()
+
+
+def test_what_is_served_without_a_record_is_counted_and_said(tmp_path, monkeypatch, caplog):
+    """`on_failure: serve`: kept in memory while there is room, then served without a record."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    failing = [False]
+    append = Segment.append
+
+    def maybe(self, body):
+        if failing[0]:
+            raise full
+        append(self, body)
+
+    monkeypatch.setattr(Segment, "append", maybe)
+    monkeypatch.setattr(wal, "MOST_QUEUED", 8)
+
+    async def go():
+        log = await asyncio.to_thread(lambda: AuditLog(tmp_path, mode="async", on_failure="serve"))
+        log.record(a_record(0))
+        await _until(lambda: log.recorded == 1)
+        failing[0] = True
+        log.record(a_record(1))
+        await _until(lambda: log.failing)
+        for number in range(2, 22):
+            log.admit()
+            assert log.record(a_record(number)) is None
+        assert log.dropped == 12
+        failing[0] = False
+        await _until(lambda: not log.failing)
+        await asyncio.to_thread(log.close)
+
+    asyncio.run(go())
+    assert [record["id"] for record in records_of(tmp_path)] == [f"request-{number}" for number in range(10)]
+    said = [record.getMessage() for record in caplog.records if "in no record" in record.getMessage()]
+    assert [line.split()[0] for line in said] == ["1", "2", "4", "8"]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -53,9 +51,7 @@ def test_a_person_is_erased_from_the_log_of_a_running_gateway(gateway):
         return {each["subject"] for each in records(one)[first:] if each["kind"] == "inference"}
 
     ask_all(4)
-    began = time.monotonic()
     until(lambda: len([each for each in records(one) if each["kind"] == "inference"]) == 24, 60)
-    assert time.monotonic() - began < 15 or os.getloadavg()[0] > 4
     before = subjects()
     assert len(before) == 2
     assert all(each.startswith("person:") for each in before)

@@ -10,11 +10,14 @@ import subprocess
 import pytest
 from test_policy_command import command
 
+from gateway.cli import main
 from gateway.policy_in_force import load_policy, pulse
 from gateway.settings.file import load
+from governance.audit.show import entries
 from governance.errors import PolicyError
 from governance.policy import PolicySnapshot
 from governance.policy.changes import ChangeError, Ledger
+from governance.policy.compare import replay
 
 POLICY = b"""\
 p, role:editor, *, policy, edit, allow
@@ -246,6 +249,48 @@ def test_an_edit_is_a_draft_until_somebody_else_agrees(site, monkeypatch, capsys
     assert [step["kind"] for step in found["steps"]] == ["adopted", "proposed", "approved", "rolled-back", "emergency"]
     assert command("history", *config, "--diffs") == 0
     assert "    +p, user:hal, acme, model:m, infer, allow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("erasure", [False, True])
+def test_every_step_is_in_the_audit_log_and_so_is_every_refusal(site, monkeypatch, capsys, erasure):
+    config = ("--config", str(site / "tidegate.yaml"))
+    with (site / "tidegate.yaml").open("a") as stream:
+        stream.write(f"audit: {{erasure: {str(erasure).lower()}, origin: bank.example/log}}\n")
+    load_site(site)
+    (site / "policy.csv").write_bytes(DRAFT)
+    for who, *words, status in [
+        ("dave", "propose", 1),
+        ("carol", "propose", "--reason", "hal scores", 0),
+        ("carol", "approve", DRAFT_HASH, 1),
+        ("dave", "approve", DRAFT_HASH, 0),
+        ("carol", "rollback", HASH, "--reason", "carol was wrong", 0),
+        ("gus", "emergency", "--hours", "1", "--reason", "incident", 0),
+    ]:
+        monkeypatch.setenv("TIDEGATE_API_KEY", KEYS[who])
+        assert command(words[0], *config, *words[1:]) == status
+    capsys.readouterr()
+    log = site / "state" / "audit"
+    assert main(["audit", "verify", str(log), "--key", str(log / "log.vkey")]) == 0
+    found = [json.loads(entry) for _, entry in entries(log)]
+    assert [(one["kind"], one["details"]["step"], one["outcome"], one["allowed"]) for one in found] == [
+        ("policy", "propose", "refused", None),
+        ("policy", "propose", "served", True),
+        ("approval", "approve", "refused", None),
+        ("approval", "approve", "served", True),
+        ("policy", "rollback", "served", True),
+        ("policy", "emergency", "served", None),
+    ]
+    assert [one["policy"] for one in found] == [HASH] * 4 + [DRAFT_HASH, HASH]
+    assert {one["object"] for one in found} == {"policy"}
+    assert found[3]["details"] == {"hash": DRAFT_HASH, "in_force": True, "step": "approve"}
+    if erasure:
+        whole = b"".join(path.read_bytes() for path in log.rglob("*") if path.is_file())
+        assert not any(name.encode() in whole for name in KEYS)
+        assert len({one["subject"] for one in found}) == 3
+    else:
+        assert [one["subject"] for one in found] == [DAVE, CAROL, CAROL, DAVE, CAROL, GUS]
+        assert replay(PolicySnapshot.compile(POLICY, "p"), found).changed == []
+        assert len(replay(PolicySnapshot.compile(b"", "p"), found).changed) == 3
 
 
 def test_a_checkouts_commit_is_recorded(site, monkeypatch, capsys):

@@ -14,6 +14,8 @@ UP = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 KEY = f"{{sha256: {DIGEST}, user: alice, tenant: acme}}"
 ROUTE = UP + "routes:\n  credit:\n"  # line 4 is the route's first key
+LOG_KEY = "bank.example/two+bf7a15da+ATtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"
+COSIGNER = "bank.example/two/witness+09d3d9be+BAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 VARIANTS = ROUTE + "    variants: [{name: a, model: m}, {name: b, model: m}]\n"  # line 5 follows
 
 FAIR = (
@@ -196,6 +198,12 @@ CASES = [
     (ROUTE + "    monitor: {}\n", 4, 14, "missing-key", "`profile`"),
     (ROUTE + "    monitor: {profil: x}\n", 4, None, "unknown-key", "did you mean `profile`?"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 24, "profile", "cannot be read (No such file"),
+    (UP + "audit: {mode: strict, on_failure: serve}\n", 2, 35, "contradiction", "`audit.mode: strict`"),
+    (UP + "audit: {mode: off, witness: {}}\n", 2, 15, "contradiction", "cosign"),
+    (UP + f"audit: {{witnesses: [{{url: 'host:1', key: {COSIGNER}}}]}}\n", 2, 27, "wrong-value", "http:// or https://"),
+    (UP + f"audit: {{witnesses: [{{url: 'http://a:1', key: {LOG_KEY}}}]}}\n", 2, 46, "wrong-value", "witness.vkey"),
+    (UP + f"audit: {{witness: {{logs: [{COSIGNER}]}}}}\n", 2, 26, "wrong-value", "log.vkey"),
+    (UP + f"audit: {{witness: {{logs: [{LOG_KEY[:-1]}A]}}}}\n", 2, 26, "wrong-value", "mistyped"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),
     (UP + "audit: {erasure: maybe}\n", 2, 18, "wrong-type", "true or false"),
 ]  # fmt: skip

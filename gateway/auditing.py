@@ -1,0 +1,40 @@
+"""The parts of the audit log that the settings ask for."""
+
+from __future__ import annotations
+
+from gateway.settings import Settings
+from governance.audit.cosignature import parse_cosigner_key
+from governance.audit.cosigning import Cosigning, WitnessAddress
+from governance.audit.layout import Layout
+from governance.audit.log import AuditLog
+from governance.audit.note import parse_vkey
+from governance.audit.witness import Witness
+from governance.ports import DecisionLog, NoLog
+
+
+def decision_log(settings: Settings) -> DecisionLog:
+    """Where decisions are recorded. Blocks; raises as `AuditLog`."""
+    audit = settings.audit
+    if audit.mode == "off":
+        return NoLog()
+    return AuditLog(
+        settings.state_dir,
+        mode=audit.mode,
+        erasure=audit.erasure,
+        origin=audit.origin,
+        on_failure=audit.on_failure,
+    )
+
+
+def cosigning(settings: Settings) -> Cosigning:
+    """What asks the witnesses; it is yet to be started."""
+    asked = [WitnessAddress(one.url, parse_cosigner_key(one.key), one.ca) for one in settings.audit.witnesses]
+    return Cosigning(Layout(settings.state_dir), asked)
+
+
+def witness(settings: Settings) -> Witness | None:
+    """This gateway as a witness; None: it is not one. Blocks; raises as `Witness`."""
+    audit = settings.audit
+    if audit.witness is None:
+        return None
+    return Witness(Layout(settings.state_dir), [parse_vkey(key) for key in audit.witness.logs], audit.origin)
