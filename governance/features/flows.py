@@ -25,6 +25,8 @@ class Flow:
     """Whether it cannot be missing."""
     alias: str | None = None
     """The name that the next step gives it, since another branch still needs it as it is."""
+    raw: bool = False
+    """Whether it is an input that nothing has looked at: `finite` then holds once something refuses infinite ones."""
     group: tuple[str, int, int] | None = None
     """The group that it is of, its place in it, and the group's size."""
 
@@ -34,6 +36,8 @@ class Script:
 
     def __init__(self, names: list[str]) -> None:
         self.steps: list[tuple[str, dict[str, Any]]] = []
+        self.looked_at: set[str] = set()
+        """Inputs of which some transformer refuses infinite values."""
         self._taken = set(names)
 
     def fresh(self, name: str) -> str:
@@ -57,10 +61,20 @@ class Script:
         if flow.alias is not None:
             parameters["into"] = name = flow.alias
         self.add(step, flow.name, parameters)
-        return replace(flow, name=name, alias=None, group=None if name != flow.name else flow.group)
+        return replace(
+            flow,
+            name=name,
+            alias=None,
+            finite=flow.finite and not flow.raw,
+            raw=False,
+            group=None if name != flow.name else flow.group,
+        )
 
     def require(self, flow: Flow, *, finite: bool = True, present: bool = False, positive: bool = False) -> Flow:
         """Refuse what a transformer refuses, unless it cannot come up."""
+        if flow.raw and finite:
+            self.looked_at.add(flow.name)
+            flow = replace(flow, raw=False)
         wanted = {
             "finite": finite and not flow.finite,
             "present": present and not flow.present,

@@ -94,7 +94,9 @@ class Imported:
         try:
             _hint(estimator, list(range(len(self._names))), hints)
             self.kinds = [_kind(hints.get(at), sample, name) for at, name in enumerate(self._names)]
-            flows = [Flow(name, kind, finite=True) for name, kind in zip(self._names, self.kinds, strict=True)]
+            flows = [
+                Flow(name, kind, finite=True, raw=True) for name, kind in zip(self._names, self.kinds, strict=True)
+            ]
             self._script = Script(self._names)
             self._out = _walk(estimator, flows, self._script)
         except AttributeError as error:
@@ -113,7 +115,13 @@ class Imported:
         used = self._used()
         return {
             "schema_version": "tidegate.features/1",
-            "inputs": {name: kind for name, kind in zip(self._names, self.kinds, strict=True) if name in used},
+            "inputs": {
+                name: {"type": kind, "infinite": "allow"}
+                if kind == "number" and name not in self._script.looked_at
+                else kind
+                for name, kind in zip(self._names, self.kinds, strict=True)
+                if name in used
+            },
             "steps": [{step: parameters} for step, parameters in self._script.steps],
             "outputs": {self._tensor: {"datatype": "FP32", "columns": _grouped(self._out)}},
         }

@@ -315,6 +315,8 @@ def quantile_transformer(est: Any, flows: list[Flow], script: Script) -> list[Fl
 def polynomial_features(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """Products of columns."""
     flows = _numbers(flows, script, est, present=True)
+    if not est.n_output_features_:
+        return []
     least, degree = (0, est.degree) if isinstance(est.degree, int) else est.degree
     if est.include_bias and least > 1:
         raise Unsupported("PolynomialFeatures: a bias beside a least degree above 1")

@@ -204,6 +204,10 @@ CASES = [
     (UP + f"audit: {{witnesses: [{{url: 'http://a:1', key: {LOG_KEY}}}]}}\n", 2, 46, "wrong-value", "witness.vkey"),
     (UP + f"audit: {{witness: {{logs: [{COSIGNER}]}}}}\n", 2, 26, "wrong-value", "log.vkey"),
     (UP + f"audit: {{witness: {{logs: [{LOG_KEY[:-1]}A]}}}}\n", 2, 26, "wrong-value", "mistyped"),
+    (ROUTE + "    features: nowhere.yaml\n", 4, 15, "unreadable-plan", "nowhere.yaml"),
+    (ROUTE + "    features: {plann: x}\n", 4, 16, "unknown-key", "`plan`"),
+    (ROUTE + "    features: {accept: [rows]}\n", 4, 15, "missing-key", "`plan`"),
+    (ROUTE + "    features: {plan: x, accept: [row]}\n", 4, 34, "wrong-value", "`rows`"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),
     (UP + "audit: {erasure: maybe}\n", 2, 18, "wrong-type", "true or false"),
 ]  # fmt: skip
