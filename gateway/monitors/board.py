@@ -9,11 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from gateway.monitors import tiles
 from gateway.monitors.shards import open_shard, read_shards
 from governance.monitor import live
 from governance.monitor.live import LiveColumn
@@ -38,7 +41,9 @@ class MonitorReport(msgspec.Struct):
     profile: str
     """Hash of the profile."""
     since: dt.datetime
-    """When the profile took force."""
+    """When the profile took force, or the window begins."""
+    window: str | None
+    """The window that was asked for; null: all that was served."""
     calls: int
     unseen: int
     """Calls that were served and are in no row: their tensors lie in shared memory, or do not fit the profile."""
@@ -63,17 +68,42 @@ class Monitor:
         self.count: Callable[[Sequence[drift.Tensor]], int] = shard.count
         """Counts the inputs of one call that was served; on the event loop's thread alone."""
 
-    def report(self) -> MonitorReport:
-        """Over all workers. Reads files: not for an event loop."""
+    def keep(self, now_ns: int) -> None:
+        """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
+        _, block = self._merged()
+        tiles.keep(self.folder / "tiles", now_ns, block.tobytes())
+
+    def report(self, window: str | None = None, now_ns: int | None = None) -> MonitorReport:
+        """Over all workers. Reads files: not for an event loop. Raises OSError.
+
+        Args:
+            window: one of `tiles.WINDOWS`; None: since the profile took force.
+            now_ns: Unix time in nanoseconds; None: now.
+        """
+        began, block = self._merged()
+        if window is not None:
+            start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
+            found = tiles.block_at(self.folder / "tiles", start)
+            before = np.zeros(0, np.uint64) if found is None else np.frombuffer(found[1], np.uint64)
+            # Else it is of another version, or somebody took files away.
+            if found is not None and len(before) == len(block) and before[drift.ROWS] <= block[drift.ROWS]:
+                began = found[0]
+                block = drift.since(live.counted(self.profile), block, before)
+        return self._reported(window, began, block)
+
+    def _merged(self) -> tuple[int, live.Words]:
+        """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
         shards = list(read_shards(self.folder, self.profile.hash, columns))
-        block = drift.merge(columns, [each for _, each in shards])
+        return min((began for began, _ in shards), default=0), drift.merge(columns, [each for _, each in shards])
+
+    def _reported(self, window: str | None, began: int, block: live.Words) -> MonitorReport:
         found = live.report(self.profile, block)
-        began = min((began for began, _ in shards), default=0)
         return MonitorReport(
             route=self.route,
             profile=self.profile.hash,
             since=dt.datetime.fromtimestamp(began / 1e9, dt.UTC),
+            window=window,
             calls=int(block[drift.CALLS]),
             unseen=int(block[drift.UNSEEN]),
             rows=found.rows,

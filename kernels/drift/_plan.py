@@ -7,7 +7,7 @@ values that were missing, and for numbers six words of moments, padded to whole 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf, isfinite
 from typing import NamedTuple, TypeAlias
 
@@ -199,4 +199,14 @@ def merge(columns: Sequence[Column], blocks: Sequence[bytes]) -> npt.NDArray[np.
     return total
 
 
-Tensors: TypeAlias = Mapping[str, Sequence[int]]
+def since(
+    columns: Sequence[Column], now: npt.NDArray[np.uint64], before: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """What was counted from one merged block to a later one; the extremes are 0, as where none is known."""
+    at = places(columns)
+    first = np.array([place + BINS + 1 for place, c in zip(at, columns, strict=False) if isinstance(c, Numbers)], int)
+    found = now - before
+    found[first + SQUARES_HIGH] -= now[first + SQUARES_LOW] < before[first + SQUARES_LOW]
+    found[first + HIGHEST] = found[first + LOWEST] = 0
+    found[VERSION] = 0
+    return found

@@ -158,6 +158,12 @@ def test_the_page_is_the_drift_report_of_the_rows_that_were_served(gateway, tmp_
         psi = column["statistics"]["psi"]
         until(lambda: one.metric("tidegate_drift_psi", route="seen", column=column["name"]) == psi, 30)  # noqa: B023
     assert one.metric("tidegate_drift_rows", route="seen") == 420
+    # A monitor that is younger than a window: all of it.
+    window = report(one, f"{PAGE}?window=5m")
+    assert (window["rows"], window["since"], window["window"]) == (found["rows"], found["since"], "5m")
+    for query in ("window=6m", "windw=5m", "window="):
+        answer = one.get(f"{PAGE}?{query}")
+        assert (answer.status, answer.error) == (400, "the page takes `window` alone, one of 5m, 1h, 1d, 7d, 30d")
     # Every worker answers for all.
     assert {json.dumps(report(one)["columns"]) for _ in range(8)} == {json.dumps(found["columns"])}
 

@@ -203,6 +203,25 @@ def test_shards_of_several_workers_add_up_to_one(values, cuts):
         drift.merge(columns[:1], parts)
 
 
+@given(hnp.arrays(np.float64, (20, 3)), st.integers(0, 20))
+@settings(deadline=None)
+def test_a_window_is_what_was_counted_in_it(values, cut):
+    columns = [Numbers((-1.0, 0.0, 1.0), 0.0, 65536.0), NAMED, Numbers((5.0,), 1e9, 2.0**-8)]
+    whole, buffer = shard(c, columns)
+    alone, expected = shard(c, columns)
+    whole.count([tensor("x", "FP64", [cut, 3], values[:cut].tobytes())])
+    before = drift.merge(columns, [bytes(buffer)])
+    for one in (whole, alone):
+        one.count([tensor("x", "FP64", [20 - cut, 3], values[cut:].tobytes())])
+    found = drift.since(columns, drift.merge(columns, [bytes(buffer)]), before)
+    wanted = drift.merge(columns, [bytes(expected)])
+    for place, column in zip(drift.places(columns), columns, strict=False):
+        if isinstance(column, Numbers):
+            extremes = [place + drift.BINS + 1 + word for word in (drift.HIGHEST, drift.LOWEST)]
+            wanted[extremes] = 0
+    assert found.tolist() == wanted.tolist()
+
+
 def test_which_columns_a_tensor_carries():
     found = drift.tensors_of(["age", "x_1", "x_0", "x_3", "y_0"])
     assert found == {
