@@ -287,7 +287,12 @@ def _compiled(
         },
         tls=tls,
         jwks=jwks,
-        monitors={} if parts.board is None else parts.board.of(profiles),
+        monitors={}
+        if parts.board is None
+        else parts.board.of(
+            profiles,
+            {name: route.monitor.outputs for name, route in settings.routes.items() if route.monitor is not None},
+        ),
     )
 
 

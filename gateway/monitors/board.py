@@ -1,7 +1,8 @@
 """The monitors of one worker, and what all workers have counted.
 
-Contract: a monitor is of a route and a profile's hash. A reload that keeps both keeps counting; another profile, or a
-monitor that was taken away and comes back, begins anew: the counts are "since the profile took force".
+Contract: a monitor is of a route, a profile's hash and the outputs it watches. A reload that keeps them keeps counting;
+another profile, or a monitor that was taken away and comes back, begins anew: the counts are "since the profile took
+force".
 """
 
 from __future__ import annotations
@@ -52,21 +53,31 @@ class MonitorReport(msgspec.Struct):
     columns: list[LiveColumn]
 
 
+def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
+    """What counts belong to, in hex: with other outputs their columns would lack the rows before."""
+    if not outputs:
+        return profile.hash
+    return hashlib.sha256("\0".join((profile.hash, *outputs)).encode()).hexdigest()
+
+
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("count", "folder", "profile", "route")
+    __slots__ = ("count", "folder", "key", "outputs", "profile", "route")
 
-    def __init__(self, root: Path, route: str, profile: Profile) -> None:
+    def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...] = ()) -> None:
         self.route = route
         self.profile = profile
+        self.outputs = outputs
+        """Output tensors that are watched."""
+        self.key = _key(profile, outputs)
         # A route's name may hold any character, a folder's not.
-        self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{profile.hash[:16]}"
+        self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.key[:16]}"
         columns = live.counted(profile)
-        names = [column.name for column in profile.columns]
-        shard = drift.Shard(open_shard(self.folder, profile.hash, columns), columns, drift.tensors_of(names))
-        self.count: Callable[[Sequence[drift.Tensor]], int] = shard.count
-        """Counts the inputs of one call that was served; on the event loop's thread alone."""
+        block = open_shard(self.folder, self.key, columns)
+        shard = drift.Shard(block, columns, *drift.tensors_of([column.name for column in profile.columns], outputs))
+        self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
+        """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
 
     def keep(self, now_ns: int) -> None:
         """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
@@ -94,11 +105,11 @@ class Monitor:
     def _merged(self) -> tuple[int, live.Words]:
         """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
-        shards = list(read_shards(self.folder, self.profile.hash, columns))
+        shards = list(read_shards(self.folder, self.key, columns))
         return min((began for began, _ in shards), default=0), drift.merge(columns, [each for _, each in shards])
 
     def _reported(self, window: str | None, began: int, block: live.Words) -> MonitorReport:
-        found = live.report(self.profile, block)
+        found = live.report(self.profile, block, self.outputs)
         return MonitorReport(
             route=self.route,
             profile=self.profile.hash,
@@ -122,14 +133,22 @@ class Board:
         self._root = root
         self._monitors: dict[tuple[str, str], Monitor] = {}
 
-    def of(self, profiles: Mapping[str, Profile]) -> dict[str, Monitor]:
-        """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError."""
+    def of(
+        self, profiles: Mapping[str, Profile], outputs: Mapping[str, tuple[str, ...]] | None = None
+    ) -> dict[str, Monitor]:
+        """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError.
+
+        Args:
+            profiles: by route.
+            outputs: output tensors that are watched, by route.
+        """
         found = {}
         for route, profile in profiles.items():
-            key = (route, profile.hash)
+            watched = (outputs or {}).get(route, ())
+            key = (route, _key(profile, watched))
             if key not in self._monitors:
                 try:
-                    self._monitors[key] = Monitor(self._root, route, profile)
+                    self._monitors[key] = Monitor(self._root, route, profile, watched)
                 except OSError as error:
                     raise MonitorError(route, error.strerror or str(error)) from error
             found[route] = self._monitors[key]
@@ -137,7 +156,7 @@ class Board:
 
     def retain(self, monitors: Iterable[Monitor]) -> None:
         """These are in force: let go of the others, and of what they counted."""
-        kept = {(monitor.route, monitor.profile.hash): monitor for monitor in monitors}
+        kept = {(monitor.route, monitor.key): monitor for monitor in monitors}
         self._monitors = kept
         if not self._root.is_dir():
             return

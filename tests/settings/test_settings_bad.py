@@ -181,6 +181,7 @@ CASES = [
     (ROUTE + "    features: plan.yaml\n", 4, 5, "not-in-this-version", "features"),
     (ROUTE + "    monitor: {}\n", 4, 14, "missing-key", "`profile`"),
     (ROUTE + "    monitor: {profil: x}\n", 4, None, "unknown-key", "did you mean `profile`?"),
+    (ROUTE + "    monitor: {profile: x, outputs: y}\n", 4, 36, "wrong-type", "must be a list"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 24, "profile", "cannot be read (No such file"),
     (UP + "audit: {mode: offf}\n", 2, 15, "wrong-value", "`off`"),
     (UP + "audit: {erasure: maybe}\n", 2, 18, "wrong-type", "true or false"),
