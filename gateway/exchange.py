@@ -34,6 +34,7 @@ class Exchange(ABC):
     """What came in, what was decided about it, and how long each step took."""
 
     __slots__ = (
+        "answer",
         "answered_by",
         "assignment",
         "bracketed",
@@ -104,6 +105,8 @@ class Exchange(ABC):
         self.ticket: Ticket | None = None
         self.route: CompiledRoute | None = None
         self.call: InferCall | None = None
+        self.answer: InferAnswer | None = None
+        """The only one, until it has been counted; None where there are several."""
         self.view: CallView | None = None
         self.assignment: Assignment | None = None
         self.variant: TargetVariant | None = None

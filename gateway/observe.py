@@ -105,6 +105,7 @@ class Observer:
             x.trace.end(name, attributes, error=error)
         if x.snapshot.monitors and error is None:
             _monitor(x)
+        x.answer = None
         if self._access_log:
             _access.info("%s %s", x.operation, x.model, extra={"fields": _fields(x, code, seconds)})
         elif error is not None and error.status >= 500:
@@ -142,12 +143,12 @@ class Observer:
 
 
 def _monitor(x: Exchange) -> None:
-    """Count the inputs of a call that was served, where its route has a monitor."""
+    """Count a call that was served, where its route has a monitor."""
     monitor = x.snapshot.monitors.get(x.route_name)
     if monitor is None or x.call is None:
         return
     try:
-        monitor.count(x.call.inputs)
+        monitor.count(x.call.inputs, () if x.answer is None else x.answer.outputs)
     except Exception:  # noqa: BLE001 - a defect there must not cost an answer
         _log.exception("not counted: a defect", extra={"fields": {"request_id": x.request_id}})
 

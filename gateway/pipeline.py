@@ -93,6 +93,7 @@ class Pipeline:
             except TidegateError as error:
                 answer = await self._fall_back(x, call, assignment, error)
             answer.model_name = x.model
+            x.answer = answer
             reply = x.encode(answer)  # 11 answer
         except TidegateError as error:
             x.error = error

@@ -332,7 +332,12 @@ def _compiled(
         jwks=jwks,
         features=plan_files.features_of(settings, plans),
         plans=plans,
-        monitors={} if parts.monitors is None else parts.monitors.of(profiles),
+        monitors={}
+        if parts.monitors is None
+        else parts.monitors.of(
+            profiles,
+            {name: route.monitor.outputs for name, route in settings.routes.items() if route.monitor is not None},
+        ),
         fairness={} if parts.fairness is None else parts.fairness.of(settings),
         approvals=approvals,
     )

@@ -300,6 +300,7 @@ class _OpenCall:
             self._settle(answer)
         written = None
         if final:
+            x.answer = answer if not self.started and not empty else None
             written = self.end(None, close=False)
         elif not self.started:
             written = self.session.pipeline.begun(x)

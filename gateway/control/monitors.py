@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Controller, Request, get
-from litestar.params import FromPath
+from litestar.params import FromPath, Parameter
 
 from gateway.control.access import authorised
-from gateway.errors import NotFound
+from gateway.errors import BadRequest, NotFound
 from gateway.headers import from_asgi
 from gateway.monitors import MonitorReport
+from gateway.monitors.tiles import WINDOWS
 from gateway.tls import certificate_of_scope
 
 
@@ -29,7 +30,12 @@ class MonitorController(Controller):
         return {"monitors": [name for name in snapshot.monitors if snapshot.may(subject, f"route:{name}", "read")]}
 
     @get("/{name:str}")
-    async def state(self, request: Request[Any, Any, Any], name: FromPath[str]) -> MonitorReport:
+    async def state(
+        self,
+        request: Request[Any, Any, Any],
+        name: FromPath[str],
+        window: Annotated[str | None, Parameter(description=f"{', '.join(WINDOWS)}; absent: all")] = None,
+    ) -> MonitorReport:
         """One route: the rows and columns of a drift report, of its profile and all rows served since it took force."""
         snapshot = authorised(request, f"route:{name}", "read")
         if name not in snapshot.routes.routes:
@@ -37,4 +43,6 @@ class MonitorController(Controller):
         monitor = snapshot.monitors.get(name)
         if monitor is None:
             raise NotFound(f"route '{name}' has no monitor")
-        return await asyncio.to_thread(monitor.report)
+        if request.query_params.keys() - {"window"} or (window is not None and window not in WINDOWS):
+            raise BadRequest(f"the page takes `window` alone, one of {', '.join(WINDOWS)}")
+        return await asyncio.to_thread(monitor.report, window)

@@ -1,7 +1,8 @@
 """The monitors of one worker, and what all workers have counted.
 
-Contract: a monitor is of a route and a profile's hash. A reload that keeps both keeps counting; another profile, or a
-monitor that was taken away and comes back, begins anew: the counts are "since the profile took force".
+Contract: a monitor is of a route, a profile's hash and the outputs it watches. A reload that keeps them keeps counting;
+another profile, or a monitor that was taken away and comes back, begins anew: the counts are "since the profile took
+force".
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from gateway.monitors import tiles
 from gateway.monitors.shards import open_shard, read_shards
 from governance.monitor import live
 from governance.monitor.live import LiveColumn
@@ -38,7 +42,9 @@ class MonitorReport(msgspec.Struct):
     profile: str
     """Hash of the profile."""
     since: dt.datetime
-    """When the profile took force."""
+    """When the profile took force, or the window begins."""
+    window: str | None
+    """The window that was asked for; null: all that was served."""
     calls: int
     unseen: int
     """Calls that were served and are in no row: their tensors lie in shared memory, or do not fit the profile."""
@@ -47,33 +53,68 @@ class MonitorReport(msgspec.Struct):
     columns: list[LiveColumn]
 
 
+def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
+    """What counts belong to, in hex: with other outputs their columns would lack the rows before."""
+    if not outputs:
+        return profile.hash
+    return hashlib.sha256("\0".join((profile.hash, *outputs)).encode()).hexdigest()
+
+
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("count", "folder", "profile", "route")
+    __slots__ = ("count", "folder", "key", "outputs", "profile", "route")
 
-    def __init__(self, root: Path, route: str, profile: Profile) -> None:
+    def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...] = ()) -> None:
         self.route = route
         self.profile = profile
+        self.outputs = outputs
+        """Output tensors that are watched."""
+        self.key = _key(profile, outputs)
         # A route's name may hold any character, a folder's not.
-        self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{profile.hash[:16]}"
+        self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.key[:16]}"
         columns = live.counted(profile)
-        names = [column.name for column in profile.columns]
-        shard = drift.Shard(open_shard(self.folder, profile.hash, columns), columns, drift.tensors_of(names))
-        self.count: Callable[[Sequence[drift.Tensor]], int] = shard.count
-        """Counts the inputs of one call that was served; on the event loop's thread alone."""
+        block = open_shard(self.folder, self.key, columns)
+        shard = drift.Shard(block, columns, *drift.tensors_of([column.name for column in profile.columns], outputs))
+        self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
+        """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
 
-    def report(self) -> MonitorReport:
-        """Over all workers. Reads files: not for an event loop."""
+    def keep(self, now_ns: int) -> None:
+        """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
+        _, block = self._merged()
+        tiles.keep(self.folder / "tiles", now_ns, block.tobytes())
+
+    def report(self, window: str | None = None, now_ns: int | None = None) -> MonitorReport:
+        """Over all workers. Reads files: not for an event loop. Raises OSError.
+
+        Args:
+            window: one of `tiles.WINDOWS`; None: since the profile took force.
+            now_ns: Unix time in nanoseconds; None: now.
+        """
+        began, block = self._merged()
+        if window is not None:
+            start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
+            found = tiles.block_at(self.folder / "tiles", start)
+            before = np.zeros(0, np.uint64) if found is None else np.frombuffer(found[1], np.uint64)
+            # Else it is of another version, or somebody took files away.
+            if found is not None and len(before) == len(block) and before[drift.ROWS] <= block[drift.ROWS]:
+                began = found[0]
+                block = drift.since(live.counted(self.profile), block, before)
+        return self._reported(window, began, block)
+
+    def _merged(self) -> tuple[int, live.Words]:
+        """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
-        shards = list(read_shards(self.folder, self.profile.hash, columns))
-        block = drift.merge(columns, [each for _, each in shards])
-        found = live.report(self.profile, block)
-        began = min((began for began, _ in shards), default=0)
+        shards = list(read_shards(self.folder, self.key, columns))
+        return min((began for began, _ in shards), default=0), drift.merge(columns, [each for _, each in shards])
+
+    def _reported(self, window: str | None, began: int, block: live.Words) -> MonitorReport:
+        found = live.report(self.profile, block, self.outputs)
         return MonitorReport(
             route=self.route,
             profile=self.profile.hash,
             since=dt.datetime.fromtimestamp(began / 1e9, dt.UTC),
+            window=window,
             calls=int(block[drift.CALLS]),
             unseen=int(block[drift.UNSEEN]),
             rows=found.rows,
@@ -92,14 +133,22 @@ class Board:
         self._root = root
         self._monitors: dict[tuple[str, str], Monitor] = {}
 
-    def of(self, profiles: Mapping[str, Profile]) -> dict[str, Monitor]:
-        """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError."""
+    def of(
+        self, profiles: Mapping[str, Profile], outputs: Mapping[str, tuple[str, ...]] | None = None
+    ) -> dict[str, Monitor]:
+        """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError.
+
+        Args:
+            profiles: by route.
+            outputs: output tensors that are watched, by route.
+        """
         found = {}
         for route, profile in profiles.items():
-            key = (route, profile.hash)
+            watched = (outputs or {}).get(route, ())
+            key = (route, _key(profile, watched))
             if key not in self._monitors:
                 try:
-                    self._monitors[key] = Monitor(self._root, route, profile)
+                    self._monitors[key] = Monitor(self._root, route, profile, watched)
                 except OSError as error:
                     raise MonitorError(route, error.strerror or str(error)) from error
             found[route] = self._monitors[key]
@@ -107,7 +156,7 @@ class Board:
 
     def retain(self, monitors: Iterable[Monitor]) -> None:
         """These are in force: let go of the others, and of what they counted."""
-        kept = {(monitor.route, monitor.profile.hash): monitor for monitor in monitors}
+        kept = {(monitor.route, monitor.key): monitor for monitor in monitors}
         self._monitors = kept
         if not self._root.is_dir():
             return

@@ -1,4 +1,4 @@
-"""Reports of monitors as metrics: one worker of a machine computes them for all.
+"""Reports of monitors as metrics, and the minutes of their windows: one worker of a machine does it for all.
 
 Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
 another one takes the lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from math import nan
 from pathlib import Path
@@ -22,6 +23,8 @@ from gateway.telemetry import Metric
 MOST_COLUMNS = 100
 """Columns of a route that have series of their own, in the profile's order; the page has all of them."""
 EVERY_S = 5.0
+TILE_S = 60.0
+"""How often what was counted is remembered, for windows."""
 
 _log = logs.get("monitors")
 _Sample = tuple[Metric, tuple[str, ...], float]
@@ -32,6 +35,7 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     shown: set[tuple[Metric, tuple[str, ...]]] = set()
     ours = False
+    due = 0.0
     try:
         while True:
             await asyncio.sleep(EVERY_S)
@@ -41,8 +45,11 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             ours = ours or _take(lock)
             if not ours:
                 continue
+            keep = time.monotonic() >= due
+            if keep:
+                due = time.monotonic() + TILE_S
             try:
-                samples = await asyncio.to_thread(_samples, tuple(now.values()))
+                samples = await asyncio.to_thread(_samples, tuple(now.values()), keep=keep)
             except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
                 _log.exception("monitors could not be read")
                 continue
@@ -62,7 +69,14 @@ def _take(lock: int) -> bool:
     return True
 
 
-def _samples(monitors: tuple[Monitor, ...]) -> list[_Sample]:
+def _samples(monitors: tuple[Monitor, ...], *, keep: bool) -> list[_Sample]:
+    if keep:
+        for monitor in monitors:
+            try:
+                monitor.keep(time.time_ns())
+            except OSError as error:
+                fields = {"route": monitor.route}
+                _log.warning("a window's minute is not kept: %s", error.strerror or error, extra={"fields": fields})
     return [sample for monitor in monitors for sample in samples_of(monitor.report())]
 
 

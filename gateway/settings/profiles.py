@@ -5,12 +5,13 @@ Contract: as for certificates: what is judged is what is used, so a profile's ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.settings import Settings
 from governance.documents.convert import Place, Places, dotted
+from governance.documents.words import suggest
 from governance.errors import DataError
 from governance.types import Finding
 
@@ -47,6 +48,7 @@ def read_profiles(settings: Settings, file: str, places: Places) -> tuple[dict[s
             made_for = profile.head.route
             if made_for is None or made_for == name:
                 found[name] = profile
+                findings += _unknown_outputs(route.monitor.outputs, profile, place[:-1], file, places)
                 continue
             message = (
                 f"`{dotted(place)}`: {route.monitor.profile} was made for route `{made_for}`: name the profile of "
@@ -54,3 +56,20 @@ def read_profiles(settings: Settings, file: str, places: Places) -> tuple[dict[s
             )
         findings.append(Finding(file, *places.of(place), "error", "profile", message))
     return found, findings
+
+
+def _unknown_outputs(
+    outputs: Sequence[str], profile: Profile, monitor: Place, file: str, places: Places
+) -> Iterator[Finding]:
+    """Outputs that are no column of the profile."""
+    names = {column.name for column in profile.columns}
+    for at, output in enumerate(outputs):
+        place = (*monitor, "outputs", at)
+        if output in outputs[:at]:
+            message = f"`{dotted(place)}`: `{output}` is there already"
+        elif output not in names and f"{output}_0" not in names:
+            hint = suggest(output, sorted(names), "columns")
+            message = f"`{dotted(place)}`: the profile has no column `{output}`: {hint}"
+        else:
+            continue
+        yield Finding(file, *places.of(place), "error", "profile", message)

@@ -84,6 +84,8 @@ class Monitor(Section, frozen=True):
 
     profile: FilePath
     """The reference, as `tidegate profile build` writes it. Every served row counts; another profile begins anew."""
+    outputs: tuple[str, ...] = ()
+    """Output tensors that are columns of the profile too (predictions); all other columns are inputs."""
 
 
 class FairnessAttribute(Section, frozen=True):

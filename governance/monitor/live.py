@@ -8,6 +8,7 @@ at the edges alone) and Wasserstein and Cramér-von Mises are null.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from math import frexp, isfinite, sqrt
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class LiveColumn(ColumnReport, frozen=True):
     moments: dict[str, Moments] | None = None
     """Of numbers: `reference` and `current`. Values further than 2^15 standard deviations from the reference's mean are
     in neither mean nor standard deviation."""
+    source: Literal["input", "output"] = "input"
+    """Whether the column is of what was asked or of what was answered."""
     bounds: dict[str, Literal["lower"]] = msgspec.field(default_factory=dict)
     """Statistics that are bounds."""
 
@@ -83,21 +86,30 @@ def _scale(column: Numbers) -> float:
     return 2.0 ** max(-_LARGEST_POWER, min(_LARGEST_POWER, power))
 
 
-def report(profile: Profile, block: Words, *, min_rows: int = MIN_ROWS) -> LiveReport:
-    """The report of a block that `counted(profile)` describes."""
+def report(profile: Profile, block: Words, outputs: Collection[str] = (), *, min_rows: int = MIN_ROWS) -> LiveReport:
+    """The report of a block that `counted(profile)` describes; `outputs` are the output tensors that are columns."""
     rows = int(block[drift.ROWS])
     columns = counted(profile)
     places = drift.places(columns)
+    _, wide = drift.tensors_of([column.name for column in profile.columns], tuple(outputs))
+    answered = {at for each in wide.values() for at in each}
     return LiveReport(
         {"reference": profile.head.rows, "current": rows},
         [
-            _column(column, spec, block[place:], rows, min_rows)
-            for column, spec, place in zip(profile.columns, columns, places, strict=False)
+            _column(column, spec, block[place:], rows, min_rows, "output" if at in answered else "input")
+            for at, (column, spec, place) in enumerate(zip(profile.columns, columns, places, strict=False))
         ],
     )
 
 
-def _column(column: Numbers | Names | Times, spec: drift.Column, words: Words, rows: int, min_rows: int) -> LiveColumn:
+def _column(
+    column: Numbers | Names | Times,
+    spec: drift.Column,
+    words: Words,
+    rows: int,
+    min_rows: int,
+    source: Literal["input", "output"],
+) -> LiveColumn:
     cells = words[: spec.cells].astype(np.int64)
     n, there = int(cells.sum()), int(words[spec.cells])
     status: Literal["ok", "insufficient", "absent", "unsupported"] = "ok"
@@ -143,6 +155,7 @@ def _column(column: Numbers | Names | Times, spec: drift.Column, words: Words, r
         {name: found.get(name) for name in STATISTICS},
         {name: p_values.get(name) for name in TESTED},
         moments,
+        source,
         {"ks": "lower"} if found.get("ks") is not None else {},
     )
 

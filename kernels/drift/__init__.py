@@ -29,6 +29,7 @@ from kernels.drift._plan import (
     merge,
     nbytes,
     places,
+    since,
     tensors_of,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "merge",
     "nbytes",
     "places",
+    "since",
     "snapshot",
     "tensors_of",
 ]

@@ -376,8 +376,9 @@ cdef class Shard:
     cdef tg_shard _shard
     cdef list _kept  # the names' texts, which the tables point into
     cdef dict _tensors
+    cdef dict _outputs
 
-    def __cinit__(self, buffer, columns, tensors):
+    def __cinit__(self, buffer, columns, tensors, outputs=None):
         cdef Py_ssize_t at
         cdef int rounding
         PyObject_GetBuffer(buffer, &self._buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
@@ -397,12 +398,14 @@ cdef class Shard:
                 raise MemoryError
         for at in range(self._count):
             self._add(at, columns[at], places[at])
-        self._tensors = {}
-        for name, wide in tensors.items():
-            if not wide or not all(0 <= one < self._count for one in wide):
-                raise ValueError("a tensor has no columns, or some that are not there")
-            self._tensors[name] = _Wide(tuple(wide))
+        self._tensors = {name: self._wide(wide) for name, wide in tensors.items()}
+        self._outputs = {name: self._wide(wide) for name, wide in (outputs or {}).items()}
         self._block[0] += self._block[0] & 1
+
+    cdef _Wide _wide(self, wide):
+        if not wide or not all(0 <= one < self._count for one in wide):
+            raise ValueError("a tensor has no columns, or some that are not there")
+        return _Wide(tuple(wide))
 
     cdef object _add(self, Py_ssize_t at, object column, Py_ssize_t place):
         cdef tg_column *into = self._shard.columns + at
@@ -471,13 +474,13 @@ cdef class Shard:
             PyMem_Free(self._shard.edges[rounding])
         PyBuffer_Release(&self._buffer)  # does nothing where there is none
 
-    def count(self, inputs):
+    def count(self, inputs, outputs=()):
         cdef Found[_AT_ONCE] some
         cdef Found *found = some
-        cdef Py_ssize_t size = len(inputs), n = 0, rows = -1, mine
+        cdef Py_ssize_t size = len(inputs), room = size + len(outputs), n = 0, rows = -1, mine
         cdef _Wide wide
-        if size > _AT_ONCE:
-            found = <Found *>PyMem_Malloc(size * sizeof(Found))
+        if room > _AT_ONCE:
+            found = <Found *>PyMem_Malloc(room * sizeof(Found))
             if not found:
                 raise MemoryError
         try:
@@ -503,6 +506,20 @@ cdef class Shard:
                 rows = mine
             if not n:
                 rows = _first(inputs)
+            for tensor in outputs:
+                wide = self._outputs.get(tensor.name)
+                if wide is None:
+                    continue
+                data = tensor.data
+                code = _CODES.get(tensor.datatype)
+                if data is None or code is None:
+                    continue
+                found[n].columns, found[n].width, found[n].code = wide.columns, wide.width, code
+                PyObject_GetBuffer(data, &found[n].view, PyBUF_C_CONTIGUOUS)
+                n += 1
+                if _rows(&found[n - 1], tensor.shape) != rows:
+                    n -= 1
+                    PyBuffer_Release(&found[n].view)
             self._counted(found, n, rows)
             return rows
         finally:

@@ -105,15 +105,20 @@ class Shard:
         columns: what is counted.
         tensors: the columns that a tensor of a name carries, one value each a row. The empty name is a tensor of
             another name that is alone in its call.
+        outputs: likewise, of the tensors of an answer; the empty name stands for nothing.
 
     Raises:
         ValueError: a size does not fit, or a column or tensor is not as said.
     """
 
-    __slots__ = ("_buffer", "_columns", "_names", "_places", "_tensors")
+    __slots__ = ("_buffer", "_columns", "_names", "_outputs", "_places", "_tensors")
 
     def __init__(
-        self, buffer: WriteableBuffer, columns: Sequence[Column], tensors: Mapping[str, Sequence[int]]
+        self,
+        buffer: WriteableBuffer,
+        columns: Sequence[Column],
+        tensors: Mapping[str, Sequence[int]],
+        outputs: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         view = memoryview(buffer)
         if view.readonly:
@@ -126,17 +131,19 @@ class Shard:
             raise ValueError("the buffer is of other columns")
         self._buffer = view.cast("B").cast("Q")
         self._tensors = {name: tuple(at) for name, at in tensors.items()}
-        for at in self._tensors.values():
+        self._outputs = {name: tuple(at) for name, at in (outputs or {}).items()}
+        for at in (*self._tensors.values(), *self._outputs.values()):
             if not at or not all(0 <= one < len(self._columns) for one in at):
                 raise ValueError("a tensor has no columns, or some that are not there")
         self._names = [name_table(column) if isinstance(column, Names) else {} for column in self._columns]
         self._buffer[VERSION] += self._buffer[VERSION] & 1  # who wrote here before died amid a call
 
-    def count(self, inputs: Sequence[Tensor]) -> int:
-        """Count one call.
+    def count(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> int:
+        """Count one call and what it was answered.
 
         Tensors that are in no column are passed over; columns of tensors that are not there get nothing, so that a
-        reader sees as missing what they lack of the rows.
+        reader sees as missing what they lack of the rows. So it is with an output whose data is not here, or that has
+        not one value a row: a model may answer many with one.
 
         Returns:
             Its rows; -1: it is counted as unseen, because the data of a tensor is not here, or its elements are no
@@ -159,6 +166,7 @@ class Shard:
             found.append((tensor, columns, elements))
         if not found:
             rows = _first(inputs)
+        found += self._answered(outputs, rows)
         self._buffer[VERSION] |= 1
         self._add(ROWS, rows)
         self._add(CALLS)
@@ -169,6 +177,17 @@ class Shard:
                 self._numbers(tensor, columns, elements)
         self._add(VERSION)
         return rows
+
+    def _answered(self, outputs: Sequence[Tensor], rows: int) -> list[tuple[Tensor, tuple[int, ...], int]]:
+        """The outputs that have a value a row."""
+        found = []
+        for tensor in outputs:
+            columns = self._outputs.get(tensor.name)
+            if columns is not None:
+                elements = _elements(tensor)
+                if _rows(tensor.shape, elements, len(columns)) == rows:
+                    found.append((tensor, columns, elements))
+        return found
 
     def _add(self, word: int, count: int = 1) -> None:
         self._buffer[word] = (self._buffer[word] + count) & _WORD

@@ -7,7 +7,7 @@ values that were missing, and for numbers six words of moments, padded to whole 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf, isfinite
 from typing import NamedTuple, TypeAlias
 
@@ -159,12 +159,25 @@ def truth_cells(column: Names) -> tuple[int, int]:
     return named.get(b"false", unseen), named.get(b"true", unseen)
 
 
-def tensors_of(names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Which columns a tensor of a name carries, for columns of these names.
+def tensors_of(
+    names: Sequence[str], outputs: Sequence[str] = ()
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Which columns a tensor of a name carries, for columns of these names: of inputs, and of outputs.
 
     A tensor NAME is the column NAME; it is the columns NAME_0, NAME_1, ... as far as they go without a gap. The empty
-    name stands for a tensor alone in its call, of a name that is none of these: it is all columns in their order.
+    name stands for a tensor alone in its call, of a name that is none of these: it is all columns in their order. The
+    columns of a tensor in `outputs` are those of an answer, and no input's.
     """
+    everything = _named(names)
+    answered = {name: everything[name] for name in outputs if name in everything}
+    taken = {at for wide in answered.values() for at in wide}
+    asked = {name: wide for name, wide in everything.items() if not taken.intersection(wide)}
+    rest = tuple(at for at in range(len(names)) if at not in taken)
+    return (asked | {"": rest} if rest else asked), answered
+
+
+def _named(names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The columns of tensors by name: a column's own, or NAME of NAME_0, NAME_1, ..."""
     index = {name: at for at, name in enumerate(names)}
     found: dict[str, tuple[int, ...]] = {}
     for name in names:
@@ -174,8 +187,7 @@ def tensors_of(names: Sequence[str]) -> dict[str, tuple[int, ...]]:
             while (at := index.get(f"{stem}_{len(wide)}")) is not None:
                 wide.append(at)
             found[stem] = tuple(wide)
-    found |= {name: (at,) for name, at in index.items()}
-    return {**found, "": tuple(range(len(names)))}
+    return found | {name: (at,) for name, at in index.items()}
 
 
 def merge(columns: Sequence[Column], blocks: Sequence[bytes]) -> npt.NDArray[np.uint64]:
@@ -199,4 +211,14 @@ def merge(columns: Sequence[Column], blocks: Sequence[bytes]) -> npt.NDArray[np.
     return total
 
 
-Tensors: TypeAlias = Mapping[str, Sequence[int]]
+def since(
+    columns: Sequence[Column], now: npt.NDArray[np.uint64], before: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """What was counted from one merged block to a later one; the extremes are 0, as where none is known."""
+    at = places(columns)
+    first = np.array([place + BINS + 1 for place, c in zip(at, columns, strict=False) if isinstance(c, Numbers)], int)
+    found = now - before
+    found[first + SQUARES_HIGH] -= now[first + SQUARES_LOW] < before[first + SQUARES_LOW]
+    found[first + HIGHEST] = found[first + LOWEST] = 0
+    found[VERSION] = 0
+    return found

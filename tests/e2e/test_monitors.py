@@ -158,6 +158,12 @@ def test_the_page_is_the_drift_report_of_the_rows_that_were_served(gateway, tmp_
         psi = column["statistics"]["psi"]
         until(lambda: one.metric("tidegate_drift_psi", route="seen", column=column["name"]) == psi, 30)  # noqa: B023
     assert one.metric("tidegate_drift_rows", route="seen") == 420
+    # A monitor that is younger than a window: all of it.
+    window = report(one, f"{PAGE}?window=5m")
+    assert (window["rows"], window["since"], window["window"]) == (found["rows"], found["since"], "5m")
+    for query in ("window=6m", "windw=5m", "window="):
+        answer = one.get(f"{PAGE}?{query}")
+        assert (answer.status, answer.error) == (400, "the page takes `window` alone, one of 5m, 1h, 1d, 7d, 30d")
     # Every worker answers for all.
     assert {json.dumps(report(one)["columns"]) for _ in range(8)} == {json.dumps(found["columns"])}
 
@@ -205,9 +211,10 @@ def test_counts_outlive_a_killed_worker_a_reload_and_a_restart_and_begin_anew_wi
     assert rows(again) == 40
 
 
-def test_what_lies_elsewhere_is_unseen_and_what_was_left_out_is_missing(gateway, tmp_path, triton):
+def test_what_lies_elsewhere_is_unseen_and_what_was_left_out_is_missing(gateway, tmp_path):
     _, made = made_profile(tmp_path)
-    one = gateway(ROUTE, files={"seen.profile": made})
+    text, files = with_outputs(tmp_path)
+    one = gateway(text, files={"seen.profile": made, **files})
     chunk = next(chunks(rows_of(2, 30), 30))
     over_http(one, {"INPUT_FP32": chunk["INPUT_FP32"]})
     found = report(one)
@@ -219,6 +226,44 @@ def test_what_lies_elsewhere_is_unseen_and_what_was_left_out_is_missing(gateway,
     over_http(one, {"INPUT_FP32": chunk["INPUT_FP32"], "INPUT_INT64": chunk["INPUT_INT64"][:7]})
     found = report(one)
     assert (found["rows"]["current"], found["calls"], found["unseen"]) == (30, 1, 1)
+    predictions_are_watched(one, tmp_path)
+
+
+def with_outputs(tmp_path):
+    """A second route, whose answers are watched too."""
+    rng = np.random.default_rng(6)
+    both = {"INPUT_FP64": rng.normal(size=200).tolist(), "OUTPUT_FP64": rng.normal(size=200).tolist()}
+    made = profile.encode(profile.build(tables.read(csv_of(tmp_path / "both.csv", both))))
+    route = "answered: {variants: [{name: v, model: identity_all}], monitor: {profile: p, outputs: [OUTPUT_FP64]}}"
+    return ROUTE.replace("routes: {", f"routes: {{{route}, "), {"p": made}
+
+
+def predictions_are_watched(one, tmp_path):
+    values = np.random.default_rng(7).normal(0.3, size=40)
+    document = {"name": "INPUT_FP64", "datatype": "FP64", "shape": [10], "data": values[:10].tolist()}
+    path = "/v2/models/answered/infer"
+    assert one.post(path, {"inputs": [document]}).status == 200
+    # An output that nobody asked for is missing.
+    other = [{"name": "OUTPUT_FP32"}]
+    assert one.post(path, {"inputs": [document], "outputs": other}).status in (200, 400)
+    asked = {"name": "INPUT_FP64", "datatype": "FP64", "shape": [10]}
+    with grpc.insecure_channel(one.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for at in (10, 20, 30):
+            message = service_pb2.ModelInferRequest(model_name="answered", inputs=[asked])
+            message.raw_input_contents.append(values[at : at + 10].tobytes())
+            if at == 30:
+                assert not next(iter(stub.ModelStreamInfer(iter([message])))).error_message
+            else:
+                stub.ModelInfer(message)
+    found = report(one, "/gateway/v1/monitors/answered")
+    now = csv_of(tmp_path / "both-now.csv", {name: values.tolist() for name in ("INPUT_FP64", "OUTPUT_FP64")})
+    expected = compare(tables.read(tmp_path / "both.csv"), tables.read(now)).columns[1]
+    asked_for, answered = found["columns"]
+    assert (asked_for["source"], answered["source"]) == ("input", "output")
+    assert answered["bins"] == expected.bins
+    assert answered["statistics"]["psi"] == expected.statistics["psi"]
+    assert answered["missing_current"] == found["rows"]["current"] - 40
 
 
 SECURED = (
@@ -303,3 +348,18 @@ def test_a_profile_that_is_none_is_refused_with_file_and_remedy(tmp_path, profil
     assert (finding.line, finding.code, finding.severity) == (2, "profile", "error")
     assert "`routes.seen.monitor.profile`" in finding.message
     assert says in finding.message
+
+
+def test_outputs_that_the_profile_does_not_have_are_refused(tmp_path):
+    from gateway.settings.file import load
+
+    text, files = with_outputs(tmp_path)
+    (tmp_path / "p").write_bytes(files["p"])
+    (tmp_path / "seen.profile").write_bytes(files["p"])
+    config = tmp_path / "tidegate.yaml"
+    text = text.replace("$TRITON_HTTP", "127.0.0.1:1").replace("$TRITON_GRPC", "127.0.0.1:2")
+    config.write_text(text.replace("[OUTPUT_FP64]", "[OUTPUT_FP46, OUTPUT_FP64, OUTPUT_FP64]"))
+    _, findings = load(config)
+    assert [finding.code for finding in findings] == ["profile", "profile"]
+    assert "the profile has no column `OUTPUT_FP46`: did you mean `OUTPUT_FP64`?" in findings[0].message
+    assert "`routes.answered.monitor.outputs[2]`: `OUTPUT_FP64` is there already" in findings[1].message

@@ -51,10 +51,11 @@ def packed(elements) -> bytes:
     return b"".join(len(one).to_bytes(4, "little") + one for one in elements)
 
 
-def shard(twin, columns, tensors=None):
+def shard(twin, columns, tensors=None, *, outputs=False):
     buffer = bytearray(_plan.nbytes(columns))
     names = [f"x_{at}" for at in range(len(columns))]
-    return twin.Shard(buffer, columns, drift.tensors_of(names) if tensors is None else tensors), buffer
+    both = drift.tensors_of(names, ["x_0"] if outputs else []) if tensors is None else (tensors, {})
+    return twin.Shard(buffer, columns, *both), buffer
 
 
 def words(buffer, column, columns):
@@ -78,9 +79,9 @@ def test_the_extension_is_what_is_used():
     assert drift.snapshot is c.snapshot
 
 
-@given(st.data(), st.sampled_from([*TYPES, "BYTES"]), st.integers(1, 4), st.integers(0, 5))
+@given(st.data(), st.sampled_from([*TYPES, "BYTES"]), st.integers(1, 4), st.integers(0, 5), st.booleans())
 @settings(deadline=None, max_examples=500)
-def test_the_twins_agree_on_every_word(data, datatype, width, rows):
+def test_the_twins_agree_on_every_word(data, datatype, width, rows, outputs):
     columns = data.draw(st.lists(kinds, min_size=width, max_size=width))
     if datatype == "BYTES":
         raw = packed(data.draw(st.lists(texts, min_size=rows * width, max_size=rows * width)))
@@ -95,8 +96,8 @@ def test_the_twins_agree_on_every_word(data, datatype, width, rows):
     ]
     found = []
     for twin in (py, c):
-        one, buffer = shard(twin, columns)
-        found.append(([one.count(call) for call in calls], bytes(buffer)))
+        one, buffer = shard(twin, columns, outputs=outputs)
+        found.append(([one.count(call, calls[0]) for call in calls], bytes(buffer)))
         assert twin.snapshot(buffer) == bytes(buffer)
     assert found[0] == found[1]
 
@@ -203,8 +204,29 @@ def test_shards_of_several_workers_add_up_to_one(values, cuts):
         drift.merge(columns[:1], parts)
 
 
+@given(hnp.arrays(np.float64, (20, 3)), st.integers(0, 20))
+@settings(deadline=None)
+def test_a_window_is_what_was_counted_in_it(values, cut):
+    columns = [Numbers((-1.0, 0.0, 1.0), 0.0, 65536.0), NAMED, Numbers((5.0,), 1e9, 2.0**-8)]
+    whole, buffer = shard(c, columns)
+    alone, expected = shard(c, columns)
+    whole.count([tensor("x", "FP64", [cut, 3], values[:cut].tobytes())])
+    before = drift.merge(columns, [bytes(buffer)])
+    for one in (whole, alone):
+        one.count([tensor("x", "FP64", [20 - cut, 3], values[cut:].tobytes())])
+    found = drift.since(columns, drift.merge(columns, [bytes(buffer)]), before)
+    wanted = drift.merge(columns, [bytes(expected)])
+    for place, column in zip(drift.places(columns), columns, strict=False):
+        if isinstance(column, Numbers):
+            extremes = [place + drift.BINS + 1 + word for word in (drift.HIGHEST, drift.LOWEST)]
+            wanted[extremes] = 0
+    assert found.tolist() == wanted.tolist()
+
+
 def test_which_columns_a_tensor_carries():
-    found = drift.tensors_of(["age", "x_1", "x_0", "x_3", "y_0"])
+    names = ["age", "x_1", "x_0", "x_3", "y_0"]
+    found, outputs = drift.tensors_of(names)
+    assert outputs == {}
     assert found == {
         "x": (2, 1),
         "y": (4,),
@@ -215,6 +237,38 @@ def test_which_columns_a_tensor_carries():
         "y_0": (4,),
         "": (0, 1, 2, 3, 4),
     }
+
+
+def test_outputs_are_columns_of_their_own():
+    names = ["age", "x_1", "x_0", "x_3", "y_0"]
+    found, outputs = drift.tensors_of(names, ["x", "nope"])
+    assert outputs == {"x": (2, 1)}
+    assert found == {"age": (0,), "x_3": (3,), "y": (4,), "y_0": (4,), "": (0, 3, 4)}
+    assert "" not in drift.tensors_of(["p"], ["p"])[0]
+
+
+@TWINS
+@pytest.mark.parametrize(
+    ("answer", "counted"),
+    [
+        (("x_0", "FP32", [2, 1], bytes(8)), 2),
+        (("x_0", "FP32", [3, 1], bytes(12)), 0),  # not one value a row
+        (("x_0", "FP32", [2, 1], None), 0),
+        (("x_0", "WHAT", [2, 1], b""), 0),
+        (("x_0", "BYTES", [2, 1], b"\x09"), 0),
+        (("other", "FP32", [2, 1], bytes(8)), 0),
+    ],
+)
+def test_outputs_count_where_they_have_a_value_a_row(twin, answer, counted):
+    columns = [Numbers((0.0,), 0.0, 1.0)] * 2
+    one, buffer = shard(twin, columns, outputs=True)
+    asked = [tensor("x_1", "INT8", [2], b"\x01\x02")]
+    assert one.count(asked, [tensor(*answer)]) == 2
+    assert sum(words(buffer, 0, columns)[0]) == counted
+    assert sum(words(buffer, 1, columns)[0]) == 2
+    # An input of that name is none.
+    one.count([*asked, tensor("x_0", "INT8", [2], b"\x01\x02")])
+    assert sum(words(buffer, 0, columns)[0]) == counted
 
 
 @TWINS

@@ -53,7 +53,7 @@ def live_report(made, *batches, min_rows=2):
     """The report of calls, each a mapping of column to values."""
     columns = live.counted(made)
     buffer = bytearray(drift.nbytes(columns))
-    shard = drift.Shard(buffer, columns, drift.tensors_of([column.name for column in made.columns]))
+    shard = drift.Shard(buffer, columns, *drift.tensors_of([column.name for column in made.columns]))
     for batch in batches:
         assert shard.count([tensor(*one) for one in batch.items()]) >= 0
     return live.report(made, drift.merge(columns, [bytes(buffer)]), min_rows=min_rows)

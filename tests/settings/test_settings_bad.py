@@ -197,6 +197,7 @@ CASES = [
     ("upstreams: {t: {http: '[::1]:8000', grpc: 'dns://b:8001'}}\n", 1, 43, "wrong-address", "`[::1]:8001`"),
     (ROUTE + "    monitor: {}\n", 4, 14, "missing-key", "`profile`"),
     (ROUTE + "    monitor: {profil: x}\n", 4, None, "unknown-key", "did you mean `profile`?"),
+    (ROUTE + "    monitor: {profile: x, outputs: y}\n", 4, 36, "wrong-type", "must be a list"),
     (ROUTE + "    monitor: {profile: x}\n", 4, 24, "profile", "cannot be read (No such file"),
     (UP + "audit: {mode: strict, on_failure: serve}\n", 2, 35, "contradiction", "`audit.mode: strict`"),
     (UP + "audit: {mode: off, witness: {}}\n", 2, 15, "contradiction", "cosign"),
