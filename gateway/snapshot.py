@@ -42,6 +42,7 @@ from gateway.upstream.shm_ring import Ring
 from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
+from governance.registry.view import View
 from governance.registry.view import encode as encode_view
 from governance.types import Finding, Subject
 
@@ -232,7 +233,11 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         named = settings.policy
         model = None if good.model is None else (good.model, str(named.model))
         policy = PolicySnapshot.compile(good.policy, str(named.file), model=model, fields=GATEWAY_FIELDS)
-    return _compiled(settings, policy, parts, None, good.tls, good.jwks, load_approvals(settings))
+    try:
+        approvals = load_approvals(settings)
+    except ValueError:  # it was said when the snapshot was refused; until it is mended nothing is approved
+        approvals = Approvals(View(), "true")
+    return _compiled(settings, policy, parts, None, good.tls, good.jwks, approvals)
 
 
 def _compiled(
