@@ -31,7 +31,7 @@ from gateway.identity.sources import KeySource
 from gateway.inforce import Refusal, refusal
 from gateway.lastgood import LastGood
 from gateway.operations import Operation
-from gateway.policy_in_force import load_policy, pulse
+from gateway.policy_in_force import policy_of, pulse
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
@@ -322,19 +322,6 @@ def _tls_finding(config: Path, places: Places, problem: Problem) -> Finding:
     line, column = places.of(problem.place)
     message = f"`{dotted(problem.place)}`: {problem.message}"
     return Finding(str(config), line, column, problem.severity, problem.code, message)
-
-
-def policy_of(settings: Settings) -> PolicySnapshot:
-    """The policy that the settings name, or the default one.
-
-    Raises:
-        PolicyError: with every finding of severity `error`.
-    """
-    if settings.policy is not None:
-        return load_policy(settings, settings.policy)
-    if settings.identity is not None:
-        return PolicySnapshot.open_models()
-    return PolicySnapshot.allow_all()
 
 
 class Keeper:

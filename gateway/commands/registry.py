@@ -18,9 +18,9 @@ from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format
 from gateway.commands.registry_show import as_json, lines, summary
 from gateway.errors import Unauthenticated
 from gateway.identity import Identifier
+from gateway.policy_in_force import policy_of
 from gateway.settings import Settings
 from gateway.settings.file import load
-from gateway.snapshot import policy_of
 from governance.errors import AuditError, PolicyError, RegistryBroken, RegistryInputError, RegistryRefused, StoreError
 from governance.registry.bound import Now
 from governance.registry.desk import Desk, Person
