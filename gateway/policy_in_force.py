@@ -59,6 +59,19 @@ def load_policy(settings: Settings, named: Policy) -> PolicySnapshot:
         raise PolicyError([Finding(str(named.file), 1, 1, "error", "change-control", why)]) from None
 
 
+def policy_of(settings: Settings) -> PolicySnapshot:
+    """The policy that the settings name, or the default one.
+
+    Raises:
+        PolicyError: with every finding of severity `error`.
+    """
+    if settings.policy is not None:
+        return load_policy(settings, settings.policy)
+    if settings.identity is not None:
+        return PolicySnapshot.open_models()
+    return PolicySnapshot.allow_all()
+
+
 def pulse(settings: Settings) -> tuple[int, ...]:
     """What changes when another policy is agreed to, or an emergency change expires."""
     if settings.policy is None or not settings.policy.approvals:

@@ -1,7 +1,7 @@
 """Follows the store: what the registry says lands in `state_dir/registry/view.json`, where workers read it.
 
-Contract: one follower a gateway, in the supervisor, looks each second. While the store is away, or its history is
-one that nobody could have made, the file stays as it is and the log says so once.
+Contract: one follower a gateway, in the supervisor, looks each second. While the store is away or empty, or its
+history is one that nobody could have made, the file stays as it is and the log says so once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from gateway.settings import Settings
 from governance.audit.files import make_folder, replace
 from governance.errors import RegistryBroken, StoreError
 from governance.registry.events import decode
-from governance.registry.view import encode, view_of
+from governance.registry.view import View, encode, view_of
 from governance.store.reading import Reader, reader
 
 _log = logs.get("registry")
 
+_NOTHING = encode(View())
 LOOK_S = 1.0
 """With the snapshot's own 1.7 s within the 5 s that are promised."""
 
@@ -40,8 +41,12 @@ class Follower:
                 self._well()
                 return
             content = encode(view_of([decode(entry) for entry in self._reader.entries()]))
-            make_folder(self._path.parent)
-            if not self._path.exists() or self._path.read_bytes() != content:
+            before = self._path.read_bytes() if self._path.exists() else b""
+            if content == _NOTHING and before not in (b"", content):
+                # Steps are only ever added: this is a database that was lost, or a file system that is not mounted.
+                raise StoreError(f"the store is empty and was not; restore it, or remove {self._path}")
+            if before != content:
+                make_folder(self._path.parent)
                 replace(self._path, content, alone=False)
             self._seen = latest
             self._well()
@@ -62,4 +67,8 @@ class Follower:
                 await asyncio.sleep(LOOK_S)
                 await asyncio.to_thread(self.look)
         finally:
-            self._reader.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._reader.close()

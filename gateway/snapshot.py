@@ -36,7 +36,7 @@ from gateway.lastgood import LastGood
 from gateway.monitors import Board as MonitorBoard
 from gateway.monitors import Monitor, MonitorError
 from gateway.operations import Operation
-from gateway.policy_in_force import load_policy, pulse
+from gateway.policy_in_force import policy_of, pulse
 from gateway.routing import Pins, RouteTable
 from gateway.settings import Settings
 from gateway.settings.file import read
@@ -51,6 +51,7 @@ from governance.documents.convert import Place, Places, dotted
 from governance.errors import PolicyError
 from governance.monitor.profile import Profile, decode, encode
 from governance.policy import GATEWAY_FIELDS, PolicySnapshot, request_of
+from governance.registry.view import View
 from governance.registry.view import encode as encode_view
 from governance.types import Finding, Subject
 
@@ -281,7 +282,10 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
         for name, route in settings.routes.items()
         if route.monitor is not None
     }
-    approvals = load_approvals(settings)
+    try:
+        approvals = load_approvals(settings)
+    except ValueError:  # it was said when the snapshot was refused; until it is mended nothing is approved
+        approvals = Approvals(View(), "true")
     return _compiled(settings, policy, parts, None, good.tls, good.jwks, good.plans, profiles, approvals)
 
 
@@ -382,19 +386,6 @@ def _tls_finding(config: Path, places: Places, problem: Problem) -> Finding:
     line, column = places.of(problem.place)
     message = f"`{dotted(problem.place)}`: {problem.message}"
     return Finding(str(config), line, column, problem.severity, problem.code, message)
-
-
-def policy_of(settings: Settings) -> PolicySnapshot:
-    """The policy that the settings name, or the default one.
-
-    Raises:
-        PolicyError: with every finding of severity `error`.
-    """
-    if settings.policy is not None:
-        return load_policy(settings, settings.policy)
-    if settings.identity is not None:
-        return PolicySnapshot.open_models()
-    return PolicySnapshot.allow_all()
 
 
 class Keeper:

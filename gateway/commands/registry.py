@@ -18,9 +18,9 @@ from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format
 from gateway.commands.registry_show import as_json, lines, summary
 from gateway.errors import Unauthenticated
 from gateway.identity import Identifier
+from gateway.policy_in_force import policy_of
 from gateway.settings import Settings
 from gateway.settings.file import load
-from gateway.snapshot import policy_of
 from governance.errors import AuditError, PolicyError, RegistryBroken, RegistryInputError, RegistryRefused, StoreError
 from governance.registry.bound import Now
 from governance.registry.desk import Desk, Person
@@ -43,6 +43,9 @@ _EXAMPLES = {
 examples:
   tidegate registry list --config tidegate.yaml
   tidegate registry list --config tidegate.yaml --model income --format json
+  tidegate registry list --config tidegate.yaml --at 2026-05-01T12:00:00Z
+
+With --at, what was there and what served at that time.
 
 {_READS}""",
     "show": f"""\
@@ -130,7 +133,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         else:
             parser.add_argument("model", metavar="MODEL", help="by its name on the model servers")
             parser.add_argument("version", metavar="VERSION", help="as the model servers number it")
-        if name == "show":
+        if not step:
             parser.add_argument("--at", type=_time, metavar="TIME", help="as it was then (RFC 3339)")
         if step:
             parser.add_argument("--as", dest="who", metavar="user:NAME", help="who you are")
@@ -219,10 +222,15 @@ def _desk(settings: Settings, config: Path) -> Iterator[Desk]:
         steps.close()
 
 
-def _versions(settings: Settings) -> dict[tuple[str, str], Standing]:
-    """Every version, read without making or migrating anything. Raises StoreError, RegistryBroken."""
+def _versions(settings: Settings, at: dt.datetime | None) -> dict[tuple[str, str], Standing]:
+    """Every version, as it was `at` a time, read without making or migrating anything.
+
+    Raises:
+        StoreError, RegistryBroken.
+    """
     with closing(reader(settings.store.url or "", settings.state_dir)) as plain:
-        return fold([decode(entry) for entry in plain.entries()])
+        steps = [decode(entry) for entry in plain.entries()]
+    return fold([step for step in steps if at is None or step.time <= at])
 
 
 def _who(settings: Settings, named: str | None) -> Person | None:
@@ -283,8 +291,8 @@ _STEPS: dict[str, Callable[[Desk, Person, argparse.Namespace], Standing]] = {
 
 
 def _list(settings: Settings, args: argparse.Namespace) -> int:
-    now = dt.datetime.now(dt.UTC)
-    wanted = {key: one for key, one in _versions(settings).items() if args.model in (None, key[0])}
+    now = args.at or dt.datetime.now(dt.UTC)
+    wanted = {key: one for key, one in _versions(settings, args.at).items() if args.model in (None, key[0])}
     if args.format == "json":
         emit_json({"versions": [as_json(*key, one, now, history=False) for key, one in wanted.items()]})
         return HOLDS
@@ -294,9 +302,7 @@ def _list(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _show(settings: Settings, args: argparse.Namespace) -> int:
-    standing = _versions(settings).get((args.model, args.version), Standing())
-    if args.at is not None:
-        standing = Standing(step for step in standing.history if step.time <= args.at)
+    standing = _versions(settings, args.at).get((args.model, args.version), Standing())
     if standing.state is None:
         when = "" if args.at is None else " at that time"
         say(f"tidegate: {args.model} {args.version}: there was no such version{when}")

@@ -99,7 +99,7 @@ def _postgres(url: str) -> Engine:
         raise ValueError(url)
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={"connect_timeout": _CONNECT_S},
+        connect_args={"connect_timeout": _CONNECT_S, "prepare_threshold": None},  # PgBouncer may stand between
         pool_size=1,
         max_overflow=0,
     )

@@ -17,6 +17,7 @@ _QUERY = "SELECT entry FROM registry_step WHERE id > {} ORDER BY id"
 _LATEST = "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM registry_step"
 _BUSY_S = 2.0
 _CONNECT_S = 2
+_STATEMENT_MS = 2000
 
 
 def sqlite_path(state_dir: Path) -> Path:
@@ -97,9 +98,11 @@ class PostgresReader:
         try:
             connection = self._connection
             if connection is None:
+                # Neither start-up options nor prepared statements: PgBouncer may stand between.
                 connection = self._connection = psycopg.connect(
-                    self._url, autocommit=True, connect_timeout=_CONNECT_S, options="-c statement_timeout=2000"
+                    self._url, autocommit=True, connect_timeout=_CONNECT_S, prepare_threshold=None
                 )
+                connection.execute(f"SET statement_timeout = {_STATEMENT_MS}")
             return list(connection.execute(query).fetchall())
         except psycopg.errors.UndefinedTable:
             return []

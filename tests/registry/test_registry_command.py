@@ -256,6 +256,8 @@ def test_the_state_at_a_time(site):
     times = [step["time"] for step in site.run("show")[1]["history"]]
     states = [site.run("show", "--at", time)[1]["state"] for time in times]
     assert states == ["draft", "in review", "in review", "approved", "live"]
+    assert [one["state"] for one in site.run("list", "--at", times[3])[1]["versions"]] == ["approved"]
+    assert site.run("list", "--at", "2020-01-01")[1] == {"versions": []}
     assert site.run("show", "--at", "2020-01-01")[0] == 2
 
 
