@@ -23,6 +23,7 @@ from gateway.admission import Admission
 from gateway.admission.brownout import Brownout
 from gateway.admission.concurrency import Gates, SharedRates
 from gateway.auditing import cosigning, decision_log, witness
+from gateway.compiling import Parts
 from gateway.decisions import Decisions
 from gateway.doors.fast_http import protocol_of
 from gateway.doors.grpc_engine import Door, open_door
@@ -33,6 +34,7 @@ from gateway.fairness import Board as FairnessBoard
 from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
+from gateway.keeper import Keeper
 from gateway.metrics import Page, Registry
 from gateway.monitors import Board as MonitorBoard
 from gateway.monitors import meters
@@ -45,7 +47,7 @@ from gateway.routing import SharedPins
 from gateway.routing.shadows import ShadowRunner
 from gateway.routing.state import ShadowMeters
 from gateway.settings import Anonymous, Settings
-from gateway.snapshot import Keeper, Parts, Snapshot
+from gateway.snapshot import Snapshot
 from gateway.tls import RollingContext, client_certificates, server_context
 from gateway.tracing import Tracing
 from gateway.upstream import Upstreams

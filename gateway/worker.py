@@ -25,9 +25,9 @@ import uvloop
 gc.disable()
 
 from gateway.app import Application, Place  # noqa: E402
+from gateway.compiling import SnapshotError  # noqa: E402
 from gateway.errors import TidegateError  # noqa: E402
 from gateway.memory import keep_freed_memory  # noqa: E402
-from gateway.snapshot import SnapshotError  # noqa: E402
 from governance.errors import GovernanceError  # noqa: E402
 
 
