@@ -28,7 +28,7 @@ def untaken(transport: asyncio.WriteTransport) -> int:
     slow readers look like dead ones, and dead ones like slow ones.
     """
     waiting = array.array("i", [0])
-    with contextlib.suppress(OSError):  # closed meanwhile
+    with contextlib.suppress(OSError, ValueError):  # closed meanwhile
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
     return transport.get_write_buffer_size() + waiting[0]
 
@@ -63,7 +63,7 @@ class SendClock:
 
     def _cut(self) -> None:
         """Reset the connection: after a mere close the kernel would hold what waits, at the client's pace."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             handle = self._transport.get_extra_info("socket")
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()

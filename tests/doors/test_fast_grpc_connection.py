@@ -230,6 +230,25 @@ def test_a_client_that_does_not_read_is_cut():
     run(scenario)
 
 
+def test_a_client_that_stops_reading_while_its_connection_closes_is_cut():
+    """The transport says that it has room again before all is gone: the clock goes on."""
+
+    async def scenario():
+        wide = PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(SETTINGS, ACK)
+        limits = Limits(header_timeout=60, send_timeout=1.0)
+        async with connected(limits, wide + window(0, 0x7FFF0000 - 65535), receive=4096) as (client, there):
+            client.writer.transport.pause_reading()
+            client.writer.write(head(1, path="/s/Pour"))
+            await until(lambda: there)
+            (connection,) = there
+            await until(lambda: connection._paused)
+            connection.close()
+            connection.resume_writing()
+            await until(lambda: not there)
+
+    run(scenario)
+
+
 def test_a_client_that_never_says_what_it_is_is_cut():
     async def scenario():
         for hello in (b"", PREFACE, HELLO + head(1, path="/s/Echo", flags=0)):

@@ -68,8 +68,8 @@ def twice_the_capacity(one: Gateway, seconds: int) -> None:
     served = sum(status == 200 and planned >= 2 for planned, _, status in heavy)
     # Bounds are generous: the machine may be busy. `bench/overload.py` has the figures.
     assert served / (seconds - 2) >= 0.6 * best
-    # Without the limit the last would wait for five seconds.
-    assert median(heavy, after=3) <= max(5 * median(quiet), 500)
+    # Without the limit who is planned at t would wait for t seconds: on average (3 + seconds) / 2; half of it is too long.
+    assert median(heavy, after=3) <= max(5 * median(quiet), 1000 * (3 + seconds) / 4)
     page = one.get("/metrics").body.decode()
     assert 'tidegate_shed_total{upstream="triton",model="slow",priority="10",reason="queue"}' in page
 

@@ -67,7 +67,7 @@ async def over_grpc(address: str, count: int) -> Counter[tuple[str, str]]:
 
         async def one(share: int) -> None:
             for _ in range(share):
-                call = stub(body)
+                call = stub(body, timeout=60)
                 variant = dict(await call.initial_metadata())["x-tidegate-variant"]
                 await call
                 got[(await call.code()).name, variant] += 1
