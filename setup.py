@@ -33,6 +33,7 @@ EXTENSIONS = [
     extension("gateway.doors._fast_grpc_c"),
     extension("kernels.counters._counters_c"),
     extension("kernels.drift._drift_c"),
+    extension("kernels.hashing._hmac_c", language="c++"),
     extension("kernels.tensors._format_c", language="c++"),
     extension("kernels.tensors._parse_c", language="c++"),
     extension("kernels.tensors._scan_c", language="c++"),
