@@ -36,6 +36,7 @@ EXTENSIONS = [
     extension("kernels.drift._drift_c"),
     extension("kernels.features._features_c", language="c++"),
     extension("kernels.groups._groups_c"),
+    extension("kernels.hashing._hmac_c", language="c++"),
     extension("kernels.tensors._format_c", language="c++"),
     extension("kernels.tensors._parse_c", language="c++"),
     extension("kernels.tensors._scan_c", language="c++"),

@@ -89,9 +89,9 @@ class Scribe:
         if person is None:
             return None
         if inputs is not None:
-            record.input_digest = person.mac.digest(inputs).hex()
+            record.input_digest = person.mac.hexdigest(inputs)
         if outputs is not None:
-            record.output_digest = person.mac.digest(outputs).hex()
+            record.output_digest = person.mac.hexdigest(outputs)
         return self._written(record, time_ns, person)
 
     def digest_now(self, pending: Pending) -> None:
@@ -103,9 +103,9 @@ class Scribe:
     def _digest(pending: Pending, person: Person) -> None:
         record = pending.record
         if pending.inputs is not None:
-            record.input_digest = person.mac.digest(pending.inputs).hex()
+            record.input_digest = person.mac.hexdigest(pending.inputs)
         if pending.outputs is not None:
-            record.output_digest = person.mac.digest(pending.outputs).hex()
+            record.output_digest = person.mac.hexdigest(pending.outputs)
         pending.inputs = pending.outputs = None
 
     @staticmethod

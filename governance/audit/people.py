@@ -23,8 +23,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from governance.audit.files import create_private, read_private
-from governance.audit.secrets import Mac
 from governance.errors import AuditError, AuditInputError, AuditUnavailable
+from kernels.hashing import HmacSha256 as Mac
 
 _NONCE = 12
 _MOST_CACHED = 65_536

@@ -6,7 +6,6 @@ Contract: a key is made at first use, 0600, and refused when others may read it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from collections.abc import Iterable
@@ -16,31 +15,6 @@ from governance.audit.files import create_private, make_folder, read_private, re
 from governance.audit.layout import Layout
 from governance.audit.note import NoteError, Signer, parse_skey, valid_name
 from governance.errors import AuditInputError
-
-
-class Mac:
-    """HMAC-SHA-256 under one key. Both halves of the key schedule are kept: 0.8 us a digest where `hmac` takes 1.8."""
-
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        assert len(key) <= 64
-        padded = key.ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
-
-    def digest(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
-        """Of the parts as one."""
-        inner = self._inner.copy()
-        for part in parts:
-            inner.update(part)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.digest()
-
-    def hex(self, data: bytes) -> str:
-        """Of some bytes, hexadecimal."""
-        return self.digest((data,)).hex()
 
 
 def secret_key(path: Path) -> bytes:

@@ -27,7 +27,7 @@ from governance.errors import AuditError, AuditUnavailable
 _log = logging.getLogger("tidegate.audit")
 T = TypeVar("T")
 
-LINGER_S = 0.04
+LINGER_S = 0.035
 """An asynchronous log gathers for so long: with one sync it stays below the 50 ms that are promised."""
 RETRY_S = 0.5
 """After a failure; the disk that was full a moment ago has to be tried, but not all the time."""
