@@ -179,11 +179,12 @@ def hold_people(state_dir: Path, pseudonyms: Collection[str], reason: str) -> He
     """
     layout = Layout(state_dir)
     with open_vault(layout) as vault:
-        there = vault.held_of(pseudonyms)
-        new = sorted(pseudonym for pseudonym, hold in there.items() if hold is None)
-        if new:
-            append_records(layout, vault, [_record("hold", pseudonym, None, reason=reason) for pseudonym in new])
-            vault.hold_people(new, reason)
+        before = dict(sorted(vault.held_of(pseudonyms).items()))
+        wanted = [pseudonym for pseudonym, hold in before.items() if hold is None]
+        new: set[str] = set()
+        if wanted:
+            append_records(layout, vault, [_record("hold", pseudonym, None, reason=reason) for pseudonym in wanted])
+            new = vault.hold_people(wanted, reason)
     make_public(layout)
-    before = {pseudonym: hold for pseudonym, hold in sorted(there.items()) if hold is not None}
-    return Held(new, before, sorted(set(pseudonyms) - there.keys()))
+    held = {pseudonym: hold for pseudonym, hold in before.items() if hold is not None}
+    return Held(sorted(new), held, sorted(set(pseudonyms) - new - held.keys()))

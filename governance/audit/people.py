@@ -232,19 +232,25 @@ class Vault:
         """Those of these pseudonyms that have a key here, each with its legal hold. Raises AuditUnavailable."""
         return {pseudonym: hold for pseudonym, (_, hold) in self._rows_of(pseudonyms).items()}
 
-    def hold_people(self, pseudonyms: Collection[str], reason: str) -> None:
+    def hold_people(self, pseudonyms: Collection[str], reason: str) -> set[str]:
         """Put a legal hold on people whose names nobody has to know; a hold that is there stays as it is.
+
+        Returns:
+            Those that are held now. The others have no key: never here, or erased, even a moment ago.
 
         Raises:
             AuditUnavailable: the file cannot be written; nothing was changed.
         """
-        rows = self._rows_of(pseudonyms)
+        rows, held = self._rows_of(pseudonyms), set()
+        update = "UPDATE subject SET hold = coalesce(hold, ?) WHERE lookup = ?"
         try:
             with self._transaction():
-                for lookup, _ in rows.values():
-                    self._db.execute("UPDATE subject SET hold = coalesce(hold, ?) WHERE lookup = ?", (reason, lookup))
+                for pseudonym, (lookup, _) in rows.items():
+                    if self._db.execute(update, (reason, lookup)).rowcount:
+                        held.add(pseudonym)
         except sqlite3.Error as error:
             raise AuditUnavailable(f"{self._path}: {error}") from error
+        return held
 
     def _rows_of(self, pseudonyms: Collection[str]) -> dict[str, tuple[bytes, str | None]]:
         """Lookup and hold by pseudonym: every key has to be unwrapped, since nothing else leads back to it."""

@@ -185,7 +185,7 @@ def test_holds_by_pseudonym_and_by_name_are_the_same_holds(tmp_path_factory, eve
         assert vault.held_of(pseudonyms) == {
             people[name].subject: "earlier" if name in earlier else None for name in chosen
         }
-        vault.hold_people(pseudonyms, "now")
+        assert vault.hold_people({*pseudonyms, "person:nobody"}, "now") == pseudonyms
         for name in everybody:
             assert vault.held(name) == ("earlier" if name in earlier else "now" if name in chosen else None)
     finally:
