@@ -177,8 +177,8 @@ class HttpDoor:
                 complete = watch.whole_body_here(scope)
                 body = await read_body(receive, headers, snapshot.settings.limits, complete=complete)
         except TidegateError as error:
-            told = await self._unread(scope, snapshot, served["x-request-id"], error)
-            raise told from None
+            await self._unread(scope, snapshot, served["x-request-id"], error)
+            raise
         watch.body_read()
         try:
             address = parse_path(scope["method"], scope["raw_path"])
@@ -219,15 +219,17 @@ class HttpDoor:
             served.update(x.notices)
         await send_reply(scope, send, reply, served)
 
-    async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> TidegateError:
-        """What the client is told of a body that was not taken; of inference requests it is recorded."""
+    async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> None:
+        """Record that an inference request's body was not taken.
+
+        Its client is told so even where that cannot be recorded: what becomes of the connection hangs on the error.
+        """
         try:
             address = parse_path(scope["method"], scope["raw_path"])
         except TidegateError:
-            return error
-        if isinstance(error, Cancelled) or address.operation.action != "infer":
-            return error
-        return await self._app.decisions.unread(snapshot, "http", rid, error, address.model)
+            return
+        if not isinstance(error, Cancelled) and address.operation.action == "infer":
+            await self._app.decisions.unread(snapshot, "http", rid, error, address.model)
 
     async def _page(
         self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]
