@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernels.features import Input, Instruction
-
-_OF_TEXT = frozenset({
-    "lookup_text", "text_is_missing", "text_equals", "bucket_of_text", "sign_of_text", "text_fill", "text_fill_value",
-    "text_check",
-})  # fmt: skip
-_TO_TEXT = frozenset({"text_fill", "text_fill_value"})
+from kernels.features import OF_TEXT, TO_TEXT, Input, Instruction
 
 
 def allocated(inputs: Sequence[Input], code: Sequence[Instruction]) -> tuple[list[Input], list[Instruction], int, int]:
@@ -27,7 +21,7 @@ def allocated(inputs: Sequence[Input], code: Sequence[Instruction]) -> tuple[lis
     for at, one in enumerate(code):
         for read in (one.a, one.b):
             if read >= 0:
-                last[one.op in _OF_TEXT, read] = at
+                last[one.op in OF_TEXT, read] = at
     files = {False: _File(), True: _File()}
     moved = [column._replace(register=files[column.kind == "string"].take(column.register)) for column in inputs]
     for column in inputs:
@@ -35,14 +29,14 @@ def allocated(inputs: Sequence[Input], code: Sequence[Instruction]) -> tuple[lis
             files[column.kind == "string"].give(column.register)
     done = []
     for at, one in enumerate(code):
-        source, target = files[one.op in _OF_TEXT], files[one.op in _TO_TEXT]
+        source, target = files[one.op in OF_TEXT], files[one.op in TO_TEXT]
         a = source.place.get(one.a, -1)
         b = source.place.get(one.b, -1)
         for read in {one.a, one.b}:
-            if read >= 0 and last[one.op in _OF_TEXT, read] == at:
+            if read >= 0 and last[one.op in OF_TEXT, read] == at:
                 source.give(read)
         dst = target.take(one.dst) if one.dst >= 0 else -1
-        if one.dst >= 0 and (one.op in _TO_TEXT, one.dst) not in last:
+        if one.dst >= 0 and (one.op in TO_TEXT, one.dst) not in last:
             target.give(one.dst)
         done.append(one._replace(a=a, b=b, dst=dst))
     return moved, done, files[False].most, files[True].most

@@ -24,8 +24,14 @@ from governance.features.values import (
     kind_of,
     written,
 )
-from kernels.features import FUNCTIONS, PERIODS, REFUSE_INFINITE, REFUSE_MISSING, REFUSE_NOT_POSITIVE
-from kernels.features._features_py import seconds_of
+from kernels.features import (
+    FUNCTIONS,
+    PERIODS,
+    REFUSE_INFINITE,
+    REFUSE_MISSING,
+    REFUSE_NOT_POSITIVE,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from governance.features.compiling import Compiler

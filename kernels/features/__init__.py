@@ -14,16 +14,19 @@ from kernels.features._program import (
     DATATYPES,
     FUNCTIONS,
     KINDS,
+    OF_TEXT,
     OPS,
     PERIODS,
     REFUSE_INFINITE,
     REFUSE_MISSING,
     REFUSE_NOT_POSITIVE,
+    TO_TEXT,
     Input,
     Instruction,
     Refused,
     Tensor,
 )
+from kernels.features._times import seconds_of
 
 if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
     from kernels.features._features_py import Program
@@ -35,14 +38,17 @@ __all__ = [
     "DATATYPES",
     "FUNCTIONS",
     "KINDS",
+    "OF_TEXT",
     "OPS",
     "PERIODS",
     "REFUSE_INFINITE",
     "REFUSE_MISSING",
     "REFUSE_NOT_POSITIVE",
+    "TO_TEXT",
     "Input",
     "Instruction",
     "Program",
     "Refused",
     "Tensor",
+    "seconds_of",
 ]

@@ -29,7 +29,7 @@ from libc.string cimport memset
 from kernels.features._program import (
     COLUMN_DATATYPES, DATATYPES, KINDS, OPS, REASONS, Refused,
 )
-from kernels.features._features_py import judge
+from kernels.features._judge import judge
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL

@@ -58,6 +58,13 @@ OPS: Final = (
 """Each writes register `dst` unless it says otherwise. In `lookup_*` integers[0] and [1] are 1 where a missing value
 and one that is not listed are refused."""
 
+OF_TEXT: Final = frozenset({
+    "lookup_text", "text_is_missing", "text_equals", "bucket_of_text", "sign_of_text", "text_fill", "text_fill_value",
+    "text_check",
+})  # fmt: skip
+"""Operations that read a text register."""
+TO_TEXT: Final = frozenset({"text_fill", "text_fill_value"})
+"""Operations that write one."""
 _REASONS: Final = {
     "infinite": "is infinite, which the plan refuses",
     "missing": "is missing, which the plan refuses",

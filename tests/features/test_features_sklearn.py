@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, VarianceThreshold
 from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     Binarizer,
@@ -31,6 +36,7 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 
+from gateway import cli
 from governance.features.flows import Unsupported
 from governance.features.importing import Imported
 from governance.features.parity import _ordered, compare
@@ -246,3 +252,99 @@ def test_random_pipelines_are_taken_over(pipeline, seed):
 @given(pipelines(), st.integers(0, 10**6))
 def test_many_random_pipelines_are_taken_over(pipeline, seed):
     check_pipeline(pipeline, seed)
+
+
+# -- the command
+
+
+def doubled(values):
+    return values * 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("import")
+    data = frame(60, seed=5)
+    data.to_csv(made / "sample.csv", index=False)
+    data.drop(columns="a").to_csv(made / "narrow.csv", index=False)
+    good = ColumnTransformer(
+        [("n", impute(StandardScaler()), NUMBERS), ("w", OneHotEncoder(), WORDS), ("t", "passthrough", TRUTHS)]
+    )
+    skops.io.dump(fitted(good, data), made / "good.skops")
+    joblib.dump(good, made / "good.joblib")
+    skops.io.dump(StandardScaler(), made / "raw.skops")
+    skops.io.dump(fitted(make_pipeline(impute(PCA(2))), data[NUMBERS]), made / "pca.skops")
+    skops.io.dump(fitted(make_pipeline(impute(), LinearRegression()), data[NUMBERS]), made / "model.skops")
+    own = FunctionTransformer(doubled).fit(data[NUMBERS])
+    skops.io.dump(own, made / "own.skops")
+    skops.io.dump(FunctionTransformer(np.cumsum).fit(data[NUMBERS]), made / "cumsum.skops")
+    skops.io.dump(
+        fitted(ColumnTransformer([("w", impute(strategy="most_frequent"), WORDS)]), data), made / "text.skops"
+    )
+    (made / "broken.skops").write_bytes(b"PK")
+    return made
+
+
+def run(folder, name, *more):
+    arguments = [
+        "features",
+        "import",
+        folder / name,
+        "--sample",
+        folder / "sample.csv",
+        "--output",
+        folder / "plan.yaml",
+        *more,
+    ]
+    return cli.main([str(one) for one in arguments])
+
+
+def test_the_command_writes_a_plan_that_runs_without_scikit_learn(folder, capsys):
+    for name, more in (("good.skops", ()), ("good.joblib", ("--trust-joblib",))):
+        (folder / "plan.yaml").unlink(missing_ok=True)
+        assert run(folder, name, "--format", "json", "--tensor", "input_1", *more) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out) == {"parity": {"rows": 60, "max_abs_difference": 0.0}}
+        assert ("runs the code that is in it" in shown.err) == bool(more)
+        loaded, findings = parse((folder / "plan.yaml").read_bytes(), "plan")
+        assert loaded is not None, findings
+        assert [tensor.name for tensor in loaded.compiled.program.tensors] == ["input_1"]
+        assert set(loaded.plan.inputs) == {*NUMBERS, *WORDS, *TRUTHS}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pca.skops", "PCA"),
+        ("model.skops", "LinearRegression: a model"),
+        ("own.skops", "doubled"),
+        ("cumsum.skops", "cumsum"),
+        ("text.skops", "'w'"),
+        ("raw.skops", "not fitted"),
+        ("broken.skops", "not a skops file"),
+        ("good.joblib", "not a skops file"),
+        ("nowhere.skops", "No such file"),
+    ],
+)
+def test_what_cannot_be_imported_is_named(folder, capsys, name, words):
+    (folder / "plan.yaml").unlink(missing_ok=True)
+    assert run(folder, name) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert not (folder / "plan.yaml").exists()
+
+
+def test_a_sample_that_lacks_a_column(folder, capsys):
+    arguments = [
+        "features",
+        "import",
+        folder / "good.skops",
+        "--sample",
+        folder / "narrow.csv",
+        "--output",
+        folder / "p.yaml",
+    ]
+    assert cli.main([str(one) for one in arguments]) == 2
+    assert "no column 'a', which the pipeline takes" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import fuzz_features
 import fuzz_files
 import fuzz_identity
 import fuzz_server
@@ -171,7 +172,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         raw_tensor, content_coding, generate_request, generate_answer, header_values,
     )
 }  # fmt: skip
-_OTHERS = (fuzz_server, fuzz_identity, fuzz_files)
+_OTHERS = (fuzz_server, fuzz_identity, fuzz_files, fuzz_features)
 for _other in _OTHERS:
     TARGETS |= _other.TARGETS
 
