@@ -22,6 +22,7 @@ from litestar.response import Response
 from gateway import logs
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
+from gateway.control.registry import RegistryController
 from gateway.control.routes import RouteController
 from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
@@ -38,7 +39,7 @@ _log = logs.get("control")
 
 def build_litestar(application: Core, http_door: Any) -> Litestar:
     """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
-    handlers: list[Any] = [RouteController, SnapshotController, UpstreamController, healthz, readyz]
+    handlers: list[Any] = [RegistryController, RouteController, SnapshotController, UpstreamController, healthz, readyz]
     settings = application.snapshot.settings.metrics
     if settings.enabled and settings.listen is None:
         handlers.append(metrics)
