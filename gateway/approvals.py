@@ -101,19 +101,23 @@ def _notices(one: Known) -> Notices:
     return tuple(found)
 
 
+def read_view(settings: Settings) -> View:
+    """What this machine last saw of the registry. Raises ValueError: the file is damaged."""
+    path = view_file(settings.state_dir)
+    try:
+        return decode(path.read_bytes())
+    except OSError:
+        return View()
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: damaged ({error}): remove it; the gateway makes it again from the store") from None
+
+
 def load_approvals(settings: Settings) -> Approvals | None:
     """What the settings put in force; None: nobody looks. Raises ValueError: the file is damaged."""
     registry = settings.registry
     if registry is None or registry.enforce == "false":
         return None
-    path = view_file(settings.state_dir)
-    try:
-        view = decode(path.read_bytes())
-    except OSError:
-        view = View()
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: damaged ({error}): remove it; the gateway makes it again from the store") from None
-    return Approvals(view, registry.enforce)
+    return Approvals(read_view(settings), registry.enforce)
 
 
 def pulse(settings: Settings) -> tuple[int, ...]:

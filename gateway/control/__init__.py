@@ -26,6 +26,7 @@ from gateway.control.fairness import FairnessController
 from gateway.control.health import healthz, readyz
 from gateway.control.metrics import metrics
 from gateway.control.monitors import MonitorController
+from gateway.control.registry import RegistryController
 from gateway.control.routes import RouteController
 from gateway.control.snapshot import SnapshotController
 from gateway.control.upstreams import UpstreamController
@@ -46,6 +47,7 @@ def build_litestar(application: Core, http_door: Any) -> Litestar:
     handlers: list[Any] = [
         AuditController,
         RouteController,
+        RegistryController,
         MonitorController,
         FairnessController,
         SnapshotController,

@@ -183,6 +183,14 @@ def test_control_api(strict, path):
     assert get("root").status == 200
 
 
+def test_that_there_is_no_registry_is_told_to_those_who_may_read_it(strict):
+    asked = {
+        who: ask(strict.http, "GET", "/gateway/v1/registry/income", headers={"x-api-key": key} if key else {}).status
+        for who, key in (("none", ""), ("nobody", KEYS["nobody"][0]), ("root", KEYS["root"][0]))
+    }
+    assert asked == {"none": 401, "nobody": 403, "root": 404}
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"])
 def test_health_is_open(strict, path):
     assert ask(strict.http, "GET", path).status == 200

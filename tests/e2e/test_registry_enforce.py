@@ -101,6 +101,12 @@ def test_a_version_serves_when_it_is_approved_and_no_longer_when_it_is_retired(s
         metadata = ask(made, request).metadata
         assert metadata["deprecation"] == headers["deprecation"]
         assert metadata["sunset"] == headers["sunset"]
+    page = running.get("/gateway/v1/registry/identity_fp32").json()["versions"]
+    assert [(one["version"], one["state"], one["serves"], one["live"]) for one in page] == [
+        ("1", "deprecated", True, False)
+    ]
+    assert running.get("/gateway/v1/registry").json() == {"versions": page}
+    assert running.get("/gateway/v1/registry/nothing").status == 404
     step(running, "retire", "--reason", "replaced")
     until(lambda: all_answer(running, "pinned", 403), WITHIN, "the retired version serves no more")
     assert infer(running, "pinned").error.endswith("it is retired")
@@ -146,6 +152,7 @@ def test_warn_serves_and_counts_and_the_setting_changes_while_it_runs(site):
     text = running.config.read_text()
     running.config.write_text(text.replace("enforce: warn", "enforce: true"))
     until(lambda: all_answer(running, "pinned", 403), WITHIN, "the registry is enforced")
+    assert running.get("/gateway/v1/registry").json() == {"versions": []}
     running.config.write_text(text.replace("enforce: warn", "enforce: false"))
     until(lambda: all_answer(running, "pinned", 200), WITHIN, "nobody looks")
     running.config.write_text(text.replace("registry: {enforce: warn, requirements: requirements.yaml}\n", ""))

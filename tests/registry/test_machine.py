@@ -157,7 +157,7 @@ def enough(needs, people) -> bool:
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=40, stateful_step_count=40)
+TestLife.settings = settings(max_examples=25, stateful_step_count=40)
 
 
 @given(
