@@ -1,7 +1,8 @@
 """A stream is a door of many calls: each message is decided, assigned, counted and traced alone.
 
 Contract: one session per client stream. `submit` takes the calls in order; answers come to the door's
-`deliver`, one at a time, under the name that the client asked for. Each call goes to a replica of its own
+`deliver`, one at a time, under the name that the client asked for; those of ordinary models, refusals among
+them, in the order of the calls, those of decoupled ones as they come. Each call goes to a replica of its own
 choice, a sequence to the one that has its state. Calls of one session share an upstream
 stream per replica, and a second one for its decoupled models: Triton 2.51 ends with signal 6 ("ASSERTION
 FAILED: !byte_buffer->Valid()") within some fifty calls when decoupled and ordinary models answer on one. The
@@ -22,6 +23,7 @@ from gateway.decisions import durable
 from gateway.errors import Cancelled, Defect, Overloaded, TidegateError, Unreachable, not_the_clients_fault
 from gateway.headers import metadata_of
 from gateway.routing import sequence_id
+from gateway.stream_order import Line, Say, Turn
 from gateway.upstream.tries import StreamTry
 from gateway.wire.types import InferAnswer
 
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
 _log = logs.get("stream")
 
 HELD_BYTES = 32 * 1024 * 1024
-"""Requests of one stream that may be without their last answer at the same time, in bytes; beyond it the next
-is not read. They are kept for the fallbacks, and a client that sends and never reads must not fill the memory.
-One request is always let in, however large."""
+"""Requests of one stream that may be without their last answer at the same time, in bytes, with the answers that
+wait for their turn; beyond it the next is not read. Requests are kept for the fallbacks, and a client that sends
+and never reads must not fill the memory. One request is always let in, however large."""
 EMPTY_FINAL = "triton_enable_empty_final_response"
 
 Deliver: TypeAlias = Callable[["Exchange", InferAnswer | TidegateError, bool], Awaitable[None]]
@@ -58,8 +60,11 @@ class StreamSession:
         self._upstreams: dict[tuple[Replica, bool], ModelStream] = {}
         self._draws: dict[str, int] = {}
         self._open: set[_OpenCall] = set()
+        self._line = Line()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._refusals = 0
+        """That wait for their turn."""
         self._held = 0
         self._room = asyncio.Event()
         self._gone = False
@@ -73,7 +78,7 @@ class StreamSession:
             self._room.clear()
             await self._room.wait()
         self._held += x.nbytes
-        call = _OpenCall(self, x)
+        call = _OpenCall(self, x, self._line.turn())
         self._open.add(call)
         self._idle.clear()
         try:
@@ -94,6 +99,20 @@ class StreamSession:
             _log.exception("a defect", extra={"fields": {"request_id": x.request_id}})
             await call.answered(Defect(repr(error)), final=True)
 
+    async def refuse(self, say: Say) -> None:
+        """A message that is no call has its only answer in its turn too."""
+        if self._gone:
+            return
+        self._idle.clear()
+
+        async def said() -> None:
+            await say()
+            self._refusals = max(self._refusals - 1, 0)  # 0 already where the client has left meanwhile
+            self._rest()
+
+        self._refusals += 1
+        await self._line.say(self._line.turn(), said, last=True)
+
     async def finish(self) -> None:
         """The client sends no more: wait until every call has its last answer.
 
@@ -109,8 +128,12 @@ class StreamSession:
         self._gone = True
         for stream in self._upstreams.values():
             stream.leave()
+        self._line.clear()
+        self._refusals = 0
         for call in tuple(self._open):
             call.end(Cancelled("the client left the stream"))
+            self.closed(call)  # one that has had its last answer, which waited for its turn, among them
+        self._rest()
 
     async def _send(self, call: _OpenCall, to: Assignment) -> None:
         x = call.x
@@ -118,7 +141,9 @@ class StreamSession:
         assert x.route is not None
         with x.trace.span(telemetry.SPAN_TRANSFORM):
             signature = await self.pipeline.fit(x, x.call, to)
-        if not signature.decoupled:
+        if signature.decoupled:
+            await self._line.set_free(call.turn)
+        else:
             await self._enter(call, to)
         call.began = time.perf_counter()
         if not call.copies and to.shadows and not signature.decoupled:
@@ -203,6 +228,24 @@ class StreamSession:
             return True
         return False
 
+    async def hand_on(self, call: _OpenCall, answer: InferAnswer | TidegateError | None, *, final: bool) -> None:
+        """An answer of a call to the client, in its turn; None: the call is over without another one."""
+        size = _size(answer) if isinstance(answer, InferAnswer) else 0
+
+        async def say() -> None:
+            if answer is not None:
+                await self.deliver(call.x, answer, final)
+            self._held -= size
+            self._room.set()
+            if final:
+                self.closed(call)
+
+        if self._gone:
+            self.closed(call)
+            return
+        self._held += size
+        await self._line.say(call.turn, say, last=final)
+
     def closed(self, call: _OpenCall) -> None:
         """A call has had its last answer."""
         if call not in self._open:
@@ -210,7 +253,10 @@ class StreamSession:
         self._open.remove(call)
         self._held -= call.x.nbytes
         self._room.set()
-        if not self._open:
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._open and not self._refusals:
             self._idle.set()
 
 
@@ -219,12 +265,14 @@ class _OpenCall:
 
     __slots__ = (
         "alternatives", "began", "copies", "ended", "entered", "gate", "place", "session", "started", "step", "to",
-        "tried", "under_way", "x",
+        "tried", "turn", "under_way", "x",
     )  # fmt: skip
 
-    def __init__(self, session: StreamSession, x: Exchange) -> None:
+    def __init__(self, session: StreamSession, x: Exchange, turn: Turn) -> None:
         self.session = session
         self.x = x
+        self.turn = turn
+        """Its answers' place among those of the other calls."""
         self.alternatives: list[Assignment] = []
         self.to: Assignment | None = None
         self.under_way: StreamTry | None = None
@@ -284,14 +332,12 @@ class _OpenCall:
                     return
                 self._settle(None)
                 answer = await _recorded(self.end(answer, close=False)) or answer
-            await self.session.deliver(self.x, answer, final)
+            await self.session.hand_on(self, answer, final=final)
         else:
-            final = await self._gave(answer, final)
-        if final:
-            self.session.closed(self)
+            await self._gave(answer, final)
 
-    async def _gave(self, answer: InferAnswer, final: bool) -> bool:
-        """Hand on an answer, or what is the last one in its place; whether the call is over."""
+    async def _gave(self, answer: InferAnswer, final: bool) -> None:
+        """Hand on an answer, or what is the last one in its place."""
         x = self.x
         answer.model_name = x.model
         x.answered_by = answer.model_version or x.answered_by
@@ -307,14 +353,14 @@ class _OpenCall:
         unrecorded = await _recorded(written)
         if unrecorded is not None:
             self.end(unrecorded, close=False)
-            await self.session.deliver(x, unrecorded, True)
-            return True
-        if not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True):
+            await self.session.hand_on(self, unrecorded, final=True)
+        elif not empty or (x.call is not None and x.call.parameters.get(EMPTY_FINAL) is True):
             self.started = True
             if not empty and x.snapshot.fairness:
                 self.session.pipeline.watch(x, answer)
-            await self.session.deliver(x, answer, final)
-        return final
+            await self.session.hand_on(self, answer, final=final)
+        elif final:
+            await self.session.hand_on(self, None, final=True)
 
     async def _sent_again(self, error: TidegateError) -> bool:
         """A call without an answer yet failed: to another replica, else to the next fallback; False: to none."""
@@ -351,6 +397,11 @@ class _OpenCall:
         if close:
             self.session.closed(self)
         return written
+
+
+def _size(answer: InferAnswer) -> int:
+    """Bytes of its tensors."""
+    return len(answer.tail) or sum(len(output.data) for output in answer.outputs if output.data is not None)
 
 
 async def _recorded(written: Written) -> TidegateError | None:

@@ -8,6 +8,7 @@ that leaves early leaves the session, which does what the model server needs.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tritonclient.grpc import service_pb2
@@ -87,7 +88,8 @@ class StreamDoor:
             check_size(request, snapshot.settings.limits.body)
             read = codec.read_request(request, snapshot.settings.limits.tensors)
         except TidegateError as error:
-            await self._refuse(await self._unread(snapshot, error), "", "")
+            told = await self._unread(snapshot, error)
+            await self._session.refuse(partial(self._refuse, told, "", ""))
             return
         x = GrpcExchange(
             snapshot,

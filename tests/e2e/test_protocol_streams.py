@@ -130,6 +130,7 @@ BOTH = [
     ("many-in-order", [word(str(i), str(i)) for i in range(50)]),
     ("same-id", [repeat([1], call_id="1"), repeat([1], call_id="1")]),
     ("plain-in-order", [slow(300, "slow"), *(word(str(i), f"w{i}") for i in range(3))]),
+    ("refusals-in-order", [slow(300, "1"), word("a", "2", model="nothing"), fails("x", "3", model="params_echo"), word("b", "4"), fails("error:INTERNAL", "5"), word("c", "6")]),
     ("no-id", [repeat([1]), repeat([2])]),
     ("decoupled", [repeat([7, 8, 9], call_id="d")]),
     ("decoupled-final", [repeat([7, 8, 9], call_id="d", **{EMPTY_FINAL: True})]),
@@ -173,6 +174,25 @@ def test_triton_grpc_error_ends_the_stream(routed, bad):
     assert not answers
     assert code == {"fails": "INTERNAL", "nothing": "NOT_FOUND"}.get(getattr(bad, "model_name", ""), "INVALID_ARGUMENT")
     assert initial["x-request-id"]
+
+
+def test_first_error_that_ends_the_stream_waits_for_the_answers_before_it(routed):
+    """What was asked before the call that failed has been answered when the stream ends."""
+    messages = iter([slow(300, "1"), word("a", "2", model="nothing"), word("b", "3")])
+    answers, code, _ = stream(routed.grpc, messages, metadata=(("triton_grpc_error", "true"),))
+    assert [answer.infer_response.id for answer in answers] == ["1"]
+    assert code == "NOT_FOUND"
+
+
+def test_garbage_keeps_its_place(routed):
+    """A message that cannot be read is answered after the calls before it and before those after it."""
+    answers, code, _ = stream(routed.grpc, [slow(300, "1"), b"\xff\xff", word("b", "2")])
+    assert [(answer.infer_response.id, bool(answer.error_message)) for answer in answers] == [
+        ("1", False),
+        ("", True),
+        ("2", False),
+    ]
+    assert code == "OK"
 
 
 def test_garbage_is_one_message_only(routed):
