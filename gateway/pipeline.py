@@ -281,7 +281,7 @@ class Pipeline:
             answer = await (_traced(x, asking, to, plan) if x.trace.sampled else asking)
             x.answered_by = answer.model_version
         except UpstreamAnswered as error:
-            if error.status == 404:
+            if error.status == 404 and not _names_absent_memory(call, error):
                 raise _missing(x, to, error) from None
             raise
         else:
@@ -400,6 +400,13 @@ def tell(span: Step, plan: CallPlan) -> None:
         span.set(telemetry.RETRIED, plan.retries)
     if plan.hedge:
         span.set(telemetry.HEDGED, plan.hedge)
+
+
+def _names_absent_memory(call: InferCall, error: TidegateError) -> bool:
+    """Whether what is not found is shared memory that the client names, and not the model: its own mistake."""
+    return "shared memory region" in error.message and any(
+        tensor.shm is not None for tensors in (call.inputs, call.outputs) for tensor in tensors
+    )
 
 
 def _missing(x: Exchange, to: Assignment, error: TidegateError) -> TidegateError:

@@ -286,6 +286,20 @@ def test_no_fallback_where_a_request_is_sent_once_or_the_client_erred(wired):
     assert "NO_SUCH" in answer.error
 
 
+def test_shared_memory_that_nobody_registered_is_the_clients_mistake(wired):
+    """What is not found then is no model: Triton's own answer, and nobody else is asked."""
+    region = {"shared_memory_region": "nobody's", "shared_memory_byte_size": 8}
+    document = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 2], "parameters": region}]}
+    answer = wired.gateway.post("/v2/models/bare/infer", document)
+    assert (answer.status, answer.error) == (404, "Unable to find shared memory region: 'nobody's'")
+    asked = message("bare", fp32())
+    asked.inputs[0].ClearField("contents")
+    asked.inputs[0].parameters["shared_memory_region"].string_param = "nobody's"
+    asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8
+    over_grpc = ask(wired.wire, asked)
+    assert over_grpc.code == "NOT_FOUND"
+
+
 def test_a_routes_timeout(wired):
     answer = wired.gateway.post("/v2/models/hasty/infer", sleeping(900))
     assert (answer.status, bool(answer.error)) == (504, True)
