@@ -133,6 +133,8 @@ class StreamSession:
         for call in tuple(self._open):
             call.end(Cancelled("the client left the stream"))
             self.closed(call)  # one that has had its last answer, which waited for its turn, among them
+        self._held = 0
+        self._room.set()
         self._rest()
 
     async def _send(self, call: _OpenCall, to: Assignment) -> None:
