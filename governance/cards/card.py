@@ -6,18 +6,30 @@ Numbers, dates and truth values where text is expected are taken as they are wri
 
 from __future__ import annotations
 
+import datetime as dt
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from governance.documents.convert import convert
-from governance.documents.nodes import BOOL, FLOAT, INT, NULL, STR, compose, decode
+from governance.cards.licenses import HUGGING_FACE
+from governance.documents.convert import Place, Places, convert
+from governance.documents.nodes import BOOL, FLOAT, INT, MAP, NULL, STR, compose, decode
+from governance.documents.words import nearest
 from governance.errors import CardError
 from governance.types import Finding
 
 _NUMBERS = frozenset({"value", "lower_bound", "upper_bound"})
+_TEXTS = frozenset({"users", "use_cases", "limitations"})
+_PARTS = frozenset(
+    {"owners", "licenses", "datasets", "inputs", "outputs", "performance_metrics", "ethical_considerations"}
+)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_LICENSE = re.compile(r"(?!LicenseRef-)[A-Za-z0-9.-]+\+?|(DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+")
+"""SPDX 3.0.1, annex B: `license-id`, with or without `+`, and `license-ref`."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,15 +238,42 @@ def parse(data: bytes, file: str, base: Path) -> Card:
     card, places, findings = convert(document, Card, file, base)
     if card is None or findings:
         raise CardError(findings)
-    names = {dataset.name for dataset in card.model_parameters.datasets}
-    for at, metric in enumerate(card.quantitative_analysis.performance_metrics):
-        if metric.dataset and metric.dataset not in names:
-            place = ("quantitative_analysis", "performance_metrics", at, "dataset")
-            message = f"`{metric.dataset}` is none of `model_parameters.datasets`: use the name of one"
-            findings.append(Finding(file, *places.of(place), "error", "unknown-dataset", message))
+    findings = list(_impossible(card, file, places))
     if findings:
         raise CardError(findings)
     return card
+
+
+def _impossible(card: Card, file: str, places: Places) -> Iterator[Finding]:
+    """Values of the right kind that nonetheless cannot be."""
+
+    def finding(place: Place, code: str, message: str) -> Finding:
+        return Finding(file, *places.of(place), "error", code, message)
+
+    details = card.model_details
+    if details.released.strip() and not _is_date(details.released):
+        message = f"`model_details.released` `{details.released}` is no date: write YYYY-MM-DD"
+        yield finding(("model_details", "released"), "wrong-value", message)
+    for at, name in enumerate(one.identifier for one in details.licenses):
+        if name.strip() and not _LICENSE.fullmatch(name):
+            close = nearest(name, tuple(HUGGING_FACE))
+            hint = f"did you mean `{close}`?" if close else "write one of spdx.org/licenses, or LicenseRef-X"
+            message = f"`model_details.licenses[{at}].identifier` `{name}` is no SPDX identifier: {hint}"
+            yield finding(("model_details", "licenses", at, "identifier"), "wrong-value", message)
+    names = {dataset.name for dataset in card.model_parameters.datasets}
+    for at, metric in enumerate(card.quantitative_analysis.performance_metrics):
+        if metric.dataset and metric.dataset not in names:
+            message = f"`{metric.dataset}` is none of `model_parameters.datasets`: use the name of one"
+            place = ("quantitative_analysis", "performance_metrics", at, "dataset")
+            yield finding(place, "unknown-dataset", message)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        dt.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return _DATE.fullmatch(text) is not None
 
 
 def _plain(node: Node, key: str = "") -> None:
@@ -244,11 +283,20 @@ def _plain(node: Node, key: str = "") -> None:
         for name, child in node.value:
             _plain(child, "" if key == "hyperparameters" else name.value if isinstance(name, ScalarNode) else "")
     elif isinstance(node, SequenceNode):
-        node.value = [child for child in node.value if not _is_null(child)]
+        node.value = [item for child in node.value if (item := _item(child, key)) is not None]
         for child in node.value:
             _plain(child, key)
     elif node.tag in (INT, FLOAT, BOOL) and key not in _NUMBERS:
         node.tag = STR
+
+
+def _item(node: Node, key: str) -> Node | None:
+    """An item of the list `key`; null is an empty one where items are required, so that it is missed at its place."""
+    if not _is_null(node):
+        return node
+    if key in _TEXTS:
+        return ScalarNode(STR, "", node.start_mark, node.end_mark)
+    return MappingNode(MAP, [], node.start_mark, node.end_mark) if key in _PARTS else None
 
 
 def _is_null(node: Node) -> bool:

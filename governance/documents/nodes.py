@@ -27,7 +27,7 @@ from yaml.scanner import Scanner
 from governance.types import Finding
 
 _TAG = "tag:yaml.org,2002:"
-NULL, BOOL, INT, FLOAT, STR = (_TAG + name for name in ("null", "bool", "int", "float", "str"))
+NULL, BOOL, INT, FLOAT, STR, MAP = (_TAG + name for name in ("null", "bool", "int", "float", "str", "map"))
 _CORE = (
     (NULL, re.compile(r"null|Null|NULL|~|")),
     (BOOL, re.compile(r"true|True|TRUE|false|False|FALSE")),
@@ -35,7 +35,7 @@ _CORE = (
     (FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")),
     (FLOAT, re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")),
 )  # fmt: skip
-_KNOWN_TAGS = frozenset({NULL, BOOL, INT, FLOAT, STR, _TAG + "map", _TAG + "seq"})
+_KNOWN_TAGS = frozenset({NULL, BOOL, INT, FLOAT, STR, MAP, _TAG + "seq"})
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _VARIABLE = re.compile(rf"\$\$\{{(?P<kept>{_NAME}\}})?|\$\{{(?P<name>{_NAME})\}}|(?P<wrong>\$\{{)")
 _DEPTH = 64

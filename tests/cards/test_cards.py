@@ -102,6 +102,15 @@ def test_an_empty_card_misses_everything(tmp_path):
             ["considerations.users[1]", "considerations.limitations"],
         ),
         ("risk: {rating: null}\n", ["risk.rating"]),
+        (
+            "model_details: {owners: [null, {contact: x}], licenses: [~]}\nconsiderations: {users: [null, x]}\n",
+            [
+                "model_details.owners[0].name",
+                "model_details.owners[1].name",
+                "model_details.licenses[0].identifier",
+                "considerations.users[0]",
+            ],
+        ),
     ],
 )
 def test_blank_is_missing(tmp_path, text, paths):
@@ -127,6 +136,10 @@ def test_zero_is_a_value(tmp_path):
             "quantitative_analysis: {performance_metrics: [{dataset: nope}]}\n",
             "`nope` is none of `model_parameters.datasets`",
         ),
+        ("model_details: {released: yesterday}\n", "card.yaml:1:27: error: `model_details.released`"),
+        ("model_details: {released: 2026-02-30}\n", "is no date"),
+        ("model_details: {licenses: [{identifier: Apache 2}]}\n", "did you mean `Apache-2.0`?"),
+        ("model_details: {licenses: [{identifier: LicenseRef-}]}\n", "is no SPDX identifier"),
         ("model_details: [\n", "card.yaml:"),
         ("- a\n", "must be a mapping"),
         ("a: 1\na: 2\n", "card.yaml:2"),
