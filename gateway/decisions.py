@@ -89,7 +89,7 @@ class Decisions:
         record = Record(
             kind="inference",
             action="infer",
-            object="model:" + model if model else None,
+            object="model:" + model if model else "server",
             outcome=outcome_of(error),
             status=code_of(protocol, error),
             id=request_id,

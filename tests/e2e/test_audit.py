@@ -22,9 +22,10 @@ identity:
     - {{sha256: {sha256(ALICE.encode()).hexdigest()}, user: alice, tenant: acme}}
     - {{sha256: {sha256(BOB.encode()).hexdigest()}, user: bob, tenant: acme}}
 policy: {{file: policy.csv}}
+limits: {{body: 512KiB}}
 audit: {{mode: MODE, erasure: ERASURE}}
 """
-POLICY = "p, role:scorer, acme, *, infer, allow\np, role:ops, *, *, load, allow\ng, user:alice, role:scorer, acme\ng, user:alice, role:ops, *\n"
+POLICY = "p, role:scorer, acme, *, infer, allow\np, role:ops, *, *, load, allow\ng, user:alice, role:scorer, acme\ng, user:alice, role:ops, *\np, user:bob, acme, *, load, deny\n"
 BODY = {"inputs": [{"name": "INPUT0", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}]}
 PATH = "/v2/models/identity_fp32/infer"
 
@@ -87,6 +88,13 @@ def test_every_decision_has_one_record(gateway, mode):
         stub.ModelStreamInfer(iter([message, message]), metadata=(("x-api-key", ALICE), ("x-request-id", "stream")))
     )
     assert [bool(answer.error_message) for answer in streamed] == [False, False]
+    with pytest.raises(grpc.RpcError):
+        list(stub.ModelStreamInfer(iter([message]), metadata=(("x-api-key", "no key"), ("x-request-id", "no-stream"))))
+    large = " " * (1 << 20)
+    asked.append((one.post(PATH, large, key | {"x-request-id": "large"}).status, 413, "large", "refused"))
+    with pytest.raises(grpc.RpcError):
+        message.raw_input_contents.append(large.encode())
+        stub.ModelInfer(message, metadata=(("x-api-key", ALICE), ("x-request-id", "grpc-large")))
     channel.close()
     assert [got for got, *_ in asked] == [expected for _, expected, *_ in asked]
     assert one.stop() == 0
@@ -102,6 +110,11 @@ def test_every_decision_has_one_record(gateway, mode):
         assert record["status"] == ("OK" if name == "grpc" else str(status))
     (refused,) = by_id["grpc-nobody"]
     assert (refused["status"], refused["subject"]) == ("UNAUTHENTICATED", None)
+    for name, status in (("no-stream", "UNAUTHENTICATED"), ("grpc-large", "RESOURCE_EXHAUSTED")):
+        (refused,) = by_id[name]
+        assert (refused["kind"], refused["action"], refused["status"]) == ("inference", "infer", status)
+        assert (refused["outcome"], refused["model"], refused["object"]) == ("refused", None, "server")
+    assert by_id["large"][0]["object"] == "model:identity_fp32"
     assert len(by_id["stream"]) == 2
     (served,) = by_id["served"]
     assert (served["subject"], served["tenant"], served["model"], served["version"]) == (
@@ -119,6 +132,10 @@ def test_every_decision_has_one_record(gateway, mode):
         "model:identity_fp32",
         "refused",
     )
+    # Who asked, and the rule that decided, stand in refusals too.
+    assert (load["subject"], load["tenant"], load["rule"]) == ("user:bob", "acme", 5)
+    (bob,) = by_id["bob"]
+    assert (bob["subject"], bob["rule"]) == ("user:bob", None)
     assert served["latency_us"] > 0
 
 
