@@ -28,7 +28,9 @@ EXTENSIONS = (
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 # libstdc++ as well: its exceptions are intercepted only when it is there from the start.
 PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
-TARGETS = "json_scan or json_array or raw_tensor or http_request or http_response or grpc_request or grpc_large or feature"
+TARGETS = (
+    "json_scan or json_array or raw_tensor or http_request or http_response or grpc_request or grpc_large or feature"
+)
 
 
 def build() -> None:
