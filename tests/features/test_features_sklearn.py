@@ -240,7 +240,7 @@ def check_pipeline(pipeline, seed):
         agrees_row_by_row(whole, loaded, frame(3, seed + 1, odd=True))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(pipelines(), st.integers(0, 1000))
 def test_random_pipelines_are_taken_over(pipeline, seed):
     check_pipeline(pipeline, seed)

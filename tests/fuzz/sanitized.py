@@ -23,6 +23,7 @@ EXTENSIONS = (
     "gateway.wire._infer_c",
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",
+    "kernels.features._features_c",
     "kernels.tensors._format_c",
     "kernels.tensors._parse_c",
     "kernels.tensors._scan_c",
@@ -31,7 +32,9 @@ EXTENSIONS = (
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 # libstdc++ as well: its exceptions are intercepted only when it is there from the start.
 PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
-TARGETS = "json_scan or json_array or raw_tensor or http_request or http_response or grpc_request or grpc_large"
+TARGETS = (
+    "json_scan or json_array or raw_tensor or http_request or http_response or grpc_request or grpc_large or feature"
+)
 
 
 def build() -> None:
@@ -67,10 +70,11 @@ def inside(arguments: list[str]) -> int:
 
     sys.path.insert(0, str(ROOT))
     sys.meta_path.insert(0, Built())
-    from kernels import counters, tensors
+    from kernels import counters, features, tensors
 
     loaded = {importlib.import_module(one).__file__ for one in EXTENSIONS}
     assert all(str(path).startswith(str(BUILT)) for path in loaded), loaded
+    assert features.Program.__module__ == "kernels.features._features_c"
     assert not counters.NO_EXTENSIONS
     assert not tensors.NO_EXTENSIONS
     folders = ("doors", "kernels", "wire", "fuzz")
