@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
-SOURCES := $(shell find gateway kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.hpp' 2>/dev/null) setup.py pyproject.toml
+SOURCES := $(shell find gateway kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.hpp' -o -name '*.h' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv triton serve test test-slow soak check format bench bench-quick bench-gate models lock clean docs fuzz fuzz-asan

@@ -24,7 +24,7 @@ def extension(name: str, language: str = "c") -> Extension:
         language=language,
         include_dirs=[folder],
         # Else a changed header builds nothing.
-        depends=sorted(str(path) for suffix in ("hpp", "pxd") for path in Path(folder).glob(f"*.{suffix}")),
+        depends=sorted(str(path) for suffix in ("h", "hpp", "pxd") for path in Path(folder).glob(f"*.{suffix}")),
         extra_compile_args=[*COMMON, *(CXX17 if language == "c++" else C17)],
     )
 

@@ -24,6 +24,8 @@ EXTENSIONS = (
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",
     "kernels.features._features_c",
+    "kernels.groups._groups_c",
+    "kernels.hashing._hmac_c",
     "kernels.tensors._format_c",
     "kernels.tensors._parse_c",
     "kernels.tensors._scan_c",
