@@ -13,6 +13,7 @@ from gateway.decisions import Decisions, PageDecision
 from gateway.errors import Forbidden, UpstreamAnswered
 from gateway.operations import OPERATIONS, Operation
 from gateway.snapshot import Admitted, Snapshot
+from gateway.tracing import Trace
 from governance.audit.record import decode, encode
 from governance.audit.secrets import Mac
 from governance.policy import PolicySnapshot
@@ -69,7 +70,7 @@ def infer(log, policy, subject, model, error=None):
         "request_id": "r",
         "protocol": "http",
         "started": 0.0,
-        "trace": SimpleNamespace(sampled=False),
+        "trace": Trace(1),
     }
     nothing = {"variant": None, "assignment": None, "bracketed": False, "inputs": None, "outputs": None}
     Decisions(log).inference(SimpleNamespace(**known, **request, **nothing))
