@@ -100,6 +100,8 @@ def test_the_description_lists_the_pages(site):
     paths = {path.rstrip("/"): item for path, item in document["paths"].items()}
     assert set(paths) == {
         "/gateway/v1/snapshot",
+        "/gateway/v1/registry",
+        "/gateway/v1/registry/{model}",
         "/gateway/v1/routes",
         "/gateway/v1/routes/{name}",
         "/gateway/v1/upstreams",
