@@ -107,10 +107,12 @@ def postgres_server():
         pytest.skip(f"no PostgreSQL {OLDEST} or newer: install Debian's `postgresql`, or put `initdb` on PATH")
     folder = Path(tempfile.mkdtemp(prefix="tidegate-pg-"))
     server = PostgresServer(folder)
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -101,6 +101,8 @@ def test_the_description_lists_the_pages(site):
     assert set(paths) == {
         "/gateway/v1/snapshot",
         "/gateway/v1/fairness/{name}",
+        "/gateway/v1/registry",
+        "/gateway/v1/registry/{model}",
         "/gateway/v1/routes",
         "/gateway/v1/routes/{name}",
         "/gateway/v1/upstreams",
