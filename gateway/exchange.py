@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.tracing import Trace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.routing import Assignment, CallView, CompiledRoute, TargetVariant
     from gateway.snapshot import Snapshot
     from gateway.tls import PeerCertificate
-    from gateway.wire.types import InferAnswer, InferCall
+    from gateway.wire.types import InferAnswer, InferCall, InputTensor
     from governance.ports import Body
 
 _CLOCKS = 0.005  # seconds by which the event loop's clock may lag behind
@@ -52,6 +52,7 @@ class Exchange(ABC):
         "operation",
         "outputs",
         "peer",
+        "raw",
         "request_id",
         "route",
         "snapshot",
@@ -105,6 +106,8 @@ class Exchange(ABC):
         self.ticket: Ticket | None = None
         self.route: CompiledRoute | None = None
         self.call: InferCall | None = None
+        self.raw: Sequence[InputTensor] | None = None
+        """The columns that a feature plan made the call's inputs of, where a monitor is to see them."""
         self.answer: InferAnswer | None = None
         """The only one, until it has been counted; None where there are several."""
         self.view: CallView | None = None

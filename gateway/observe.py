@@ -148,7 +148,7 @@ def _monitor(x: Exchange) -> None:
     if monitor is None or x.call is None:
         return
     try:
-        monitor.count(x.call.inputs, () if x.answer is None else x.answer.outputs)
+        monitor.count(x.call.inputs if x.raw is None else x.raw, () if x.answer is None else x.answer.outputs)
     except Exception:  # noqa: BLE001 - a defect there must not cost an answer
         _log.exception("not counted: a defect", extra={"fields": {"request_id": x.request_id}})
 

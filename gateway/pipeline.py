@@ -35,6 +35,7 @@ from gateway.errors import (
 from gateway.headers import upstream_headers
 from gateway.identity import KeysNeeded
 from gateway.routing import CallView, sequence_id, upstream_sequence_id
+from gateway.transform import columns_of
 from gateway.upstream.plan import CallPlan
 from gateway.wire import validate
 
@@ -218,12 +219,16 @@ class Pipeline:
         features = x.snapshot.features.get(x.route_name)
         if features is None:
             return
+        inputs, rows = call.inputs, call.rows
         limit = x.snapshot.settings.limits.body
         with x.trace.span(telemetry.SPAN_FEATURES):
             if features.many(call):
                 await asyncio.to_thread(features.apply, call, limit)
             else:
                 features.apply(call, limit)
+        monitor = x.snapshot.monitors.get(x.route_name)
+        if monitor is not None and call.inputs is not inputs and features.has(monitor.names):
+            x.raw = inputs if rows is None else columns_of(rows)
 
     async def _fall_back(
         self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError

@@ -7,7 +7,11 @@ out are missing. What a client sent wrong is a `BadRequest` that names row and c
 
 from __future__ import annotations
 
+import math
+from itertools import chain
 from typing import Any, Final
+
+import numpy as np
 
 from gateway.errors import BadRequest, TooLarge
 from gateway.wire.tensors import NUMPY, SIZES, count_elements, materialise
@@ -68,6 +72,10 @@ class RouteFeatures:
                 return f"'{name}' is [n, {tensor.width}] in the plan and {list(expected.shape)} in the model"
         missing = signature.required - self._tensors.keys()
         return f"the plan does not make '{min(missing)}'" if missing else ""
+
+    def has(self, names: frozenset[str]) -> bool:
+        """Whether one of these is a raw column."""
+        return not names.isdisjoint(self._kinds)
 
     def many(self, call: InferCall) -> bool:
         """Whether the call has so many values that others should not wait for it."""
@@ -190,6 +198,40 @@ class RouteFeatures:
         return BadRequest(
             f"{where}there is no column '{name[:80]}': {suggest(name[:80], list(self._kinds), 'columns')}"
         )
+
+
+def columns_of(rows: Rows) -> list[InputTensor]:
+    """Rows that a plan has taken, as a tensor for each column that they name.
+
+    A column of numbers alone is FP64 (missing: NaN), any other BYTES (missing: empty).
+    """
+    values, names = rows.rows, rows.columns
+    if names is not None:
+        return [_tensor_of(name, [row[at] for row in values]) for at, name in enumerate(names)]
+    return [_tensor_of(name, [row.get(name) for row in values]) for name in dict.fromkeys(chain.from_iterable(values))]
+
+
+def _tensor_of(name: str, values: list[Any]) -> InputTensor:
+    shape = [len(values), 1]
+    if all(value is None or type(value) in (int, float) for value in values):
+        numbers = np.array([math.nan if value is None else _float(value) for value in values], np.float64)
+        return InputTensor(name, "FP64", shape, None, numbers.tobytes())
+    texts = [_text_of(value) for value in values]
+    data = b"".join([len(text).to_bytes(4, "little") + text for text in texts])
+    return InputTensor(name, "BYTES", shape, None, data)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond FP64
+        return math.inf if value > 0 else -math.inf
+
+
+def _text_of(value: Any) -> bytes:
+    if value is None:
+        return b""
+    return (str(value).lower() if isinstance(value, bool) else str(value)).encode("utf-8", "surrogatepass")
 
 
 def _rows_of(call: InferCall) -> int:

@@ -115,6 +115,8 @@ class StreamDoor:
         if isinstance(answer, TidegateError):
             await self._refuse(answer, x.read.id if isinstance(x, GrpcExchange) else "", x.variant_name)
             return
+        if self._failure is not None:
+            return  # an error before it has ended the stream
         body = codec.encode_response(answer)
         x.nbytes_out += len(body)
         await self._write(_FIELD_RESPONSE + _varint(len(body)) + body, x.variant_name, x.notices)

@@ -63,11 +63,13 @@ def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("count", "folder", "key", "outputs", "profile", "route")
+    __slots__ = ("count", "folder", "key", "names", "outputs", "profile", "route")
 
     def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...] = ()) -> None:
         self.route = route
         self.profile = profile
+        self.names = frozenset(column.name for column in profile.columns)
+        """Of the profile's columns."""
         self.outputs = outputs
         """Output tensors that are watched."""
         self.key = _key(profile, outputs)

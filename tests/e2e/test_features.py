@@ -13,6 +13,10 @@ from gateway_fixture import start_gateway
 from triton_fixture import CHECKOUT
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from governance import tables
+from governance.monitor import profile
+from governance.monitor.report import compare
+
 PLAN = (CHECKOUT / "model_repository/income/features.yaml").read_text()
 COLUMNS = json.loads((CHECKOUT / "model_repository/income/columns.json").read_text())["columns"]
 NUMBERS = [column["name"] for column in COLUMNS if column["kind"] == "number"]
@@ -347,3 +351,37 @@ def test_a_changed_plan_takes_effect_and_a_broken_one_does_not(gateway, expected
     until(lambda: "did you mean `lookup`?" in running.log.read_text())
     assert ask(sex="Diverse").status == 400
     assert ask().status == 200
+
+
+def test_a_monitor_sees_what_clients_sent(gateway, tmp_path):
+    """The raw columns, whatever the form, and not the tensors that were made of them."""
+
+    def table(name, rows):
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, NAMES)
+            writer.writeheader()
+            writer.writerows(rows)
+        return tables.read(tmp_path / name)
+
+    reference = table("reference.csv", people(200)[64:])
+    running = gateway(
+        "upstreams: {triton: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}\n"
+        "routes: {income: {features: income.yaml, monitor: {profile: people.profile}}}\n",
+        files={"income.yaml": PLAN, "people.profile": profile.encode(profile.build(reference))},
+    )
+    split = {"columns": NAMES[::-1], "data": [[row[name] for name in NAMES[::-1]] for row in PEOPLE[20:32]]}
+    for body in ({"instances": LEFT_OUT[:20]}, {"dataframe_split": split}):
+        assert running.post("/v2/models/income/infer", body).status == 200
+    length, body = binary(PEOPLE[32:50])
+    headers = {"inference-header-content-length": length}
+    assert running.request("POST", "/v2/models/income/infer", body, headers).status == 200
+    with grpc.insecure_channel(running.grpc) as channel:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message(PEOPLE[50:]))
+    assert running.post("/v2/models/income/infer", {"instances": changed(age="x")}).status == 400
+    expected = compare(reference, table("sent.csv", PEOPLE))
+    found = running.get("/gateway/v1/monitors/income").json()
+    assert (found["rows"], found["calls"], found["unseen"]) == (expected.rows, 4, 0)
+    for column, other in zip(found["columns"], expected.columns, strict=True):
+        for name in ("name", "kind", "status", "n_current", "missing_current", "bins"):
+            assert column[name] == getattr(other, name), (column["name"], name)
+        assert column["statistics"]["psi"] == other.statistics["psi"]
