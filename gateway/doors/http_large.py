@@ -159,8 +159,9 @@ class LargeBodyProtocol(FrontDoorProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """The next request is another one."""
-        self._large = None
+        """The next request is another one; the one before it may not have begun to be served yet."""
+        if self._large is not None and self._large.cycle.response_complete:
+            self._large = None
         super().on_message_begin()
 
     def _length_of_large(self) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import ssl
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pytest
-from driving import until
+from driving import children, until
 from gateway_fixture import START_SECONDS, start_gateway
 from tls_fixture import authority, trusting
 from triton_fixture import free_ports, repository, running_triton
@@ -31,6 +34,7 @@ class Door:
 
     address: str
     context: ssl.SSLContext | None
+    process: int
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +58,13 @@ def door(request, model_server, authority, tmp_path_factory):
     if context is not None:
         gateway.http = address
         until(lambda: ready(address, context), START_SECONDS)
-    yield Door(gateway.http, context)
+    yield Door(gateway.http, context, gateway.process.pid)
     assert gateway.stop() == 0, gateway.log.read_text()
     assert "Traceback" not in gateway.log.read_text()
 
 
 def ready(address: str, context: ssl.SSLContext) -> bool:
-    with contextlib.suppress(OSError), Client(Door(address, context)) as client:
+    with contextlib.suppress(OSError), Client(Door(address, context, 0)) as client:
         client.send(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
         return client.answer()[0] == 200
     return False
@@ -168,6 +172,23 @@ def test_pipelined_before_and_behind(door):
     with Client(door) as client:
         for head, body, _ in order:
             client.send(head, body)
+        for _, _, values in order:
+            right(client.answer(), values)
+
+
+def test_pipelined_before_the_first_is_served(door):
+    """All is there when the worker comes to read: the next head is read before the request in front of it begins."""
+    (worker,) = [
+        pid for pid in children(door.process) if b"gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    order = [request(LARGE + 1000, 1), request(600, 2), request(LARGE, 3), request(600, 4)]
+    with Client(door) as client:
+        head, body, values = request(600, 0)
+        client.send(head + body)
+        right(client.answer(), values)
+        os.kill(worker, signal.SIGSTOP)
+        client.send(*(part for head, body, _ in order for part in (head, body)))
+        os.kill(worker, signal.SIGCONT)
         for _, _, values in order:
             right(client.answer(), values)
 
