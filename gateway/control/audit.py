@@ -47,7 +47,7 @@ class AuditController(Controller):
     """The audit log. Needs `read` on `audit`."""
 
     path = "/audit"
-    tags = ("audit",)
+    include_in_schema = False  # C2SP's texts describe it
 
     @get("/checkpoint")
     async def checkpoint(self, request: Request[Any, Any, Any]) -> Response[bytes]:

@@ -179,8 +179,10 @@ def test_what_does_not_fit_the_queue_is_counted(tmp_path, monkeypatch):
         await asyncio.to_thread(log.close)
         return log.dropped
 
-    assert asyncio.run(go()) == 8
-    assert len(records_of(tmp_path)) == 2
+    dropped = asyncio.run(go())
+    # How many the writer takes meanwhile is its own affair; it has no time for all.
+    assert 0 < dropped <= 8
+    assert len(records_of(tmp_path)) == 10 - dropped
 
 
 def test_the_sequencer_tries_again_and_begins_from_the_disk(tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def test_a_bundle_is_checked_in_an_empty_folder_by_other_processes(site, tmp_pat
     assert summed(elsewhere)
     report = read_json(elsewhere / "report.json")
     indices = [one["index"] for one in report["cited"]]
-    assert len(indices) == len(set(indices)) == 7
+    # Three of all and five of the failures; of the first some may be among the latter.
+    assert 5 <= len(indices) == len(set(indices)) <= 8
     assert all(proved(elsewhere, index, key) for index in indices)
     assert [verify_proof(elsewhere, index) for index in indices[:2]] == [0, 0]
     changed = elsewhere / f"records/{indices[0]}.json"
@@ -91,7 +92,8 @@ def test_what_a_report_says(site):
     assert any("own folder" in line for line in report["missing"])
     assert any("older checkpoint" in line for line in report["missing"])
     assert any("begins at 2026-09-21T14:13:20Z" in line for line in report["missing"])
-    assert "293 records of the period are counted, and not in this folder." in report["missing"]
+    left = 300 - len(report["cited"])
+    assert f"{left} records of the period are counted, and not in this folder." in report["missing"]
     assert report["given"] == [
         {
             "file": "given/card-1.yaml",

@@ -222,7 +222,7 @@ def over_grpc(site):
         garbage = made.unary_unary(UNARY)
         with pytest.raises(grpc.RpcError) as error:
             garbage(b"\xff\xff", metadata=((*ALICE.items(), ("x-request-id", "grpc-garbage"))))
-        nothing = no | NOBODY | {"model": None, "object": None, "status": error.value.code().name}
+        nothing = no | NOBODY | {"model": None, "object": "server", "status": error.value.code().name}
         site.seen["grpc-garbage"] = Seen(nothing)
 
 
@@ -244,7 +244,7 @@ def streamed(site):
         site.seen["stream-bad"] = Seen(WHO | missing)
         with pytest.raises(grpc.RpcError):
             list(stub(iter([good]), metadata=(("x-request-id", "stream-nobody"),)))
-        refused = {"outcome": "refused", "status": "UNAUTHENTICATED", "model": None, "object": None}
+        refused = {"outcome": "refused", "status": "UNAUTHENTICATED", "model": None, "object": "server"}
         site.seen["stream-nobody"] = Seen(NOBODY | refused | UNROUTED)
 
 

@@ -99,6 +99,8 @@ def test_the_description_lists_the_pages(site):
     assert document["info"]["title"] == "Tidegate control API"
     paths = {path.rstrip("/"): item for path, item in document["paths"].items()}
     assert set(paths) == {
+        "/gateway/v1/monitors",
+        "/gateway/v1/monitors/{name}",
         "/gateway/v1/snapshot",
         "/gateway/v1/fairness/{name}",
         "/gateway/v1/registry",

@@ -15,13 +15,13 @@ from gateway.operations import OPERATIONS, Operation
 from gateway.snapshot import Admitted, Snapshot
 from gateway.tracing import Trace
 from governance.audit.record import decode, encode
-from governance.audit.secrets import Mac
 from governance.policy import PolicySnapshot
 from governance.policy.ask import ask
 from governance.policy.compare import replay
 from governance.types import Subject
+from kernels.hashing import HmacSha256
 
-MAC = Mac(bytes(32))
+MAC = HmacSha256(bytes(32))
 OLD = "p, role:scorer, acme, model:income, infer, allow\ng, user:alice, role:scorer, acme\n"
 
 subjects = st.builds(

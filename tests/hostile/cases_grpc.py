@@ -16,8 +16,6 @@ from cases_http import many_idle
 from hostile_site import BODY_LIMIT, TENSORS, UNARY, Case, Site, pieces, read_all, sent
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.doors.grpc_engine import AUTO
-
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
@@ -250,7 +248,7 @@ def reads(nbytes: int, seconds: float) -> Callable[[Site], str]:
     return run
 
 
-ENGINE = os.environ.get("TIDEGATE_TEST_GRPC_ENGINE", AUTO)
+ENGINE = os.environ.get("TIDEGATE_TEST_GRPC_ENGINE", "nghttp2")
 """grpcio has no floor: docs/hostile-wire.md, "What remains"."""
 FLOOR = ENGINE == "nghttp2"
 ANY = (

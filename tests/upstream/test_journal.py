@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -30,6 +31,7 @@ def forked(work) -> int:
     pid = os.fork()
     if pid:
         return pid
+    gc.disable()  # what other tests have left, such as channels of gRPC, must not be collected in a fork
     status = 1
     with suppress(BaseException):
         work()
