@@ -123,13 +123,13 @@ class Pipeline:
         """
         self._decisions.admit()
         snapshot = x.snapshot
+        x.route = snapshot.routes.routes.get(x.model)  # first: who is refused is counted under it too
         try:
             x.subject = snapshot.identifier.identify(x.headers, x.certificate)
         except KeysNeeded:
             x.subject = await snapshot.identifier.identified(x.headers, x.certificate)
         with x.trace.span(telemetry.SPAN_POLICY):
             x.decision_line = snapshot.authorise_infer(x.subject, x.model)
-        x.route = snapshot.routes.routes.get(x.model)
         if x.route is None or x.version:
             x.route = await find_route(snapshot, x.model, x.version)
         if snapshot.approvals is not None:

@@ -7,6 +7,7 @@ without a key 401 on everything but health. Nothing of that depends on whether t
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import grpc
@@ -250,6 +251,10 @@ def test_infer_and_read_are_two_rights(strict):
     assert ask(strict.http, "POST", "/v2/models/alias/infer", body, scorer).status == 403
     events = {**reader, "accept": "text/event-stream"}
     assert ask(strict.http, "POST", "/v2/models/income/infer", body, events).status == 403
+    # Refusals are counted under the route that was asked for.
+    page = ask(strict.http, "GET", "/metrics", headers={"x-api-key": KEYS["root"][0]}).body.decode()
+    for route in ("income", "alias"):
+        assert re.search(rf'^tidegate_requests_total\{{route="{route}",.*code="403"', page, re.MULTILINE), page
 
 
 def features(model: str, call_id: str) -> bytes:
