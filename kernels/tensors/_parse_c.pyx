@@ -246,6 +246,8 @@ cdef int read_array(Work* w) noexcept nogil:
             continue
         if c != 93 or after_comma:
             if not w.numbers or not quick_elements(w):
+                if w.i < n and p[w.i] == 91:  # behind what was read quickly, and a comma, an array begins
+                    continue
                 if w.count >= w.limit:
                     return TOO_MANY
                 fault = element(w)

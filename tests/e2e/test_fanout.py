@@ -133,11 +133,19 @@ def test_what_all_refuse_comes_in_tritons_words(fleet, protocol):
 
 
 def test_index_and_statistics_are_those_of_both(fleet):
+    def statistics() -> list[dict]:
+        return [one.get_inference_statistics("identity_fp32")["model_stats"][0] for one in fleet.direct]
+
+    def counted() -> int:
+        return sum(one["inference_count"] for one in statistics())
+
+    before = counted()
     for at in range(12):
         tensor = httpclient.InferInput("INPUT0", [1, 2], "FP32")
         tensor.set_data_from_numpy(np.full((1, 2), at, np.float32))
         fleet.client.infer("identity_fp32", [tensor])
-    each = [one.get_inference_statistics("identity_fp32")["model_stats"][0] for one in fleet.direct]
+    until(lambda: counted() == before + 12)  # Triton counts after it has answered
+    each = statistics()
     through = fleet.client.get_inference_statistics("identity_fp32")["model_stats"][0]
     grpc = fleet.grpc.get_inference_statistics("identity_fp32").model_stats[0]
     for field in ("inference_count", "execution_count"):

@@ -341,6 +341,18 @@ def test_all_that_json_writes_is_taken(value):
     assert outcome(FAST.scan_json, json.dumps(value).encode(), 100) == []
 
 
+@pytest.mark.parametrize(
+    "text", [b"[1,[]]", b"[1, []]", b"[1,[2]]", b"[[1],2,[3,[4]]]", b"[1,[", b"[1,[]", b"[1,[,2]]"]
+)
+def test_arrays_behind_plain_elements(text: bytes):
+    """Nested unevenly, and so long that the quick readers take part."""
+    for datatype in NUMBER_TYPES:
+        for expected in range(5):
+            assert outcome(FAST.parse_array, text + BLANKS, datatype, expected) == outcome(
+                PLAIN.parse_array, text + BLANKS, datatype, expected
+            )
+
+
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(SNIPPETS, max_size=8), st.sampled_from([*NUMBER_TYPES, "BYTES"]), st.integers(0, 5))
 def test_twins_parse_alike(snippets: list[bytes], datatype: str, expected: int):
