@@ -49,7 +49,7 @@ test: triton
 # Real backends and other model servers, each in an environment of its own (some GB the first time).
 test-slow: triton
 	$(BIN)/python tests/venv_fixture.py
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m slow $(ARGS)
 	@test -n "$(ARGS)" || { echo "==> gRPC on its other engine"; TIDEGATE_TEST_GRPC_ENGINE=grpcio $(BIN)/python -m pytest \
 	  -m "not slow" -n $(JOBS) --dist loadfile $(GRPC_TESTS) -k "not http:"; }
 
