@@ -123,9 +123,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def import_(args: argparse.Namespace) -> int:
     """Writes a plan; its exit status."""
     # Other commands do not wait for numpy.
-    from governance import tables  # noqa: PLC0415
-    from governance.features import importing, parity  # noqa: PLC0415
-    from governance.features.flows import Unsupported  # noqa: PLC0415
+    from governance import tables  # noqa: PLC0415  numpy
+    from governance.features import importing, parity  # noqa: PLC0415  numpy
+    from governance.features.flows import Unsupported  # noqa: PLC0415  numpy
 
     try:
         if args.trust_joblib:
@@ -163,7 +163,7 @@ def import_(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Judges a plan; its exit status."""
-    from governance.features.reading import load  # noqa: PLC0415
+    from governance.features.reading import load  # noqa: PLC0415  numpy
 
     loaded, findings = load(args.plan)
     if [finding.code for finding in findings] == ["unreadable"]:
@@ -180,7 +180,7 @@ def check(args: argparse.Namespace) -> int:
 
 def _loaded(path: Path) -> Loaded | None:
     """The plan; None: why not has been said."""
-    from governance.features.reading import load  # noqa: PLC0415
+    from governance.features.reading import load  # noqa: PLC0415  numpy
 
     loaded, findings = load(path)
     if loaded is None:
@@ -190,8 +190,8 @@ def _loaded(path: Path) -> Loaded | None:
 
 def run_plan(args: argparse.Namespace) -> int:
     """Writes a table's tensors; its exit status."""
-    from governance import tables  # noqa: PLC0415
-    from governance.features.tables import run, save  # noqa: PLC0415
+    from governance import tables  # noqa: PLC0415  numpy
+    from governance.features.tables import run, save  # noqa: PLC0415  numpy
 
     loaded = _loaded(args.plan)
     if loaded is None:
@@ -213,7 +213,7 @@ def run_plan(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Says what a plan does; its exit status."""
-    from governance.features import picture  # noqa: PLC0415
+    from governance.features import picture  # noqa: PLC0415  numpy
 
     loaded = _loaded(args.plan)
     if loaded is None:
