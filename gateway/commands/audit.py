@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from gateway.commands import audit_state
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from gateway.commands.guarded import declare
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, say
 from governance.audit import show
 from governance.audit.proof import prove, verify_proof
 from governance.audit.verify import Report, read_keys, read_witness_keys, verify
-from governance.errors import AuditError, AuditInputError
+from governance.errors import AuditInputError
 
 _VERIFY = """\
 examples:
@@ -74,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     audit = subparsers.add_parser("audit", help="verify, read and keep the audit log")
     commands = audit.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    check = _command(commands, "verify", "verify a log with nothing but its public key", _VERIFY, run_verify)
+    check = declare(commands, "verify", "verify a log with nothing but its public key", _VERIFY, run_verify)
     check.add_argument("dir", type=Path, metavar="DIR", help="the log (state_dir/audit, or a copy)")
     check.add_argument("--key", type=Path, required=True, metavar="FILE", help="its verifier keys, one a line")
     check.add_argument(
@@ -95,17 +96,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_format(check)
 
-    proof = _command(commands, "proof", "prove that an entry stands in a log", _PROOF, run_proof)
+    proof = declare(commands, "proof", "prove that an entry stands in a log", _PROOF, run_proof)
     proof.add_argument("dir", type=Path, metavar="DIR", help="the log")
     proof.add_argument("--index", type=_index, required=True, metavar="N", help="the entry's index, from 0")
 
-    judge = _command(commands, "verify-proof", "check such a proof", _VERIFY_PROOF, run_verify_proof)
+    judge = declare(commands, "verify-proof", "check such a proof", _VERIFY_PROOF, run_verify_proof)
     judge.add_argument("proof", type=Path, metavar="PROOF", help="the proof")
     judge.add_argument("--key", type=Path, required=True, metavar="FILE", help="the log's verifier keys, one a line")
     judge.add_argument("--entry", type=Path, required=True, metavar="FILE", help="the raw entry")
     add_format(judge)
 
-    shown = _command(commands, "show", "print records", _SHOW, run_show)
+    shown = declare(commands, "show", "print records", _SHOW, run_show)
     shown.add_argument("dir", type=Path, metavar="DIR", help="the log")
     shown.add_argument("--from", dest="first", type=_index, default=0, metavar="N", help="first index (default: 0)")
     shown.add_argument("--to", dest="last", type=_index, metavar="N", help="last index (default: the last there is)")
@@ -113,36 +114,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     shown.add_argument("--raw", action="store_true", help="the entries as they are in the log")
     shown.add_argument("--follow", action="store_true", help="go on with what comes, until interrupted")
 
-    export = _command(commands, "export", "write records to a file", _EXPORT, run_export)
+    export = declare(commands, "export", "write records to a file", _EXPORT, run_export)
     export.add_argument("dir", type=Path, metavar="DIR", help="the log")
     export.add_argument("--to", type=Path, required=True, metavar="FILE", help="FILE.jsonl or FILE.parquet")
     add_format(export)
 
-    audit_state.add_commands(commands, _command)
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    epilog: str,
-    run: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(run=lambda args: _guarded(run, args))
-    return parser
-
-
-def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        return run(args)
-    except AuditError as error:
-        say(f"tidegate: {error}")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        say(f"tidegate: {error.filename}: {error.strerror}: check the path, its rights and the room on the disk")
-    return NOT_JUDGED
+    audit_state.add_commands(commands, declare)
 
 
 def _index(text: str) -> int:

@@ -7,28 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.commands.output import NOT_JUDGED, not_judged, say
 from governance.audit.verify import read_keys
-from governance.errors import AuditError, CardError, DataError, PackError, PolicyError
 
 if TYPE_CHECKING:
     from governance.compliance.given import Given
     from governance.compliance.report import Source
 
 T = TypeVar("T")
-
-
-def declare(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    epilog: str,
-    run: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    """One command, whose errors end with status 2."""
-    parser = commands.add_parser(name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(run=lambda args: _guarded(run, args))
-    return parser
 
 
 def add_log(parser: argparse.ArgumentParser) -> None:
@@ -68,20 +53,6 @@ def a(read: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return argument
-
-
-def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        return run(args)
-    except (PackError, CardError, PolicyError) as error:
-        return not_judged(error.findings)
-    except (AuditError, DataError) as error:
-        say(f"tidegate: {error}")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        say(f"tidegate: {error.filename}: {error.strerror}: check the path, its rights and the room on the disk")
-    return NOT_JUDGED
 
 
 def log_of(args: argparse.Namespace) -> Source:

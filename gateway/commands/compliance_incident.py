@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.commands.audit import progress
-from gateway.commands.compliance_args import a, add_given, add_log, declare, given_of, log_of
+from gateway.commands.compliance_args import a, add_given, add_log, given_of, log_of
+from gateway.commands.guarded import declare
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, not_judged
 from gateway.settings.file import load
 from governance.compliance import pack as packs
