@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from governance.documents.nodes import decode
 from governance.errors import DataError
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit of 128 KiB is for programs that fear their input
@@ -82,10 +83,17 @@ def _csv(path: Path) -> Table:
                     column.append(cell)
         except csv.Error as error:
             raise DataError(f"{path}:{lines.line_num}: {error}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        except UnicodeDecodeError:
+            raise DataError(_not_utf8(path)) from None
     found = {name: Column(values, written=True) for name, values in zip(names, columns, strict=True)}
     return Table(path, len(ends), found, ends)
+
+
+def _not_utf8(path: Path) -> str:
+    """Where a file that is not UTF-8 first shows it: the reader takes many lines at once and knows the byte alone."""
+    _, findings = decode(path.read_bytes(), str(path))
+    found = findings[0]
+    return f"{found.file}:{found.line}:{found.column}: {found.message}"
 
 
 def _jsonl(path: Path) -> Table:
@@ -117,7 +125,9 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 yield number, decoder.decode(line.removeprefix(b"\xef\xbb\xbf"))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UnicodeDecodeError:
+                raise DataError(_not_utf8(path)) from None
+            except msgspec.MsgspecError as error:
                 raise DataError(f"{path}:{number}: not a JSON object ({error}); write one a line") from None
 
 

@@ -16,9 +16,10 @@ import msgspec
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from governance.cards.licenses import HUGGING_FACE
+from governance.cards.tasks import TASKS
 from governance.documents.convert import Place, Places, convert
 from governance.documents.nodes import BOOL, FLOAT, INT, MAP, NULL, STR, compose, decode
-from governance.documents.words import nearest
+from governance.documents.words import nearest, suggest
 from governance.errors import CardError
 from governance.types import Finding
 
@@ -103,6 +104,7 @@ class ModelParameters(_Part, frozen=True):
 
     approach: Approach | None = None
     task: str = ""
+    """One of `tasks.TASKS`."""
     architecture_family: str = ""
     model_architecture: str = ""
     library_name: str = ""
@@ -260,6 +262,12 @@ def _impossible(card: Card, file: str, places: Places) -> Iterator[Finding]:
             hint = f"did you mean `{close}`?" if close else "write one of spdx.org/licenses, or LicenseRef-X"
             message = f"`model_details.licenses[{at}].identifier` `{name}` is no SPDX identifier: {hint}"
             yield finding(("model_details", "licenses", at, "identifier"), "wrong-value", message)
+    task = card.model_parameters.task.strip()
+    if task and task not in TASKS:
+        message = (
+            f"`model_parameters.task` `{task}` is no task of the Hugging Face Hub: {suggest(task, TASKS, 'tasks')}"
+        )
+        yield finding(("model_parameters", "task"), "wrong-value", message)
     names = {dataset.name for dataset in card.model_parameters.datasets}
     for at, metric in enumerate(card.quantitative_analysis.performance_metrics):
         if metric.dataset and metric.dataset not in names:

@@ -140,6 +140,8 @@ def test_zero_is_a_value(tmp_path):
         ("model_details: {released: 2026-02-30}\n", "is no date"),
         ("model_details: {licenses: [{identifier: Apache 2}]}\n", "did you mean `Apache-2.0`?"),
         ("model_details: {licenses: [{identifier: LicenseRef-}]}\n", "is no SPDX identifier"),
+        ("model_parameters: {task: tabular-clasification}\n", "did you mean `tabular-classification`?"),
+        ("model_parameters: {task: credit scoring}\n", "is no task of the Hugging Face Hub"),
         ("model_details: [\n", "card.yaml:"),
         ("- a\n", "must be a mapping"),
         ("a: 1\na: 2\n", "card.yaml:2"),
