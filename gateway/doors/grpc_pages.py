@@ -177,8 +177,10 @@ async def model_page(page: GrpcPage) -> bytes:
                 del one.versions[:]
         answer = page.agreed(told)
         answer.name = route.name
-        versions = route.versions() or (served if len(told.done) > 1 else ())
-        if versions:
+        versions = route.versions()
+        if versions is None and len(told.done) > 1:
+            versions = tuple(served)
+        if versions is not None:
             answer.versions[:] = sorted(versions, key=lambda version: (len(version), version))
         features = page.snapshot.features.get(route.name)
         columns = None if features is None else features.metadata()
@@ -202,8 +204,7 @@ async def model_stats(page: GrpcPage) -> bytes:
     route = await find_route(page.snapshot, page.model, page.message.version)
     targets = {
         (to.upstream, to.model, page.message.version or to.version): None
-        for to in route.variants
-        if not page.message.version or to.version in ("", page.message.version)
+        for to in route.of_version(page.message.version)
     }
     merged: list[merge.Row] = []
     for upstream, model, version in targets:

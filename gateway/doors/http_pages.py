@@ -177,7 +177,7 @@ async def _model_page(page: PageRequest, name: str) -> Reply:
     versions = route.versions()
     features = None if name else page.snapshot.features.get(route.name)
     columns = None if features is None else features.metadata()
-    if to.variant.model == route.name and (name or not versions) and columns is None:
+    if to.variant.model == route.name and (name or versions is None) and columns is None:
         return reply
     document = msgspec.json.decode(reply.body)
     document["name"] = route.name
@@ -185,7 +185,7 @@ async def _model_page(page: PageRequest, name: str) -> Reply:
         document["inputs"] = [
             {"name": column, "datatype": datatype, "shape": shape} for column, datatype, shape in columns
         ]
-    if versions and not name:
+    if versions is not None and not name:
         document["versions"] = sorted(versions, key=lambda version: (len(version), version))
     reply.body = msgspec.json.encode(document)
     return reply
@@ -196,8 +196,7 @@ async def model_stats(page: PageRequest) -> Reply:
     route = await find_route(page.snapshot, page.address.model, page.address.version)
     targets = {
         (to.upstream, model_target(to.model, page.address.version or to.version, "stats")): None
-        for to in route.variants
-        if not page.address.version or to.version in ("", page.address.version)
+        for to in route.of_version(page.address.version)
     }
     merged: list[dict[str, Any]] = []
     whole: Told[Any] = Told()

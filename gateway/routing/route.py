@@ -184,9 +184,24 @@ class CompiledRoute(msgspec.Struct, frozen=True):
         best = max(draw.variants, key=lambda variant: (variant.weight, -variant.index))
         return self._assignment(best, draw, (), "version", False)
 
-    def versions(self) -> tuple[str, ...]:
-        """The versions that may be asked for by number, in the order listed; () when the upstream knows."""
-        return tuple(self._by_version)
+    def versions(self) -> tuple[str, ...] | None:
+        """The versions that may be asked for by number, in the order listed; None when the upstream knows."""
+        if self.any_version:
+            return None
+        matched = {rule.variant.name for rule in self._rules}
+        return tuple(
+            version
+            for version, draw in self._by_version.items()
+            if draw.split is not None or any(variant.name in matched for variant in draw.variants)
+        )
+
+    def of_version(self, version: str) -> tuple[TargetVariant, ...]:
+        """The variants that have a version that was asked for, whatever their weights; "": all.
+
+        Raises:
+            NotFound: no variant has that version.
+        """
+        return self.variants if not version else self._of_version(version).variants
 
     def _of_version(self, version: str) -> Draw:
         draw = self._by_version.get(version)

@@ -66,7 +66,7 @@ def test_without_routes_every_model_of_the_first_upstream_is_passed_through():
     assert (assignment.variant.upstream, assignment.version) == ("triton", "")
     assert route.assign(CallView(ALICE, version="7")).version == "7"
     assert route.page("7").version == "7"
-    assert route.versions() == ()
+    assert route.versions() is None
     assert routes.lookup("") is None
 
 
@@ -223,6 +223,7 @@ def test_a_version_of_weight_0_serves_pages_and_no_calls():
     with pytest.raises(NotFound, match="weight"):
         route.assign(CallView(ALICE, version="3"))
     assert route.page("3").variant.name == "dark"
+    assert route.versions() == ("1",)
 
 
 def test_one_variant_without_a_version_takes_any():
