@@ -43,6 +43,7 @@ class Exchange(ABC):
         "deadline",
         "decision_line",
         "error",
+        "fallbacks",
         "headers",
         "inputs",
         "model",
@@ -114,6 +115,8 @@ class Exchange(ABC):
         self.assignment: Assignment | None = None
         self.variant: TargetVariant | None = None
         """The variant that was chosen, or that answered in its place."""
+        self.fallbacks: tuple[str, ...] = ()
+        """The variants that were tried after the chosen one, in order."""
         self.notices: Notices = ()
         """Headers that tell of the end of the version that serves."""
         self.error: TidegateError | None = None

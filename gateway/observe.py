@@ -188,6 +188,8 @@ def _described(x: Exchange, code: str) -> tuple[str, dict[str, Any]]:
         attributes[telemetry.ROUTE_DRAWN] = x.assignment.drawn
         attributes[telemetry.TRITON_MODEL] = x.variant.model
         attributes[telemetry.TRITON_VERSION] = x.answered_by or x.assignment.version
+    if x.fallbacks:
+        attributes[telemetry.FELL_BACK] = ",".join(x.fallbacks)
     return name, attributes
 
 

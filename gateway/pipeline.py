@@ -233,10 +233,15 @@ class Pipeline:
     async def _fall_back(
         self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError
     ) -> InferAnswer:
-        """Steps 7 and 8 again after `last`: the fallbacks, while the failure is not the client's."""
+        """Steps 7 and 8 again after `last`: the fallbacks, where the failure is not the client's.
+
+        What a fallback then refuses is no news to the client, whose request the chosen variant took: it is told what
+        failed before.
+        """
         assert x.route is not None
         if not not_the_clients_fault(last):
             raise last
+        failed = x.variant, x.notices
         for other in x.route.fallbacks(x.view or self._view(x, call), assignment):
             if x.time_left() <= 0:
                 break
@@ -244,7 +249,9 @@ class Pipeline:
             try:
                 return await self._forward(x, call, other)
             except TidegateError as error:
-                last = error
+                if not_the_clients_fault(error):
+                    last, failed = error, (x.variant, x.notices)
+        x.variant, x.notices = failed
         raise last
 
     async def _forward(self, x: Exchange, call: InferCall, to: Assignment) -> InferAnswer:
@@ -286,8 +293,8 @@ class Pipeline:
             answer = await (_traced(x, asking, to, plan) if x.trace.sampled else asking)
             x.answered_by = answer.model_version
         except UpstreamAnswered as error:
-            if error.status == 404 and not _names_absent_memory(call, error):
-                raise _missing(x, to, error) from None
+            if plan.replica is not None and plan.replica.lacks(to.variant.model, error):
+                raise missing(x, to, error) from None
             raise
         else:
             return answer
@@ -311,6 +318,7 @@ class Pipeline:
     def fell_back(self, x: Exchange, to: Assignment, error: TidegateError) -> None:
         """Another variant serves from here on."""
         self._observer.fell_back(x, to, error)
+        x.fallbacks = (*x.fallbacks, to.variant.name)
         x.variant = to.variant
         approvals = x.snapshot.approvals
         if approvals is not None:
@@ -345,7 +353,7 @@ class Pipeline:
         try:
             return await _in_time(x, upstream.signature(to.variant.model, to.version))
         except NotFound as error:
-            raise _missing(x, to, error) from None
+            raise missing(x, to, error) from None
 
     @staticmethod
     def _found_to_fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature | None:
@@ -407,14 +415,7 @@ def tell(span: Step, plan: CallPlan) -> None:
         span.set(telemetry.HEDGED, plan.hedge)
 
 
-def _names_absent_memory(call: InferCall, error: TidegateError) -> bool:
-    """Whether what is not found is shared memory that the client names, and not the model: its own mistake."""
-    return "shared memory region" in error.message and any(
-        tensor.shm is not None for tensors in (call.inputs, call.outputs) for tensor in tensors
-    )
-
-
-def _missing(x: Exchange, to: Assignment, error: TidegateError) -> TidegateError:
+def missing(x: Exchange, to: Assignment, error: TidegateError) -> TidegateError:
     """What it means that a model server does not have the model or version of a variant.
 
     The client's fault only where the client chose the name or the version; else whoever wrote the route did, and a

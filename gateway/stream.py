@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from gateway import logs, telemetry
 from gateway.decisions import durable
 from gateway.errors import Cancelled, Defect, Overloaded, TidegateError, Unreachable, not_the_clients_fault
 from gateway.headers import metadata_of
+from gateway.pipeline import missing
 from gateway.routing import sequence_id
 from gateway.stream_order import Line, Say, Turn
 from gateway.upstream.tries import StreamTry
@@ -29,10 +30,11 @@ from gateway.wire.types import InferAnswer
 
 if TYPE_CHECKING:
     from gateway.admission.concurrency import Gate
+    from gateway.approvals import Notices
     from gateway.decisions import Written
     from gateway.exchange import Exchange
     from gateway.pipeline import Pipeline
-    from gateway.routing import Assignment
+    from gateway.routing import Assignment, TargetVariant
     from gateway.routing.lane import Copy
     from gateway.routing.shadows import Dropped
     from gateway.tracing import Step
@@ -215,17 +217,17 @@ class StreamSession:
             return False
         return True
 
-    async def retry(self, call: _OpenCall, error: TidegateError) -> bool:
+    async def retry(self, call: _OpenCall) -> bool:
         """Send a call that failed before its first answer to the next fallback; False when there is none."""
-        while call.alternatives and not self._gone:
+        while call.failure is not None and call.alternatives and not self._gone:
             to = call.alternatives.pop(0)
             call.tried.clear()
-            self.pipeline.fell_back(call.x, to, error)
+            self.pipeline.fell_back(call.x, to, call.failure.error)
             try:
                 await self._send(call, to)
             except TidegateError as failed:
                 call.forwarded(failed)
-                error = failed
+                call.failed(failed)
                 continue
             return True
         return False
@@ -262,12 +264,20 @@ class StreamSession:
             self._idle.set()
 
 
+class _Failure(NamedTuple):
+    """Of a variant, for a reason that is not the client's."""
+
+    error: TidegateError
+    variant: TargetVariant | None
+    notices: Notices
+
+
 class _OpenCall:
     """One call that has not had its last answer."""
 
     __slots__ = (
-        "alternatives", "began", "copies", "ended", "entered", "gate", "place", "session", "started", "step", "to",
-        "tried", "turn", "under_way", "x",
+        "alternatives", "began", "copies", "ended", "entered", "failure", "gate", "place", "session", "started", "step",
+        "to", "tried", "turn", "under_way", "x",
     )  # fmt: skip
 
     def __init__(self, session: StreamSession, x: Exchange, turn: Turn) -> None:
@@ -276,6 +286,8 @@ class _OpenCall:
         self.turn = turn
         """Its answers' place among those of the other calls."""
         self.alternatives: list[Assignment] = []
+        self.failure: _Failure | None = None
+        """What its client is told when no fallback answers."""
         self.to: Assignment | None = None
         self.under_way: StreamTry | None = None
         """On the replica that has it."""
@@ -330,8 +342,10 @@ class _OpenCall:
         if isinstance(answer, TidegateError):
             if final:
                 answer = self._judged(answer)
-                if not self.started and await self._sent_again(answer):
-                    return
+                if not self.started:
+                    if await self._sent_again(answer):
+                        return
+                    answer = self._told(answer)
                 self._settle(None)
                 answer = await _recorded(self.end(answer, close=False)) or answer
             await self.session.hand_on(self, answer, final=final)
@@ -369,7 +383,20 @@ class _OpenCall:
         if await self.session.resend(self, error):
             return True
         self.forwarded(error)
-        return not_the_clients_fault(error) and await self.session.retry(self, error)
+        self.failed(error)
+        return await self.session.retry(self)
+
+    def failed(self, error: TidegateError) -> None:
+        """A variant failed. What a fallback refuses is no news to the client, as in `Pipeline.infer`."""
+        if not_the_clients_fault(error):
+            self.failure = _Failure(error, self.x.variant, self.x.notices)
+
+    def _told(self, last: TidegateError) -> TidegateError:
+        """What the client is told after the last try."""
+        if self.failure is None:
+            return last
+        self.x.variant, self.x.notices = self.failure.variant, self.failure.notices
+        return self.failure.error
 
     def _judged(self, error: TidegateError) -> TidegateError:
         """What the failure says of the replica, and what it means for a sequence."""
@@ -377,6 +404,8 @@ class _OpenCall:
         if to is None or self.under_way is None or x.call is None:
             return error
         self._tell_replica(error)
+        if self.under_way.replica.lacks(to.variant.model, error):
+            return missing(x, to, error)
         return x.snapshot.upstreams[to.variant.upstream].broke(x.call, to.variant.model, to.version, error)
 
     def _settle(self, answer: InferAnswer | None) -> None:

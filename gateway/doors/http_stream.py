@@ -22,8 +22,8 @@ from gateway import telemetry
 from gateway.decisions import durable
 from gateway.doors.http_body import plain_body
 from gateway.doors.reply import JSON_TYPE, Reply, error_body, served_headers
-from gateway.errors import Cancelled, TidegateError, Unreachable
-from gateway.pipeline import tell
+from gateway.errors import Cancelled, TidegateError, Unreachable, UpstreamAnswered
+from gateway.pipeline import missing, tell
 from gateway.stream import StreamSession
 from gateway.upstream.plan import CallPlan
 from gateway.wire import generate as codec
@@ -207,6 +207,10 @@ class _Generate:
                 page=self._page,
                 plan=plan,
             )
+        except UpstreamAnswered as error:
+            if plan.replica is not None and plan.replica.lacks(to.variant.model, error):
+                raise missing(x, to, error) from None
+            raise
         finally:
             tell(self._forward, plan)
 

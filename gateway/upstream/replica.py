@@ -42,6 +42,8 @@ _OTHER_STREAMS = "mlserver"
 """Its `ModelStreamInfer` answers `ModelInferResponse`: read as Triton's, the model's name would be an error."""
 _JSON = b"content-type: application/json\r\n"
 _BINARY = b"inference-header-content-length: %d\r\ncontent-type: application/octet-stream\r\n"
+_UNKNOWN_MODEL = "Request for unknown model:"
+"""Triton's words (core, src/model_repository_manager/model_repository_manager.cc), followed by the model's name."""
 _ERROR_PAGE = 1024 * 1024  # bytes; Triton's error texts are a few hundred
 
 
@@ -241,8 +243,18 @@ class Replica:
             if not error.sent:
                 self._watch.refused()
             self._watch.look_soon()
-        elif model and isinstance(error, UpstreamAnswered) and error.status == 404:
+        elif model and self.lacks(model, error):
             self.signatures.invalidate(model)
+
+    def lacks(self, model: str, error: TidegateError) -> bool:
+        """Whether an answer to a call says that the server does not have the model, or not that version of it.
+
+        Triton has words for that; a model's own NOT_FOUND, of what it looked up, has others, and is the answer.
+        """
+        if not isinstance(error, UpstreamAnswered) or error.status != 404:
+            return False
+        known = self._watch.capabilities
+        return known is None or known.name != TRITON or error.message.startswith(f"{_UNKNOWN_MODEL} '{model}'")
 
     # -- metadata --------------------------------------------------------------------------------------------
 

@@ -62,6 +62,31 @@ def test_a_share_of_the_requests_is_sampled(gateway):
         assert 60 <= sampled <= 140  # 5.6 standard deviations
 
 
+def test_the_variants_that_were_tried_are_told_on_the_span(gateway):
+    """Nothing listens at the first's server; the second takes other inputs."""
+    (port,) = free_ports(1)
+    with http_receiver() as received:
+        text = f"""upstreams:
+  triton: {{http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}
+  away: {{http: '127.0.0.1:{port}'}}
+routes:
+  identity_fp32:
+    variants: [{{name: gone, model: m, upstream: away}}, {{name: other, model: income, weight: 0}},
+      {{name: good, model: identity_fp32, weight: 0}}]
+    fallback: [other, good]
+telemetry: {{traces: {{endpoint: '{received.endpoint}'}}}}
+"""
+        front = gateway(text, env=QUICK)
+        caller = Caller()
+        http_json(front, caller.headers)
+        wait_for(received, caller.trace_id, {SERVER, "forward"})
+        found = by_name(received, caller.trace_id)
+        (root,) = found[SERVER]
+        assert attributes(root.attributes)[t.FELL_BACK] == "other,good"
+        assert attributes(root.attributes)[t.VARIANT] == "good"
+        assert front.stop() == 0
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_the_environment_says_where_and_how(gateway, protocol):
     with (http_receiver if protocol == "http/protobuf" else grpc_receiver)() as received:
