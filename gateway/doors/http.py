@@ -8,19 +8,21 @@ Litestar's mount and on any other ASGI server. Every answer that is not a succes
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import logs
 from gateway.clients import drop_untrusted
-from gateway.decisions import PageDecision
+from gateway.decisions import PageDecision, durable
 from gateway.doors.http_body import ClientWatch, plain_body, read_body
 from gateway.doors.http_connection import LARGE, SPELLING_KEY
 from gateway.doors.http_pages import PAGES, PageRequest
 from gateway.doors.http_stream import generate, generate_stream, infer_stream
 from gateway.doors.reply import Reply, error_reply, send_reply
-from gateway.errors import BadRequest, Cancelled, Defect, RequestTimeout, TidegateError, TooLarge
+from gateway.errors import BadRequest, Cancelled, Defect, Overloaded, RequestTimeout, TidegateError, TooLarge
 from gateway.exchange import Exchange
 from gateway.headers import from_asgi, request_id, wants_events
 from gateway.operations import Address, parse_path
@@ -32,6 +34,7 @@ from gateway.wire.types import Buffer
 
 if TYPE_CHECKING:
     from gateway.core import Core
+    from gateway.decisions import Written
     from gateway.snapshot import Snapshot
     from gateway.tls import PeerCertificate
     from gateway.wire.types import Buffer, InferAnswer, InferCall
@@ -169,16 +172,7 @@ class HttpDoor:
         peer = scope["client"][0] if scope["client"] else ""
         if snapshot.settings.identity is not None:
             drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
-        large = watch.large_body(scope)
-        try:
-            if large is not None:
-                body: Buffer = await large.read()
-            else:
-                complete = watch.whole_body_here(scope)
-                body = await read_body(receive, headers, snapshot.settings.limits, complete=complete)
-        except TidegateError as error:
-            await self._unread(scope, snapshot, served["x-request-id"], error)
-            raise
+        body = await self._body(scope, receive, snapshot, headers, watch, served["x-request-id"])
         watch.body_read()
         try:
             address = parse_path(scope["method"], scope["raw_path"])
@@ -219,17 +213,67 @@ class HttpDoor:
             served.update(x.notices)
         await send_reply(scope, send, reply, served)
 
-    async def _unread(self, scope: Any, snapshot: Snapshot, rid: str, error: TidegateError) -> None:
-        """Record that an inference request's body was not taken.
+    async def _body(
+        self,
+        scope: Any,
+        receive: Any,
+        snapshot: Snapshot,
+        headers: dict[str, str],
+        watch: ClientWatch,
+        rid: str,
+    ) -> Buffer:
+        """The whole body as it was sent. Raises as `read_body`; an inference request is counted and recorded then."""
+        began = time.perf_counter()
+        large = watch.large_body(scope)
+        try:
+            if large is not None:
+                return await large.read()
+            complete = watch.whole_body_here(scope)
+            return await read_body(receive, headers, snapshot.settings.limits, complete=complete)
+        except TidegateError as error:
+            written = self._unread(scope, snapshot, headers, rid, error, began)
+            if not isinstance(error, Cancelled):
+                # Its client is told so even where that cannot be recorded: what becomes of the connection hangs on it.
+                with contextlib.suppress(Overloaded):
+                    await durable(written)
+            raise
+        except asyncio.CancelledError:
+            if watch.gone:
+                self._unread(scope, snapshot, headers, rid, Cancelled("the client went away"), began)
+            raise
 
-        Its client is told so even where that cannot be recorded: what becomes of the connection hangs on the error.
-        """
+    def _unread(
+        self,
+        scope: Any,
+        snapshot: Snapshot,
+        headers: dict[str, str],
+        rid: str,
+        error: TidegateError,
+        began: float,
+    ) -> Written:
+        """Count and record that an inference request's body was not taken, or broke off; pages leave nothing then."""
         try:
             address = parse_path(scope["method"], scope["raw_path"])
         except TidegateError:
-            return
-        if not isinstance(error, Cancelled) and address.operation.action == "infer":
-            await self._app.decisions.unread(snapshot, "http", rid, error, address.model)
+            return None
+        if address.operation.action != "infer":
+            return None
+        x = HttpExchange(
+            snapshot,
+            headers,
+            operation=address.operation.name,
+            model=address.model,
+            version=address.version,
+            body=b"",
+            request_id=rid,
+            peer=scope["client"][0] if scope["client"] else "",
+            certificate=certificate_of_scope(scope),
+        )
+        x.started = began
+        x.route = snapshot.routes.routes.get(x.model)
+        self._app.observer.started(x)
+        x.error = error
+        return self._app.pipeline.leave(x)
 
     async def _page(
         self, scope: Any, headers: dict[str, str], body: Buffer, address: Address, served: dict[str, str]

@@ -257,6 +257,20 @@ def cancelled(site):
         made.sendall(head.encode() + body)
         until(lambda: site.gateway.metric("tidegate_requests_in_flight", protocol="http") >= 1)
     site.seen["left"] = Seen(gone | {"status": "499"}, body)
+    # Amid the body: nobody knows yet who it is and what is asked.
+    never = {"outcome": "cancelled", "status": "499", "model": "split", "object": "model:split"} | NOBODY | UNROUTED
+    framings = {
+        "cut": ("content-length: 2000", b"{"),
+        "cut-chunked": ("transfer-encoding: chunked", b"5\r\n{    \r\n"),
+        "cut-large": ("content-length: 1000000", b"{" * 600_000),
+    }
+    for rid, (framing, part) in framings.items():
+        head = f"POST /v2/models/split/infer HTTP/1.1\r\nhost: x\r\nx-request-id: {rid}\r\n{framing}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as made:
+            made.sendall(head.encode() + part)
+            time.sleep(0.2)
+        site.seen[rid] = Seen(never)
+    until(lambda: site.gateway.metric("tidegate_requests_total", route="split", code="499") == len(framings))
     with channel(site.gateway.grpc) as made:
         request = message("slow", sleeping(20_000)).SerializeToString()
         call = made.unary_unary(UNARY).future(request, metadata=((*ALICE.items(), ("x-request-id", "left-grpc"))))
