@@ -41,7 +41,8 @@ def fronted(folder, triton, endpoint, protocol="http/protobuf", env=None):
 upstreams: {{triton: {{http: '{triton.http}', grpc: '{triton.grpc}'}}}}
 telemetry: {{traces: {{endpoint: '{endpoint}', protocol: {protocol}, sample_ratio: 0}}}}
 """
-    gateway = start_gateway(folder, text, env={**QUICK, **(env or {})})
+    # A backend that others keep busy may take its time; ten seconds and the exporter gives a batch up.
+    gateway = start_gateway(folder, text, env={**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "120", **(env or {})})
     try:
         yield gateway
     finally:
@@ -59,7 +60,7 @@ def whole_trace(gateway, send, spans_of):
     for _ in range(6):
         caller = Caller()
         send(gateway, caller.headers)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while time.monotonic() < until:
             seen = spans_of(caller.trace_id)
             if wanted <= set(seen):
