@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
-SOURCES := $(shell find gateway kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.hpp' -o -name '*.h' 2>/dev/null) setup.py pyproject.toml
+SOURCES := $(shell find gateway governance kernels -name '*.pyx' -o -name '*.pxd' -o -name '*.hpp' -o -name '*.h' 2>/dev/null) setup.py pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv triton serve test test-slow soak check format bench bench-quick bench-gate models lock clean docs fuzz fuzz-asan
@@ -64,9 +64,9 @@ check: venv
 	$(BIN)/python -m mypy.stubtest --ignore-missing-stub kernels.counters._counters_c kernels.drift._drift_c \
 	  kernels.features._features_c kernels.groups._groups_c kernels.hashing._hmac_c \
 	  kernels.tensors._scan_c kernels.tensors._parse_c kernels.tensors._format_c \
-	  gateway.doors._fast_grpc_c gateway.wire._infer_c
+	  gateway.doors._fast_grpc_c gateway.wire._infer_c governance.audit._writer_c
 	$(BIN)/lint-imports
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find gateway kernels -name '*.pyx')
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find gateway governance kernels -name '*.pyx')
 
 format: venv
 	$(BIN)/ruff format .

@@ -1,13 +1,10 @@
 """The audit log of one process: what stands behind `governance.ports.DecisionLog`.
 
-Contract: `record` makes the log's entry of a small request on the spot, some 5 us, and queues it; the disk is a
-thread's, which wakes once for many. So are the digests of large bodies, and subjects whose keys are not at hand.
-Another thread tries to be the sequencer of the state directory, and one of all processes is. In a strict log
-`record` gives a future that is done when the record is on the disk.
-
-A thread for the entries as well costs more than it takes off the loop: each time one of the two wants the
-interpreter the other has to be woken to hand it over. Measured over HTTP, 25 to 33 us a record on the thread and 14
-to 40 us a request on the loop, one futex call (futex(2)) each.
+Contract: `record` makes the log's entry of a small request on the spot, some 5 us, and hands it to a thread that
+never asks for the interpreter (`native.py`; its specification is `wal.py`). What has to wait for more than that, the
+digests of large bodies and subjects whose keys are not at hand, goes by way of a thread of Python. Another thread
+tries to be the sequencer of the state directory, and one of all processes is. In a strict log `record` gives a future
+that is done when the record is on the disk.
 """
 
 from __future__ import annotations
@@ -15,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -30,9 +28,14 @@ from governance.audit.people import Named, People, Person, Vault
 from governance.audit.record import Record, RecordError
 from governance.audit.secrets import publish_vkeys, secret_key, signing_keys
 from governance.audit.sequencer import Sequencer
-from governance.audit.wal import Journal
 from governance.errors import AuditBroken, AuditError, AuditUnavailable
 from governance.ports import Body
+
+# The only place that chooses between the native writer and its specification.
+if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
+    from governance.audit.wal import Journal
+else:
+    from governance.audit.native import NativeJournal as Journal
 
 _log = logging.getLogger("tidegate.audit")
 
@@ -158,11 +161,9 @@ class AuditLog:
         self._strict = mode == "strict"
         self._refuse = self._strict or on_failure == "refuse"
         self._scribe = Scribe(self._people)
-        self._journal = Journal(layout.wal, self._scribe.entries, self._done, strict=self._strict)
+        self._journal = Journal(layout.wal, self._entries, self._done, strict=self._strict)
         self._sequencing = Sequencing(Sequencer(layout, signers), layout)
         self._held = self._freed = 0
-        self.recorded = 0
-        """Records that are on the disk."""
         self.dropped = 0
         """Decisions that are in no record, because the log could not be written and the settings say to serve."""
         self._sequencing.start()
@@ -172,6 +173,11 @@ class AuditLog:
     def origin(self) -> str:
         """The log's name."""
         return signing_keys(self.layout)[0].name
+
+    @property
+    def recorded(self) -> int:
+        """Records that are on the disk."""
+        return self._journal.written
 
     @property
     def failing(self) -> str:
@@ -215,18 +221,30 @@ class AuditLog:
         self._held += nbytes
         return waiter
 
+    def _entries(self, batch: Sequence[Pending | bytes]) -> list[bytes]:
+        """On the journal's thread: see `Scribe.entries`."""
+        entries = self._scribe.entries(batch)
+        self._free(batch)
+        return entries
+
+    def _free(self, batch: Sequence[Pending | bytes]) -> None:
+        for item in batch:
+            if isinstance(item, Pending):
+                self._freed += item.nbytes
+                item.nbytes = 0
+
     def _done(self, batch: Sequence[Pending | bytes], error: AuditError | None) -> None:
-        """On the journal's thread: a group is on the disk, or never will be."""
-        if error is None:
-            self.recorded += len(batch)
+        """On the journal's thread or the loop: a group is on the disk, or never will be."""
+        self._free(batch)
         loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for pending in batch:
-            if not isinstance(pending, Pending):
-                continue
-            self._freed += pending.nbytes
-            if pending.waiter is not None:
-                loops.setdefault(pending.waiter.get_loop(), []).append(pending.waiter)
+        for item in batch:
+            if isinstance(item, Pending) and item.waiter is not None:
+                loops.setdefault(item.waiter.get_loop(), []).append(item.waiter)
+        here = asyncio._get_running_loop()  # noqa: SLF001  documented, and asks without raising
         for loop, waiters in loops.items():
+            if loop is here:
+                _resolve(waiters, error)
+                continue
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 loop.call_soon_threadsafe(_resolve, waiters, error)
 

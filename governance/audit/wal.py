@@ -1,5 +1,7 @@
 """The writer of one process: takes items from any thread, puts them on the disk in groups.
 
+The specification of `native.py`, and what runs with `TIDEGATE_NO_EXTENSIONS=1`.
+
 Contract: `put` is a queue's append and never waits; a thread of its own turns what is queued into entries, writes
 them as one batch and syncs the file, then says `done`. While it syncs, the next group gathers: that is the group
 commit. Under steady traffic an asynchronous log is at most `linger` plus one sync behind.
@@ -16,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -33,9 +35,18 @@ RETRY_S = 0.5
 """After a failure; the disk that was full a moment ago has to be tried, but not all the time."""
 MOST_QUEUED = 65_536
 """Items that wait for the disk: at 20,000 a second some three seconds of a disk that stands still."""
-_MOST_BATCH = 2_048
+MOST_BATCH = 2_048
+"""Items in a group."""
+SEGMENT_BYTES = 8 << 20
+"""A segment that has so many is sealed, and the next one begun."""
 _PROBE_BYTES = 256 << 10
-_SEGMENT_BYTES = 8 << 20
+
+
+class Unwritten(Protocol):
+    """An item that is more than its entry: which is yet to be made, or somebody waits for it."""
+
+    entry: bytes | None
+    """None: not made yet."""
 
 
 class _Group(msgspec.Struct, Generic[T]):
@@ -71,6 +82,8 @@ class Journal(Generic[T]):
         self._last = ""
         self.failing = ""
         """Why the disk refuses, empty while it does not."""
+        self.written = 0
+        """Items that are on the disk."""
         self.lost = 0
         """Items that were given up: of a strict log whose waiters were told, or left over when it closed."""
         self._thread = threading.Thread(target=self._run, name="audit-journal", daemon=True)
@@ -118,7 +131,7 @@ class Journal(Generic[T]):
         left = len(self._queue)  # of an asynchronous log: what comes meanwhile gathers
         while self._group is not None or (self._queue if self._strict or self._closing.is_set() else left > 0):
             if self._group is None:
-                size = min(len(self._queue), _MOST_BATCH)
+                size = min(len(self._queue), MOST_BATCH)
                 left -= size
                 self._group = _Group([self._queue.popleft() for _ in range(size)])
             group, last = self._group, self._closing.is_set()
@@ -126,7 +139,9 @@ class Journal(Generic[T]):
             self._told(error)
             if error is None or self._strict or last or group.written:
                 self._group = None
-                if error is not None and not group.written:
+                if error is None:
+                    self.written += len(group.items)
+                elif not group.written:
                     self.lost += len(group.items)
                 self._done(group.items, error)
             else:
@@ -167,7 +182,7 @@ class Journal(Generic[T]):
             return error
         except OSError as error:
             return AuditUnavailable(error.strerror or str(error))
-        if segment.size >= _SEGMENT_BYTES:
+        if segment.size >= SEGMENT_BYTES:
             self._seal(segment)
         return None
 

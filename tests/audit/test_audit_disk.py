@@ -1,4 +1,4 @@
-"""A disk that refuses: full, read-only, with a failing fsync. Nothing acknowledged is lost; it resumes by itself."""
+"""A disk that refuses: full, or read-only for the sequencer; what its segments hold. `test_audit_writer.py` has the rest."""
 
 import asyncio
 import errno
@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from audit_fixture import a_record, records_of, sequencer, write_segment
 
-from governance.audit import wal
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.segments import Segment, read_segment
 from governance.audit.tiles import bundle
-from governance.errors import AuditBroken, AuditUnavailable
+from governance.errors import AuditBroken
 
 _UNSHARE = ["unshare", "--mount", "--map-root-user"]
 
@@ -114,59 +113,6 @@ async def _until(holds):
     while not holds():
         assert time.monotonic() < end
         await asyncio.sleep(0.01)
-
-
-def test_a_failed_fsync_is_never_taken_for_success(tmp_path, monkeypatch):
-    """The request is refused; whether its record stayed is not known, and it is there at most once."""
-    real = os.fdatasync
-    failing = [False]
-
-    def fdatasync(descriptor):
-        if failing[0]:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
-
-    async def go():
-        log = await asyncio.to_thread(lambda: AuditLog(tmp_path, mode="strict"))
-        await log.record(a_record(0))
-        failing[0] = True
-        with pytest.raises(AuditUnavailable, match="Input/output"):
-            await log.record(a_record(1))
-        with pytest.raises(AuditUnavailable):
-            log.admit()
-        failing[0] = False
-        await _until(lambda: not log.failing)
-        await log.record(a_record(2))
-        await asyncio.to_thread(log.close)
-
-    asyncio.run(go())
-    ids = [record["id"] for record in records_of(tmp_path)]
-    assert sorted(set(ids)) == sorted(ids)
-    assert {"request-0", "request-2"} <= set(ids)
-
-
-def test_an_asynchronous_log_keeps_what_it_could_not_write(tmp_path, monkeypatch):
-    real = Segment.append
-    left = [3]
-
-    def append(self, body):
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(self, body)
-
-    async def go():
-        log = await asyncio.to_thread(lambda: AuditLog(tmp_path, mode="async", on_failure="serve"))
-        monkeypatch.setattr(Segment, "append", append)
-        for number in range(10):
-            log.record(a_record(number))
-        await _until(lambda: log.recorded == 10)
-        await asyncio.to_thread(log.close)
-
-    asyncio.run(go())
-    assert [record["id"] for record in records_of(tmp_path)] == [f"request-{number}" for number in range(10)]
 
 
 def test_what_does_not_fit_the_queue_is_counted(tmp_path, monkeypatch):
@@ -308,38 +254,3 @@ def test_a_clock_that_is_set_back_delays_nothing(tmp_path, monkeypatch):
     assert made.size == 3
     later.abandon()
     made.release()
-
-
-def test_what_is_served_without_a_record_is_counted_and_said(tmp_path, monkeypatch, caplog):
-    """`on_failure: serve`: kept in memory while there is room, then served without a record."""
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    failing = [False]
-    append = Segment.append
-
-    def maybe(self, body):
-        if failing[0]:
-            raise full
-        append(self, body)
-
-    monkeypatch.setattr(Segment, "append", maybe)
-    monkeypatch.setattr(wal, "MOST_QUEUED", 8)
-
-    async def go():
-        log = await asyncio.to_thread(lambda: AuditLog(tmp_path, mode="async", on_failure="serve"))
-        log.record(a_record(0))
-        await _until(lambda: log.recorded == 1)
-        failing[0] = True
-        log.record(a_record(1))
-        await _until(lambda: log.failing)
-        for number in range(2, 22):
-            log.admit()
-            assert log.record(a_record(number)) is None
-        assert log.dropped == 12
-        failing[0] = False
-        await _until(lambda: not log.failing)
-        await asyncio.to_thread(log.close)
-
-    asyncio.run(go())
-    assert [record["id"] for record in records_of(tmp_path)] == [f"request-{number}" for number in range(10)]
-    said = [record.getMessage() for record in caplog.records if "in no record" in record.getMessage()]
-    assert [line.split()[0] for line in said] == ["1", "2", "4", "8"]

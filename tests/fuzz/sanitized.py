@@ -21,6 +21,7 @@ BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
     "gateway.doors._fast_grpc_c",
     "gateway.wire._infer_c",
+    "governance.audit._writer_c",
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",
     "kernels.features._features_c",
