@@ -30,9 +30,12 @@ def extension(name: str, language: str = "c") -> Extension:
 
 
 EXTENSIONS = [
+    extension("gateway.wire._nghttp2_c"),
+    extension("gateway.wire._http2_c"),
     extension("gateway.wire._infer_c"),
     extension("gateway.doors._fast_grpc_c"),
     extension("governance.audit._writer_c"),
+    extension("gateway.upstream._grpc_client_c"),
     extension("kernels.counters._counters_c"),
     extension("kernels.drift._drift_c"),
     extension("kernels.features._features_c", language="c++"),

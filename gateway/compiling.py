@@ -196,6 +196,7 @@ def _compiled(settings: Settings, files: _Files, parts: Parts, previous: Snapsho
             pins=parts.replica_pins,
             lives=parts.lives,
             ring=parts.ring,
+            engine=settings.listen.grpc_engine,
         ),
         allowed_headers={
             name: None if identity is None else frozenset(header.lower() for header in upstream.forward_headers)

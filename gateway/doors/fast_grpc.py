@@ -11,11 +11,11 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.doors import grpc_service as service
-from gateway.doors._fast_grpc_c import load
 from gateway.doors.fast_grpc_connection import Connection
 from gateway.doors.grpc_listener import waiting
 from gateway.ports import listen
 from gateway.tls import ClientCertificates, RollingContext, ServerFiles, server_context
+from gateway.wire._http2_c import load
 
 if TYPE_CHECKING:
     from gateway.core import Core

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway import logs
 from gateway.doors import grpc_service as service
-from gateway.doors._fast_grpc_c import (
+from gateway.doors._fast_grpc_c import Session
+from gateway.doors.fast_grpc_call import FastCall, seconds_of
+from gateway.doors.grpc_call import Ended, Gone, Method
+from gateway.doors.grpc_exchange import served
+from gateway.doors.sending import LEAST_TAKEN, SendClock
+from gateway.errors import TidegateError
+from gateway.headers import request_id
+from gateway.tls import PeerCertificate, certificate_of
+from gateway.wire import compression
+from gateway.wire._http2_c import (
     BAD_FRAME,
     CALL,
     CLOSED,
@@ -25,16 +34,7 @@ from gateway.doors._fast_grpc_c import (
     PONGED,
     TOO_LARGE,
     ProtocolError,
-    Session,
 )
-from gateway.doors.fast_grpc_call import FastCall, seconds_of
-from gateway.doors.grpc_call import Ended, Gone, Method
-from gateway.doors.grpc_exchange import served
-from gateway.doors.sending import LEAST_TAKEN, SendClock
-from gateway.errors import TidegateError
-from gateway.headers import request_id
-from gateway.tls import PeerCertificate, certificate_of
-from gateway.wire import compression
 
 if TYPE_CHECKING:
     from gateway.doors.fast_grpc import FastGrpcDoor
@@ -313,8 +313,8 @@ class Connection(asyncio.Protocol):
 
     def taken(self, call: FastCall, size: int) -> None:
         """A stream's handler has taken a message."""
-        self.session.taken(call, size)
-        self._loop.call_soon(self.flush)
+        if self.session.taken(call, size):
+            self._loop.call_soon(self.flush)
 
     # --- handlers ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Any
+from typing import Any, Literal
 
 from gateway.tls.material import ClientFiles, ServerFiles
 from gateway.tls.mode import ClientCertificates
@@ -67,8 +67,8 @@ def server_context(files: ServerFiles, clients: ClientCertificates, *, alpn: str
     return context
 
 
-def client_context(files: ClientFiles) -> ssl.SSLContext:
-    """For connections to a model server: its certificate and its name are verified.
+def client_context(files: ClientFiles, alpn: Literal["http/1.1", "h2"] = "http/1.1") -> ssl.SSLContext:
+    """For connections to a model server that speak `alpn`: its certificate and its name are verified.
 
     Raises:
         ssl.SSLError: OpenSSL does not take the pair or the CAs.
@@ -81,7 +81,7 @@ def client_context(files: ClientFiles) -> ssl.SSLContext:
         context.load_verify_locations(cadata=files.ca.decode("ascii", "replace"))
     if files.cert is not None and files.key is not None:
         _load_pair(context, files.cert, files.key)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([alpn])
     return context
 
 

@@ -14,6 +14,7 @@ from gateway import settings
 from gateway.routing.pins import Pins
 from gateway.tls import ClientFiles
 from gateway.upstream.events import Counters
+from gateway.upstream.grpc_channel import Engine
 from gateway.upstream.lives import Lives
 from gateway.upstream.replica import Restore
 from gateway.upstream.shm_ring import Ring
@@ -33,9 +34,11 @@ class Upstreams(Mapping[str, Upstream]):
         pins: Pins | None = None,
         lives: Lives | None = None,
         ring: Ring | None = None,
+        engine: Engine = "auto",
     ) -> None:
         """`pins`, `lives`: of sequences and replicas, shared by the workers; `ring`: of this one.
 
+        `engine`: what carries gRPC streams to them.
         `previous`: servers to take over where their settings are the same; `tls`: certificates by name.
         Where only the rest of an upstream's settings changed, the replicas that stay keep their connections.
         """
@@ -55,6 +58,7 @@ class Upstreams(Mapping[str, Upstream]):
                     pins=pins,
                     lives=lives,
                     ring=ring,
+                    engine=engine,
                     previous=old,
                 )
 

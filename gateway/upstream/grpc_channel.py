@@ -1,8 +1,9 @@
-"""One worker's gRPC channel to one model server, with raw bytes in and out.
+"""One worker's gRPC channels to one model server, with raw bytes in and out.
 
 Contract: made when it is first needed, inside of the event loop that serves (grpc.aio binds to it, and must
 not cross a fork). Messages are not parsed here. Errors are `UpstreamAnswered` with the server's status and
-text, or `Unreachable`, `BadGateway`, `DeadlineExceeded`.
+text, or `Unreachable`, `BadGateway`, `DeadlineExceeded`. Unary calls are grpcio's; streams are too, or nghttp2's,
+as `listen.grpc_engine` says.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import grpc
 
@@ -25,7 +26,15 @@ from gateway.errors import (
 )
 from gateway.upstream.events import Counters
 from gateway.upstream.http_response import TOO_LATE
+from gateway.upstream.stream_rpc import GrpcioStream, StreamRpc
 from gateway.upstream.tls import GrpcTls
+from gateway.wire.grpc import NO_EXTENSIONS
+
+if TYPE_CHECKING:
+    from gateway.upstream.fast_channel import FastChannel
+
+Engine: TypeAlias = Literal["auto", "nghttp2", "grpcio"]
+"""As `listen.grpc_engine`; the door says when nghttp2 cannot be used, and refuses to start where it was asked for."""
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -58,15 +67,28 @@ _NOT_CONNECTED = "failed to connect to all addresses"
 """grpcio's words when a call never had a connection."""
 
 
-class GrpcChannel:
-    """The channel to `address`; None: this server has none, and every call is `Unsupported`."""
+_NAME = re.compile(r"[0-9a-z_.\-]+")
 
-    def __init__(self, address: str | None, *, name: str, counters: Counters, tls: GrpcTls | None = None) -> None:
+
+class GrpcChannel:
+    """The channels to `address`; None: this server has none, and every call is `Unsupported`."""
+
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        name: str,
+        counters: Counters,
+        tls: GrpcTls | None = None,
+        engine: Engine = "auto",
+    ) -> None:
         self._address = address
         self._name = name
         self._tls = tls
         self._counters = counters
         self._channel: Any = None
+        self._engine = engine
+        self._streams: FastChannel | None = None
         self._unary: dict[str, Any] = {}
         self._closed = False
 
@@ -78,25 +100,67 @@ class GrpcChannel:
             Unreachable: it was closed.
         """
         if self._channel is None:
-            if self._address is None:
-                raise Unsupported("the model server has no gRPC address", detail=f"upstreams.{self._name}.grpc")
-            if self._closed:
-                raise Unreachable("the gateway is shutting down")
+            address = self._open_address()
             if self._tls is None:
-                self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
+                self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
             else:
-                self._channel = self._tls.channel(self._address, OPTIONS)
+                self._channel = self._tls.channel(address, OPTIONS)
             self._counters.on_event("channel", upstream=self._name)
         return self._channel
+
+    def _open_address(self) -> str:
+        if self._address is None:
+            raise Unsupported("the model server has no gRPC address", detail=f"upstreams.{self._name}.grpc")
+        if self._closed:
+            raise Unreachable("the gateway is shutting down")
+        return self._address
+
+    def stream(self, method: str, metadata: Sequence[tuple[str, str]]) -> StreamRpc:
+        """A call of `inference.GRPCInferenceService/METHOD` with a stream of messages each way.
+
+        The metadata has passed `check_metadata`. What goes wrong later is told to the stream's reader.
+
+        Raises:
+            Unsupported: the settings give this server no gRPC address.
+            Unreachable: it was closed.
+        """
+        if self._streams is None and self._engine != "grpcio":
+            self._streams = self._fast()
+        if self._streams is not None:
+            return self._streams.open_stream(SERVICE + method, metadata)
+        return GrpcioStream(self.channel().stream_stream(SERVICE + method)(metadata=tuple(metadata)), self.error_of)
+
+    def _fast(self) -> FastChannel | None:
+        """The connections on nghttp2; None: it is not there, and from now on grpcio carries streams."""
+        address, tls = self._open_address(), self._tls
+        try:
+            if NO_EXTENSIONS:
+                raise ImportError
+            from gateway.upstream.fast_channel import FastChannel  # noqa: PLC0415 - the extension may not be built
+            from gateway.wire._http2_c import load  # noqa: PLC0415 - likewise
+
+            load()
+        except (ImportError, OSError):
+            self._engine = "grpcio"
+            return None
+        self._counters.on_event("channel", upstream=self._name)
+        return FastChannel(
+            address,
+            tls=None if tls is None else tls.context,
+            server_name=None if tls is None else tls.server_name,
+        )
 
     def renew(self, tls: GrpcTls | None) -> None:
         """Other certificates: the next call makes a channel with them.
 
-        Calls under way keep the old one, which grpcio closes when the last of them is over and nobody has it.
+        Calls under way keep the old one, which closes when the last of them is over and nobody has it.
         """
         self._tls = tls
         self._channel = None
         self._unary.clear()
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams.retire()
 
     async def unary(
         self,
@@ -160,9 +224,12 @@ class GrpcChannel:
         """Let calls under way finish within `grace` seconds, then cut them."""
         self._closed = True
         channel, self._channel = self._channel, None
+        streams, self._streams = self._streams, None
         self._unary.clear()
-        if channel is not None:
-            await channel.close(grace or None)
+        closing = [] if channel is None else [channel.close(grace or None)]
+        if streams is not None:
+            closing.append(streams.close(grace))
+        await asyncio.gather(*closing)
 
 
 async def _settled(rpc: Any, settle: float) -> Any:
@@ -194,11 +261,11 @@ def _look(task: asyncio.Task[Any]) -> None:
 
 
 def check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
-    """Refuse what gRPC cannot carry, by name, before grpcio refuses the call without saying what is wrong.
+    """Refuse what gRPC cannot carry, by name, before it breaks the call without saying what is wrong.
 
     Raises:
-        BadRequest: a name or value with characters outside of gRPC's (printable ASCII).
+        BadRequest: a name or value with characters outside of gRPC's (gRPC over HTTP2, "Custom-Metadata").
     """
     for name, value in metadata:
-        if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()):
+        if _NAME.fullmatch(name) is None or not (value.isascii() and value.isprintable()):
             raise BadRequest(f"header {name.encode('ascii', 'backslashreplace').decode()!r} cannot travel over gRPC")

@@ -29,24 +29,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
-
-import grpc
-from tritonclient.grpc import service_pb2
 
 from gateway.driven import begun
 from gateway.errors import DeadlineExceeded, TidegateError, Unreachable, UpstreamAnswered
 from gateway.upstream.events import Counters
-from gateway.upstream.grpc_channel import SERVICE, GrpcChannel, check_metadata
+from gateway.upstream.grpc_channel import GrpcChannel, check_metadata
 from gateway.upstream.http_response import TOO_LATE
 from gateway.upstream.http_stream import DRAIN_BYTES, DRAIN_SECONDS
+from gateway.upstream.stream_rpc import ENDED, StreamRpc
 from gateway.wire import grpc as codec
 from gateway.wire.types import InferAnswer, InferCall
-
-_EMPTY_FINAL = "triton_enable_empty_final_response"
-_FINAL = "triton_final_response"
-_ENDED = "the model server ended the stream"
 
 Deliver: TypeAlias = Callable[[InferAnswer | TidegateError, bool], Coroutine[Any, Any, None]]
 """`(answer or error, final)`; awaited before the next message of the stream is read, cancelled when the
@@ -108,9 +101,8 @@ class ModelStream:
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, StreamCall] = {}
-        self._rpc: Any = None
+        self._rpc: StreamRpc | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()  # held, or they could be collected while they run
         self._watch: asyncio.TimerHandle | None = None
         self._delivery: asyncio.Task[None] | None = None
@@ -150,20 +142,18 @@ class ModelStream:
             Unreachable: the stream has ended or was finished.
         """
         if self.closed or self._half_closed:
-            raise Unreachable(_ENDED, sent=False)
-        message = codec.encode_request(call)
-        message.model_name = model
-        message.model_version = version
-        message.id = key = self._free_id(call.id)
-        message.parameters[_EMPTY_FINAL].bool_param = True
+            raise Unreachable(ENDED, sent=False)
+        key = self._free_id(call.id)
+        message = codec.encode_stream_request(call, model, version, key)
         handle = StreamCall(key, call.id, deliver, timeout, deadline)
         handle.active = self._loop.time()
         self._calls[key] = handle
-        if self._rpc is None:
-            self._open()
+        rpc = self._rpc
+        if rpc is None:
+            rpc = self._rpc = self._channel.stream("ModelStreamInfer", self._metadata)
+            self._reader = self._loop.create_task(self._read(rpc))
         self._arm_for(handle)
-        # In a task of its own: a caller that is cancelled here must not cancel the stream.
-        await asyncio.shield(self._hold(self._write(message)))
+        await rpc.write(message)
         return handle
 
     async def answers(
@@ -205,27 +195,6 @@ class ModelStream:
             self._sent += 1
         return key
 
-    def _open(self) -> None:
-        method = self._channel.channel().stream_stream(
-            SERVICE + "ModelStreamInfer",
-            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )
-        self._rpc = method(metadata=self._metadata)
-        self._reader = self._loop.create_task(self._read())
-
-    async def _write(self, message: Any) -> None:
-        async with self._writing:
-            if self.closed:
-                return
-            try:
-                await self._rpc.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass  # the stream is over; the reader finds out why and tells every open call
-            except asyncio.CancelledError:
-                if not self._rpc.done():  # else likewise: grpc.aio's word for a stream that `leave` cancelled
-                    raise
-
     def _hold(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -239,7 +208,7 @@ class ModelStream:
         if self._rpc is None:
             self.closed = True
             return
-        await asyncio.shield(self._hold(self._half_close()))
+        self._half_close(self._rpc)
         assert self._reader is not None
         await asyncio.wait([self._reader])  # not `await reader`: a caller that is cancelled must not cancel it
 
@@ -260,41 +229,39 @@ class ModelStream:
         if self._delivery is not None:
             self._delivery.cancel()
         if not waiting:
-            self._hold(self._half_close())
+            self._half_close(self._rpc)
         elif self._drain():
             self._counters.on_event("detach", upstream=self._upstream)
             self._watch = self._loop.call_later(DRAIN_SECONDS, self._cut)
-            self._hold(self._half_close())
+            self._half_close(self._rpc)
         else:
             self._counters.on_event("cancel", upstream=self._upstream)
             self._rpc.cancel()
 
-    async def _half_close(self) -> None:
+    def _half_close(self, rpc: StreamRpc) -> None:
         self._half_closed = True
-        async with self._writing:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it has ended already
-                await self._rpc.done_writing()
+        rpc.half_close()
 
     def _cut(self) -> None:
         self._left_bytes = -1
-        self._rpc.cancel()
+        if self._rpc is not None:
+            self._rpc.cancel()
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        error: TidegateError = Unreachable(_ENDED)
+    async def _read(self, rpc: StreamRpc) -> None:
+        error: TidegateError = Unreachable(ENDED)
         try:
-            while (message := await self._rpc.read()) is not grpc.aio.EOF:
+            while (message := await rpc.read()) is not None:
                 if self._left_bytes is None:
                     await self._take(message)
                 else:
-                    self._left_bytes -= message.ByteSize()
+                    self._left_bytes -= len(message)
                     if self._left_bytes < 0:
                         self._cut()
-        except grpc.aio.AioRpcError as cause:
-            error = self._channel.error_of(cause)
-        except asyncio.CancelledError:  # grpc.aio's word for our own `cancel` and for a closed channel
-            error = Unreachable(_ENDED, detail="cancelled")
+        except TidegateError as told:
+            error = told
+            rpc.cancel()  # of one that has ended nothing is left; of a message that is none, the stream is
         self.closed = True
         drained = self._watch is not None and self._left_bytes is not None
         self._disarm()
@@ -304,23 +271,14 @@ class ModelStream:
         for handle in tuple(self._calls.values()):
             await self._deliver(handle, error, final=True)
 
-    async def _take(self, message: Any) -> None:
-        response = message.infer_response
-        handle = self._calls.get(response.id)
+    async def _take(self, message: bytes) -> None:
+        key, failure, read, final = codec.decode_stream_answer(message)
+        handle = self._calls.get(key)
         if handle is None:
             return  # no server that keeps to the protocol sends this
-        told = _FINAL in response.parameters
-        final = response.parameters[_FINAL].bool_param if told else bool(message.error_message)
-        answer: InferAnswer | TidegateError
-        if message.error_message:
-            answer = _error_of(message.error_message, handle)
-        else:
-            try:
-                answer = codec.decode_response(response)
-                answer.id = handle.client_id
-            except TidegateError as unreadable:
-                answer = unreadable
-        await self._deliver(handle, answer, final=final)
+        if isinstance(read, InferAnswer):
+            read.id = handle.client_id
+        await self._deliver(handle, _error_of(failure, handle) if read is None else read, final=final)
 
     async def _deliver(self, handle: StreamCall, answer: InferAnswer | TidegateError, *, final: bool) -> None:
         if final:

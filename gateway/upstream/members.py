@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from gateway import logs, settings
 from gateway.upstream.events import Counters, Silent
+from gateway.upstream.grpc_channel import Engine
 from gateway.upstream.lives import Lives
 from gateway.upstream.replica import Replica, Restore
 from gateway.upstream.resolve import RESOLVE_SECONDS, Target, expand, names_of, resolve
@@ -39,6 +40,7 @@ class Members:
         tls: UpstreamTls | None,
         lives: Lives | None,
         ring: Ring | None,
+        engine: Engine,
         previous: Members | None = None,
     ) -> None:
         """`previous`: of the same upstream in the settings before; replicas with the same connections go over."""
@@ -49,6 +51,7 @@ class Members:
         self.tls = tls
         self._lives = lives
         self._ring = ring
+        self._engine = engine
         self.wanted: Callable[[], Sequence[tuple[str, str]]] = tuple
         self.restore: Restore | None = None
         self._names = names_of(config)
@@ -115,6 +118,7 @@ class Members:
                     number=number,
                     lives=self._lives,
                     ring=self._ring,
+                    engine=self._engine,
                 )
             found.append(replica)
         return tuple(found)

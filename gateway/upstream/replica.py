@@ -21,7 +21,7 @@ from gateway.upstream.answers import error_of, header_length_of
 from gateway.upstream.capabilities import TRITON, Capabilities
 from gateway.upstream.ejection import Outlier
 from gateway.upstream.events import Counters, Silent
-from gateway.upstream.grpc_channel import GrpcChannel
+from gateway.upstream.grpc_channel import Engine, GrpcChannel
 from gateway.upstream.grpc_stream import ModelStream
 from gateway.upstream.http_head import header_block, split_address
 from gateway.upstream.http_response import Response
@@ -67,6 +67,7 @@ class Replica:
         number: its place among the replicas, for people and metrics.
         lives: where the lives of replicas are agreed on.
         ring: memory that a server on this machine may share; None: none.
+        engine: what carries gRPC streams.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Replica:
         number: int = 0,
         lives: Lives | None = None,
         ring: Ring | None = None,
+        engine: Engine = "auto",
     ) -> None:
         self.name = name
         self.address = http
@@ -98,7 +100,7 @@ class Replica:
         self.signatures = Signatures(self._pool, on_change=self._changed)
         """What is known of its models."""
         self.grpc_channel = GrpcChannel(
-            grpc, name=name, counters=self._counters, tls=None if tls is None else tls.grpc_for(host)
+            grpc, name=name, counters=self._counters, tls=None if tls is None else tls.grpc_for(host), engine=engine
         )
         self.grpc_again_at = 0.0
         """Loop time until which unary calls of `unary: auto` keep to HTTP."""

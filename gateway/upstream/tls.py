@@ -35,7 +35,7 @@ class UpstreamTls:
             roots = "".join(map(ssl.DER_cert_to_PEM_cert, system)).encode() or None
         credentials = grpc.ssl_channel_credentials(roots, files.key, files.cert)
 
-        self.grpc = GrpcTls(credentials, files.server_name)
+        self.grpc = GrpcTls(credentials, client_context(files, alpn="h2"), files.server_name)
         """For gRPC."""
 
     def grpc_for(self, host: str | None) -> GrpcTls:
@@ -44,17 +44,19 @@ class UpstreamTls:
 
 
 class GrpcTls:
-    """Makes secure channels."""
+    """Makes secure channels: grpcio's from credentials, those on nghttp2 from a context that offers h2."""
 
-    def __init__(self, credentials: Any, server_name: str | None) -> None:
+    def __init__(self, credentials: Any, context: ssl.SSLContext, server_name: str | None) -> None:
         self._credentials = credentials
-        self._server_name = server_name
+        self.context = context
+        self.server_name = server_name
+        """None: the host of the address."""
 
     def named(self, server_name: str) -> GrpcTls:
         """The same credentials for another name."""
-        return GrpcTls(self._credentials, server_name)
+        return GrpcTls(self._credentials, self.context, server_name)
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> Any:
         """A `grpc.aio.Channel` whose server must have the name."""
-        more = () if self._server_name is None else (("grpc.ssl_target_name_override", self._server_name),)
+        more = () if self.server_name is None else (("grpc.ssl_target_name_override", self.server_name),)
         return grpc.aio.secure_channel(address, self._credentials, options=(*options, *more))

@@ -28,6 +28,7 @@ from gateway.upstream import attempts
 from gateway.upstream.capabilities import Capabilities
 from gateway.upstream.choose import choose, warmed
 from gateway.upstream.events import Counters, Silent
+from gateway.upstream.grpc_channel import Engine
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.lives import Lives
 from gateway.upstream.members import Members
@@ -58,9 +59,10 @@ class Upstream:
         pins: Pins | None = None,
         lives: Lives | None = None,
         ring: Ring | None = None,
+        engine: Engine = "auto",
         previous: Upstream | None = None,
     ) -> None:
-        """`pins`, `lives`: shared by the workers; `ring`: of this one.
+        """`pins`, `lives`: shared by the workers; `ring`: of this one; `engine`: what carries gRPC streams.
 
         `previous`: of the settings before, whose replicas go over.
         """
@@ -83,6 +85,7 @@ class Upstream:
             tls=self._tls,
             lives=lives,
             ring=ring,
+            engine=engine,
             previous=None if previous is None else previous.members,
         )
         self.members.wanted = self.wanted

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -58,6 +58,7 @@ _RAW_OUTPUT: Final = b"\x32"  # tag of ModelInferResponse.raw_output_contents: 6
 _MOST_FIELDS: Final = 256 * 1024
 """Top-level fields of one message: inputs, raw contents, outputs and parameters, however high `limits.tensors`."""
 _EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+_FINAL: Final = "triton_final_response"
 _INT64: Final = range(-(2**63), 2**63)
 _UINT64: Final = 2**64
 
@@ -376,6 +377,43 @@ def _put_shared_memory(parameters: Any, shm: SharedMemory) -> None:
     parameters["shared_memory_byte_size"].int64_param = shm.byte_size
     if shm.offset:
         parameters["shared_memory_offset"].int64_param = shm.offset
+
+
+def encode_stream_request(call: InferCall, model: str, version: str, call_id: str) -> bytes:
+    """The call as a serialised `ModelInferRequest` for an upstream's stream.
+
+    Its end will be told (`triton_enable_empty_final_response`); model, version and id are those given here.
+    """
+    message = encode_request(call)
+    message.model_name, message.model_version, message.id = model, version, call_id
+    message.parameters[_EMPTY_FINAL].bool_param = True
+    return bytes(message.SerializeToString())
+
+
+StreamAnswer: TypeAlias = tuple[str, str, InferAnswer | BadGateway | None, bool]
+"""Id, error message, answer (None with an error message; BadGateway: it cannot be read), whether it is the last."""
+
+
+def decode_stream_answer(message: bytes) -> StreamAnswer:
+    """A serialised `ModelStreamInferResponse` of an upstream.
+
+    Triton says which message of a call is the last, except that nothing follows an error without that word.
+
+    Raises:
+        BadGateway: not such a message.
+    """
+    try:
+        read = service_pb2.ModelStreamInferResponse.FromString(message)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise BadGateway("the model server's answer could not be read", detail=str(error)) from None
+    response = read.infer_response
+    final = response.parameters[_FINAL].bool_param if _FINAL in response.parameters else bool(read.error_message)
+    if read.error_message:
+        return response.id, read.error_message, None, final
+    try:
+        return response.id, "", decode_response(response), final
+    except BadGateway as unreadable:
+        return response.id, "", unreadable, final
 
 
 def decode_response(message: Any) -> InferAnswer:

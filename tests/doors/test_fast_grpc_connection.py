@@ -26,10 +26,10 @@ from h2_frames import (
     window,
 )
 
-from gateway.doors._fast_grpc_c import load
 from gateway.doors.fast_grpc_connection import Connection
 from gateway.doors.grpc_call import Call, Method
 from gateway.settings import Limits
+from gateway.wire._http2_c import load
 
 load()
 QUICK = Limits(header_timeout=0.3, send_timeout=0.3)

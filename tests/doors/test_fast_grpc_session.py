@@ -24,7 +24,9 @@ from h2_frames import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.doors._fast_grpc_c import (
+from gateway.doors._fast_grpc_c import Rpc, Session
+from gateway.doors.fast_grpc_call import seconds_of
+from gateway.wire._http2_c import (
     BAD_FRAME,
     CALL,
     CLOSED,
@@ -35,11 +37,8 @@ from gateway.doors._fast_grpc_c import (
     STREAM_WINDOW,
     TOO_LARGE,
     ProtocolError,
-    Rpc,
-    Session,
     load,
 )
-from gateway.doors.fast_grpc_call import seconds_of
 
 load()
 OK = [("grpc-status", "0")]

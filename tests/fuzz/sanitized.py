@@ -20,8 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
     "gateway.doors._fast_grpc_c",
+    "gateway.upstream._grpc_client_c",
+    "gateway.wire._http2_c",
     "gateway.wire._infer_c",
     "governance.audit._writer_c",
+    "gateway.wire._nghttp2_c",
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",
     "kernels.features._features_c",

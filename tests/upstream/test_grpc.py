@@ -32,9 +32,18 @@ def config(triton):
     return settings.Upstream(http=triton.http, grpc=triton.grpc)
 
 
+@pytest.fixture(autouse=True, params=["nghttp2", "grpcio"])
+def engine(request, monkeypatch):
+    """What carries streams, in all tests."""
+    monkeypatch.setattr("test_grpc.ENGINE", request.param)
+
+
+ENGINE = ""
+
+
 def with_upstream(run, config, work, counters=None):
     async def main():
-        upstream = Upstream("up", config, counters=counters)
+        upstream = Upstream("up", config, counters=counters, engine=ENGINE)
         await upstream.start()
         try:
             return await work(upstream)

@@ -23,12 +23,13 @@ async def until(condition, seconds=60.0):
         await asyncio.sleep(0.02)
 
 
-def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events):
+@pytest.mark.parametrize("engine", ["nghttp2", "grpcio"])
+def test_killed_in_the_midst_of_calls_and_streams(run_once, tmp_path, events, engine):
     models = repository(tmp_path / "models", "identity_fp32", "repeat_int32", "slow")
     with running_triton([models], tmp_path / "triton.log") as server:
 
         async def main():
-            up = Upstream("up", settings.Upstream(http=server.http, grpc=server.grpc), counters=events)
+            up = Upstream("up", settings.Upstream(http=server.http, grpc=server.grpc), counters=events, engine=engine)
             await up.start()
             assert up.ready()
             await up.infer(identity(), model="identity_fp32", timeout=60)
