@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import msgspec
 
 from gateway.commands import audit_state
 from gateway.commands.guarded import declare
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, say
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, progress, say
 from governance.audit import show
 from governance.audit.proof import prove, verify_proof
 from governance.audit.pruned import read_pruned
@@ -70,7 +68,6 @@ examples:
 
 exit status: 0 done, 2 the log cannot be read, or the file not written
 """
-_PROGRESS_S = 2.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,20 +149,6 @@ def run_verify(args: argparse.Namespace) -> int:
     if report.pruned is not None:
         say(f"{report.pruned}: their hashes hold, and they themselves were not seen")
     return status
-
-
-def progress() -> Callable[[int, int], None]:
-    """Says now and then how far it is, on a log that takes a while."""
-    began = said = time.monotonic()
-
-    def told(done: int, size: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= _PROGRESS_S:
-            said = now
-            say(f"{done} of {size} entries, {done / (now - began):.0f} a second")
-
-    return told
 
 
 def _judged(report: Report, args: argparse.Namespace, result: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from gateway.auditing import retention
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, not_judged, say
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, not_judged, progress, say
 from gateway.settings.file import load
 from governance.audit.layout import Layout
 from governance.audit.people import open_people
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise AuditInputError(f"{layout.signing_key}: no such file: there is no log in this state_dir")
     people = open_people(layout, erasure=audit.erasure, pseudonyms=audit.pseudonyms)
     with contextlib.closing(people):
-        result = prune(settings.state_dir, policy, people, do=args.yes)
+        result = prune(settings.state_dir, policy, people, do=args.yes, progress=progress())
     _said(result, args)
     return DOES_NOT_HOLD if result.refused or result.plan.held else HOLDS
 
