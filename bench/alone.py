@@ -147,13 +147,20 @@ def scaling(bench: Bench) -> Result:
 
 @contextmanager
 def governed(
-    upstream: Server, folder: Path, otlp: int, *, workers: int = 1, rules: int = configs.POLICY_RULES
+    upstream: Server,
+    folder: Path,
+    otlp: int,
+    *,
+    workers: int = 1,
+    rules: int = configs.POLICY_RULES,
+    audit: str = "async",
 ) -> Iterator[Running]:
     """The governed gateway in front of an upstream that speaks HTTP alone."""
     http, grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
     (folder / "policy.csv").write_text(configs.policy(rules))
     settings = json.loads(configs.tidegate_governed(upstream, http, grpc, folder, f"http://127.0.0.1:{otlp}"))
     settings["workers"] = workers
+    settings["audit"] = {"mode": audit}
     settings["upstreams"]["triton"].pop("grpc")
     with _tidegate(json.dumps(settings), folder, http, None) as pid:
         yield Running(pid, http, grpc)

@@ -19,6 +19,7 @@ _ALL = (
     Section("steps", "Steps of the pipeline", "bench.costs:steps", (90, 10), "what each costs: instructions and time"),
     Section("kernels", "Kernels", "bench.costs:kernels", (70, 10), "counters, JSON tensors, and their twins in Python"),
     Section("policy", "Policy sizes", "bench.costs:policy", (150, 10), "10, 1,000 and 11,000 rules; pycasbin"),
+    Section("audit", "Audit log", "bench.audit:run", (240, 25), "a record's cost, records/s, strict against async"),
     Section("memory", "Memory and start", "bench.memory:run", (120, 12), "an idle worker, a start, growth under load"),
 )
 _NEEDS = {"json": "bench.json_tensors", "large": "bench.large_tensors"}

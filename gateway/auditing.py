@@ -8,6 +8,7 @@ from governance.audit.cosigning import Cosigning, WitnessAddress
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.note import parse_vkey
+from governance.audit.retention import REST, Class, Retention
 from governance.audit.witness import Witness
 from governance.ports import DecisionLog, NoLog
 
@@ -21,9 +22,21 @@ def decision_log(settings: Settings) -> DecisionLog:
         settings.state_dir,
         mode=audit.mode,
         erasure=audit.erasure,
+        pseudonyms=audit.pseudonyms,
         origin=audit.origin,
         on_failure=audit.on_failure,
     )
+
+
+def retention(settings: Settings) -> Retention | None:
+    """How long records are kept; None: for ever."""
+    stated = settings.audit.retention
+    if stated is None:
+        return None
+    classes = [
+        Class(one.name, one.days, one.duty, frozenset(one.kinds), frozenset(one.models)) for one in stated.classes
+    ]
+    return Retention(stated.policy, Class(REST, stated.days, stated.duty), tuple(classes))
 
 
 def cosigning(settings: Settings) -> Cosigning:

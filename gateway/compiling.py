@@ -236,6 +236,8 @@ def _fixed_changes(old: msgspec.Struct, new: msgspec.Struct, place: Place) -> It
         before, after = getattr(old, name), getattr(new, name)
         if place == ("listen",) and name == "tls" and before is not None and after is not None:
             continue  # other files take effect; only TLS itself comes and goes with a restart
+        if (*place, name) == ("audit", "retention"):
+            continue  # what `tidegate audit prune` goes by, which reads it anew
         if isinstance(before, msgspec.Struct) and isinstance(after, msgspec.Struct):
             yield from _fixed_changes(before, after, (*place, name))
         elif before != after:

@@ -8,6 +8,7 @@
     │   ├── Forbidden         403  PERMISSION_DENIED
     │   ├── NotFound          404  NOT_FOUND
     │   ├── MethodNotAllowed  405  UNIMPLEMENTED
+    │   ├── Gone              410  NOT_FOUND
     │   ├── RequestTimeout    408  CANCELLED
     │   ├── TooLarge          413  RESOURCE_EXHAUSTED
     │   ├── UnsupportedEncoding 501 UNIMPLEMENTED
@@ -184,6 +185,12 @@ class MethodNotAllowed(ClientError):
     def __init__(self, allow: str) -> None:
         super().__init__("Method Not Allowed")
         self.allow = allow
+
+
+class Gone(ClientError):
+    """It was there and will not be again: entries of the audit log that were pruned."""
+
+    status, code = 410, "NOT_FOUND"
 
 
 class RequestTimeout(ClientError):

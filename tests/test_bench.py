@@ -1,5 +1,6 @@
 """The benchmark's own arithmetic: process trees, ratios, tables and the picture."""
 
+import asyncio
 import importlib
 import os
 import struct
@@ -12,13 +13,14 @@ import msgspec
 import pytest
 
 from bench import __main__ as cli
-from bench import clients, configs, load, page, proc, proxies, runs, svg
+from bench import cases_audit, clients, configs, load, page, proc, proxies, runs, svg
 from bench.latency import Added
 from bench.measure import Measured
 from bench.section import Bar, Chart, Goal, Result, Section, Skipped, Table
 from bench.sections import sections
 from bench.upstream import Server
 from gateway.settings.file import load as load_settings
+from governance.audit.verify import read_keys, verify
 from governance.policy.snapshot import PolicySnapshot
 
 
@@ -164,6 +166,14 @@ def test_what_is_asked_for(words, chosen, whole):
 def test_what_cannot_be_asked_for(words):
     with pytest.raises(SystemExit, match="2"):
         cli.arguments(words)
+
+
+@pytest.mark.parametrize("mode", ["async", "strict"])
+def test_the_process_that_records_as_fast_as_it_can_leaves_them_all(tmp_path, mode):
+    took = asyncio.run(cases_audit.write(tmp_path, 300, mode))
+    assert took["cpu"] > 0
+    report = verify(tmp_path / "audit", read_keys(tmp_path / "audit/log.vkey"))
+    assert (report.ok, report.size) == (True, 300)
 
 
 def test_every_section_can_be_found():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,10 @@ import msgspec
 
 from gateway.commands import audit_state
 from gateway.commands.guarded import declare
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, say
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, progress, say
 from governance.audit import show
 from governance.audit.proof import prove, verify_proof
+from governance.audit.pruned import read_pruned
 from governance.audit.verify import Report, read_keys, read_witness_keys, verify
 from governance.errors import AuditInputError
 
@@ -30,7 +29,8 @@ examples:
 Takes any log of the form C2SP tlog-tiles, and needs nothing but its folder and its public key. Get the key from the
 operator once, over a way that you trust, and keep it; keep the checkpoints that you saw, and hold later copies of
 the log against them: that is what shows a history that was rewritten and signed again.
-A finding is FILE: entry N: what is wrong [code].
+A finding is FILE: entry N: what is wrong [code]. Entries that are gone are none where the log itself states that they
+were pruned, under which policy and of which classes: `pruned` in the result.
 exit status: 0 all of it holds, 1 something does not, 2 the folder, the key or a remembered checkpoint cannot be read
 """
 _PROOF = """\
@@ -56,7 +56,8 @@ examples:
   tidegate audit show state/audit --from 4711 --to 4711 --raw
 
 One JSON object a line, in the log's order, each with its index; both ends are included. `--raw` prints the entry as
-it is in the log, whose hash is the leaf's. Nothing is verified: that is `tidegate audit verify`.
+it is in the log, whose hash is the leaf's. Nothing is verified: that is `tidegate audit verify`. What was pruned is
+passed over, and said.
 exit status: 0 done, 1 `--request` names none that is in the log, 2 the log cannot be read
 """
 _EXPORT = """\
@@ -67,7 +68,6 @@ examples:
 
 exit status: 0 done, 2 the log cannot be read, or the file not written
 """
-_PROGRESS_S = 2.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -140,22 +140,15 @@ def run_verify(args: argparse.Namespace) -> int:
     witnesses = [key for path in args.witness for key in read_witness_keys(path)]
     report = verify(args.dir, read_keys(args.key), args.remembered, progress(), witnesses=witnesses)
     root = None if report.root is None else base64.b64encode(report.root).decode()
-    result = {"ok": report.ok, "size": report.size, "root": root}
-    return _judged(report, args, {**result, "witnessed": report.witnessed} if witnesses else result)
-
-
-def progress() -> Callable[[int, int], None]:
-    """Says now and then how far it is, on a log that takes a while."""
-    began = said = time.monotonic()
-
-    def told(done: int, size: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= _PROGRESS_S:
-            said = now
-            say(f"{done} of {size} entries, {done / (now - began):.0f} a second")
-
-    return told
+    result: dict[str, Any] = {"ok": report.ok, "size": report.size, "root": root}
+    if witnesses:
+        result["witnessed"] = report.witnessed
+    if report.pruned is not None:
+        result["pruned"] = report.pruned.before if args.format == "text" else msgspec.to_builtins(report.pruned)
+    status = _judged(report, args, result)
+    if report.pruned is not None:
+        say(f"{report.pruned}: their hashes hold, and they themselves were not seen")
+    return status
 
 
 def _judged(report: Report, args: argparse.Namespace, result: dict[str, Any]) -> int:
@@ -173,6 +166,9 @@ def run_proof(args: argparse.Namespace) -> int:
     """Prints a proof; its exit status."""
     sys.stdout.buffer.write(prove(args.dir, args.index).encode())
     sys.stdout.buffer.flush()
+    pruned = read_pruned(args.dir, show.read_checkpoint(args.dir).size)
+    if pruned is not None and args.index < pruned.before:
+        say(f"{pruned}: the proof is for who has kept the entry")
     return HOLDS
 
 
@@ -188,6 +184,7 @@ def run_verify_proof(args: argparse.Namespace) -> int:
 def run_show(args: argparse.Namespace) -> int:
     """Prints records; its exit status."""
     found = show.follow(args.dir, args.first) if args.follow else show.entries(args.dir, args.first, args.last)
+    _say_pruned(args.dir, args.first)
     shown = 0
     for index, entry in found:
         if args.last is not None and index > args.last:
@@ -209,8 +206,16 @@ def run_show(args: argparse.Namespace) -> int:
     return HOLDS
 
 
+def _say_pruned(folder: Path, first: int) -> None:
+    """Says that a log does not begin where somebody wants to begin to read it."""
+    pruned = read_pruned(folder, show.read_checkpoint(folder).size)
+    if pruned is not None and first < pruned.before:
+        say(str(pruned))
+
+
 def run_export(args: argparse.Namespace) -> int:
     """Writes records to a file; its exit status."""
+    _say_pruned(args.dir, 0)
     count = show.export(args.dir, args.to)
     if args.format == "json":
         emit_json({"records": count, "file": str(args.to)})

@@ -1,22 +1,26 @@
-"""`tidegate audit erase|hold|release|keys|fsck`: what is done to the log of a state directory."""
+"""`tidegate audit erase|hold|release|prune|keys|fsck`: what is done to the log of a state directory."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
+from gateway.commands import audit_prune
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
 from gateway.settings import Settings
 from gateway.settings.file import load
 from governance.audit import erasure
 from governance.audit.fsck import fsck
 from governance.audit.layout import Layout
+from governance.audit.people import open_people
 from governance.audit.secrets import publish_vkeys, signing_keys
 from governance.audit.witness import cosigner_of
+from governance.errors import AuditInputError
 
 _ERASE = """\
 examples:
@@ -33,9 +37,11 @@ _HOLD = """\
 examples:
   tidegate audit hold --config tidegate.yaml --subject user:alice --reason "case 17/26"
   tidegate audit release --config tidegate.yaml --subject user:alice
+  tidegate audit hold --config tidegate.yaml --log --reason "case 17/26"
 
-A legal hold keeps a subject from being erased. It is recorded, and so is its release: write no name into --reason.
-exit status: 0 done, 1 the log knows no such subject, 2 there is no vault
+A legal hold keeps a subject from being erased and its records from being pruned; one on the log (--log) keeps all
+of it from being pruned. It is recorded, and so is its release: write no name into --reason.
+exit status: 0 done, 1 the log knows no such subject, 2 there is no vault, or no log
 """
 _FSCK = """\
 examples:
@@ -55,21 +61,26 @@ Prints the public keys of the log, and the one with which this gateway cosigns t
 there are none yet. So gateways can be told of each other before the first of them has started.
 exit status: 0 done, 2 a key file cannot be used
 """
+_SUBJECT = "as the policy writes it: user:NAME"
 Declare: TypeAlias = Callable[..., argparse.ArgumentParser]
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], declare: Declare) -> None:
     """Declares the commands; `declare` makes the parser of one."""
     erase = declare(commands, "erase", "destroy the keys of a person", _ERASE, run_erase)
-    hold = declare(commands, "hold", "keep a person from being erased", _HOLD, run_hold)
+    hold = declare(commands, "hold", "keep a person from being erased, or the log from being pruned", _HOLD, run_hold)
     release = declare(commands, "release", "end a hold", _HOLD, run_hold)
     keys = declare(commands, "keys", "print the public keys", _KEYS, run_keys)
     check = declare(commands, "fsck", "judge and mend the files of a log", _FSCK, run_fsck)
     for parser in (erase, hold, release, keys, check):
         parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
         add_format(parser)
-    for parser in (erase, hold, release):
-        parser.add_argument("--subject", required=True, metavar="S", help="as the policy writes it: user:NAME")
+    erase.add_argument("--subject", required=True, metavar="S", help=_SUBJECT)
+    for parser in (hold, release):
+        what = parser.add_mutually_exclusive_group(required=True)
+        what.add_argument("--subject", metavar="S", help=_SUBJECT)
+        what.add_argument("--log", action="store_true", help="everything that is in the log")
+    audit_prune.add_command(commands, declare)
     check.add_argument("--repair", action="store_true", help="mend what can be mended")
     erase.add_argument("--reason", default="", metavar="TEXT", help="for the record")
     hold.add_argument("--reason", required=True, metavar="TEXT", help="for the record")
@@ -115,8 +126,13 @@ def run_erase(args: argparse.Namespace) -> int:
 
 def run_hold(args: argparse.Namespace) -> int:
     """Puts a hold on a subject, or takes it off; its exit status."""
-    state_dir = _state_dir(args.config)
-    if state_dir is None or _bad_subject(args.subject):
+    settings = _settings(args.config)
+    if settings is None:
+        return NOT_JUDGED
+    if args.log:
+        return _hold_log(settings, args)
+    state_dir = settings.state_dir
+    if _bad_subject(args.subject):
         return NOT_JUDGED
     pseudonym = erasure.hold(state_dir, args.subject, args.reason)
     if args.format == "json":
@@ -126,6 +142,19 @@ def run_hold(args: argparse.Namespace) -> int:
     else:
         emit(f"the log knows no subject {args.subject}")
     return HOLDS if pseudonym else DOES_NOT_HOLD
+
+
+def _hold_log(settings: Settings, args: argparse.Namespace) -> int:
+    layout, audit = Layout(settings.state_dir), settings.audit
+    if not layout.signing_key.exists():
+        raise AuditInputError(f"{layout.signing_key}: no such file: there is no log in this state_dir")
+    with closing(open_people(layout, erasure=audit.erasure, pseudonyms=audit.pseudonyms)) as people:
+        erasure.hold_log(settings.state_dir, people, args.reason)
+    if args.format == "json":
+        emit_json({"ok": True, "subject": None, "hold": args.reason})
+    else:
+        emit(f"the log: {'released' if args.reason is None else f'held: {args.reason}'}")
+    return HOLDS
 
 
 def run_keys(args: argparse.Namespace) -> int:

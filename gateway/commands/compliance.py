@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.commands import compliance_incident
-from gateway.commands.audit import progress
 from gateway.commands.compliance_args import a, add_given, add_log, given_of, log_of
 from gateway.commands.guarded import declare
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, progress, say
 from governance.compliance import pack as packs
 from governance.compliance import times
 

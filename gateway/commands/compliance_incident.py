@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.commands.audit import progress
 from gateway.commands.compliance_args import a, add_given, add_log, given_of, log_of
 from gateway.commands.guarded import declare
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, not_judged
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, add_format, emit, emit_json, not_judged, progress
 from gateway.settings.file import load
 from governance.compliance import pack as packs
 from governance.compliance import times

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from governance.types import Finding
 
 HOLDS, DOES_NOT_HOLD, NOT_JUDGED = 0, 1, 2
 """Exit status of every command."""
+_PROGRESS_S = 2.0
 
 
 def add_format(parser: argparse.ArgumentParser, default: str = "text") -> None:
@@ -42,6 +44,20 @@ def _printable(text: str, encoding: str | None) -> str:
 def say(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(_printable(text, sys.stderr.encoding) + "\n")
+
+
+def progress() -> Callable[[int, int], None]:
+    """Says now and then how far it is, on a log that takes a while."""
+    began = said = time.monotonic()
+
+    def told(done: int, size: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _PROGRESS_S:
+            said = now
+            say(f"{done} of {size} entries, {done / (now - began):.0f} a second")
+
+    return told
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:

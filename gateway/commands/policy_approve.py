@@ -169,7 +169,9 @@ def _recorded(settings: Settings, record: Record, status: int) -> int:
     if audit.mode == "off":
         return status
     try:
-        record_beside(settings.state_dir, record, erasure=audit.erasure, origin=audit.origin)
+        record_beside(
+            settings.state_dir, record, erasure=audit.erasure, pseudonyms=audit.pseudonyms, origin=audit.origin
+        )
     except (AuditError, OSError) as error:
         say(f"tidegate: the step stands in the ledger and not in the audit log: {error}")
         return NOT_JUDGED

@@ -15,6 +15,8 @@ from gateway.settings.file import load
 from governance.audit.checked import checked_records
 from governance.audit.erasure import open_vault
 from governance.audit.layout import Layout
+from governance.audit.pruned import read_pruned
+from governance.audit.show import read_checkpoint
 from governance.audit.verify import read_keys
 from governance.errors import AuditError
 from governance.policy.cases import parse_cases
@@ -42,7 +44,8 @@ Decides recorded requests again, each with the roles that its credential carried
 every entry is verified against its signed checkpoint (`--key`: the log's vkey file; without, the one that lies in
 the folder), or a file of one record a line, as `tidegate audit export` writes it. `was` and `now` say whether it is
 allowed. Records of requests that the policy was not asked about (401, settings, erasures, ...) cannot be replayed,
-nor those whose subject is a pseudonym, save with `--config` and the person's key still in its state_dir.
+nor those whose subject is a pseudonym, save with `--config` and the person's key still in its state_dir. Of a log
+whose beginning was pruned the rest is replayed, and `pruned` says where it begins.
 exit status: 0, or 2 when the policy or the log cannot be read or does not verify
 """
 REPORT = """\
@@ -86,14 +89,18 @@ def run_replay(args: argparse.Namespace) -> int:
     except (_NoLog, AuditError) as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
+    pruned = read_pruned(args.log, read_checkpoint(args.log).size) if args.log.is_dir() else None
     if args.format == "json":
-        emit_json(msgspec.to_builtins(result))
+        shown = msgspec.to_builtins(result)
+        emit_json(shown if pruned is None else {**shown, "pruned": pruned.before})
     else:
         for one in result.changed:
             was, now = ("allowed" if verdict else "denied" for verdict in (one.was, one.now))
             by = "by default" if one.line is None else f"by line {one.line}"
             emit(f"{one.index} {one.id}: was {was}, now {now} {by}")
         say(f"{result.replayed} replayed, {result.unreplayable} cannot be, {len(result.changed)} decided otherwise")
+    if pruned is not None:
+        say(f"{pruned}: they could not be replayed")
     return HOLDS
 
 

@@ -213,7 +213,13 @@ def _desk(settings: Settings, config: Path) -> Iterator[Desk]:
     trail = (
         None
         if audit.mode == "off"
-        else AuditTrail(settings.state_dir, mode=audit.mode, erasure=audit.erasure, origin=audit.origin)
+        else AuditTrail(
+            settings.state_dir,
+            mode=audit.mode,
+            erasure=audit.erasure,
+            pseudonyms=audit.pseudonyms,
+            origin=audit.origin,
+        )
     )
     steps = Steps(open_database(settings.store.url or "", settings.state_dir))
     try:

@@ -2,8 +2,8 @@
 
 Contract: `checkpoint`, `tile/L/N[.p/W]` and `tile/entries/N[.p/W]` are the bytes of the log's files, read in a thread,
 and only what the published checkpoint speaks of: what lies beyond its size was never signed and may still change,
-and everything below never does. Everyone who may read the log may have all of it; what is in it is no secret among
-them.
+and everything below never does. Entries that were pruned are 410, with what states it. Everyone who may read the
+log may have all of it; what is in it is no secret among them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from msgspec.structs import asdict
 from gateway import logs
 from gateway.control.access import authorised
 from gateway.decisions import durable
-from gateway.errors import NotFound
+from gateway.errors import Gone, NotFound
 from gateway.headers import from_asgi, request_id
 from gateway.wire import compression
 from governance.audit.files import ASIDE
 from governance.audit.layout import Layout
+from governance.audit.pruned import read_pruned
 from governance.audit.show import read_checkpoint
 from governance.audit.tiles import WIDTH, bundle, parse_path
 from governance.audit.treefiles import TreeFiles
@@ -117,12 +118,14 @@ def _checkpoint(layout: Layout) -> bytes:
 
 
 def _content(log: Path, path: str, coding: str) -> tuple[bytes, bool]:
-    """A tile, or a bundle, which is packed where the client takes that. Raises NotFound."""
+    """A tile, or a bundle, which is packed where the client takes that. Raises NotFound, Gone."""
     try:
         level, index, width = parse_path(path)
         size = read_checkpoint(log).size
         if index * WIDTH + width > size >> (8 * (level or 0)):
             raise NotFound("the log has no such tile yet")
+        if level is None and (pruned := read_pruned(log, size)) is not None and (index + 1) * WIDTH <= pruned.before:
+            raise Gone(str(pruned))
         files = TreeFiles(log, size)
         if level is not None:
             return files.tile(level, index, width), False

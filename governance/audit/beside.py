@@ -11,18 +11,21 @@ from pathlib import Path
 
 from governance.audit.erasure import append_record, make_public
 from governance.audit.layout import Layout
-from governance.audit.people import Named, People, Vault
+from governance.audit.people import open_people
 from governance.audit.record import Record
-from governance.audit.secrets import publish_vkeys, secret_key, signing_keys
+from governance.audit.secrets import publish_vkeys, signing_keys
 
 
-def record_beside(state_dir: Path, record: Record, *, erasure: bool = False, origin: str = "") -> None:
+def record_beside(
+    state_dir: Path, record: Record, *, erasure: bool = False, pseudonyms: bool = False, origin: str = ""
+) -> None:
     """Record one decision. Blocks.
 
     Args:
         state_dir: of the gateway.
         record: as for `DecisionLog.record`.
         erasure: whether subjects are sealed, as the settings say.
+        pseudonyms: whether they have pseudonyms, likewise.
         origin: the log's name, as the settings say, for one that is yet to be made.
 
     Raises:
@@ -34,10 +37,6 @@ def record_beside(state_dir: Path, record: Record, *, erasure: bool = False, ori
     layout = Layout(state_dir)
     layout.make_private()
     publish_vkeys(layout, signing_keys(layout, origin))
-    digest_key = secret_key(layout.digest_key)
-    people: People = Named(digest_key)
-    if erasure:
-        people = Vault(layout.vault, secret_key(layout.master_key), digest_key)
-    with contextlib.closing(people):
+    with contextlib.closing(open_people(layout, erasure=erasure, pseudonyms=pseudonyms)) as people:
         append_record(layout, people, record)
     make_public(layout)

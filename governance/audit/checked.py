@@ -1,7 +1,8 @@
 """Reading a log as one who will act on what it says: the entries that its signed checkpoint vouches for.
 
-Contract: the entries in log order, in one pass. They are what was logged when the iteration has come to its end;
-where something does not hold it ends with an error instead, so nothing may be told before that.
+Contract: the entries in log order, in one pass, from the first one that was not pruned. They are what was logged when
+the iteration has come to its end; where something does not hold it ends with an error instead, so nothing may be told
+before that.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, TypeAlias
 from governance.audit.checkpoint import Checkpoint
 from governance.audit.edge import Edge
 from governance.audit.note import Verifier
+from governance.audit.pruned import statement
 from governance.audit.show import as_object
-from governance.audit.tiles import widths
+from governance.audit.tiles import WIDTH, hashes_of, widths
 from governance.audit.treefiles import TreeFiles
 from governance.audit.verify import Report, open_checkpoint
 from governance.errors import AuditInputError
@@ -47,16 +49,39 @@ def checked_entries(folder: Path, keys: Sequence[Verifier]) -> Iterator[tuple[in
     checkpoint = signed_checkpoint(folder, keys)
     files = TreeFiles(folder, checkpoint.size)
     edge = Edge()
+    gone = stated = 0
     for index, width in widths(checkpoint.size, 0):
+        first = edge.size
         try:
-            entries = files.bundle(index, width)
+            entries = _bundle(files, index, width)
+            if entries is None:
+                edge, _ = edge.extended(hashes_of(files.tile(0, index, width)))
+                gone = edge.size
+                continue
         except (OSError, ValueError) as error:
             raise AuditInputError(f"{folder}: {error}: `tidegate audit verify` says more") from None
-        first = edge.size
         edge, _ = edge.extended([merkle.leaf_hash(entry) for entry in entries])
-        yield from enumerate(entries, first)
+        for at, entry in enumerate(entries, first):
+            if gone > stated and (found := statement(entry, at)) is not None:
+                stated = max(stated, found.before)
+            yield at, entry
+    if gone > stated:
+        raise AuditInputError(
+            f"{folder}: entries up to {gone - 1} are missing, and nothing states that they were pruned: "
+            "`tidegate audit verify` says more"
+        )
     if edge.root != checkpoint.root:
         raise AuditInputError(f"{folder}: not what was logged: `tidegate audit verify {folder}` says where")
+
+
+def _bundle(files: TreeFiles, index: int, width: int) -> Sequence[bytes] | None:
+    """The entries of a bundle; None: it is full, and gone. Raises OSError, ValueError."""
+    try:
+        return files.bundle(index, width)
+    except FileNotFoundError:
+        if width < WIDTH:
+            raise
+        return None
 
 
 def checked_records(folder: Path, keys: Sequence[Verifier], reveal: Reveal | None = None) -> Iterator[dict[str, Any]]:

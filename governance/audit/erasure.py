@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from governance.audit.files import locked, replace, sync_folder
 from governance.audit.layout import Layout
 from governance.audit.log import Pending, Scribe
 from governance.audit.people import HeldError, People, Vault
@@ -94,13 +95,13 @@ def make_public(layout: Layout) -> None:
             sequencer.release()
 
 
-def _record(action: str, pseudonym: str, phase: str | None = None, **details: str) -> Record:
+def _record(action: str, about: str, phase: str | None = None, **details: str) -> Record:
     return msgspec.convert(
         {
             "kind": "erasure",
             "outcome": "served",
             "action": action,
-            "object": pseudonym,
+            "object": about,
             "subject": operator(),
             "phase": phase,
             "details": details or None,
@@ -148,7 +149,7 @@ def hold(state_dir: Path, subject: str, reason: str | None) -> str:
         AuditUnavailable: as `erase`.
     """
     layout = Layout(state_dir)
-    with open_vault(layout) as vault:
+    with open_vault(layout) as vault, locked(layout.prune_lock):
         pseudonym = vault.pseudonym(subject)
         if pseudonym is None:
             return ""
@@ -157,6 +158,34 @@ def hold(state_dir: Path, subject: str, reason: str | None) -> str:
         vault.hold(subject, reason)
     make_public(layout)
     return pseudonym
+
+
+def hold_log(state_dir: Path, people: People, reason: str | None) -> None:
+    """Put a legal hold on everything that is in the log, or take it off (None): nothing is pruned under it.
+
+    Args:
+        state_dir: of the log.
+        people: as whom the operator is recorded.
+        reason: of the hold; a later one takes the place of an earlier.
+
+    Raises:
+        AuditInputError: there is no log.
+        AuditUnavailable: the record is not on the disk; nothing has changed.
+        AuditBroken: the hold has changed, and the log's files contradict each other.
+        OSError: the hold cannot be written.
+    """
+    layout = Layout(state_dir)
+    if not layout.signing_key.exists():
+        raise AuditInputError(f"{layout.signing_key}: no such file: there is no log in this state_dir")
+    action, details = ("release", {}) if reason is None else ("hold", {"reason": reason})
+    with locked(layout.prune_lock):
+        append_record(layout, people, _record(action, "audit", None, **details))
+        if reason is None:
+            layout.hold.unlink(missing_ok=True)
+            sync_folder(layout.private)
+        else:
+            replace(layout.hold, reason.encode(), 0o600)
+    make_public(layout)
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -178,7 +207,7 @@ def hold_people(state_dir: Path, pseudonyms: Collection[str], reason: str) -> He
         AuditUnavailable: as `erase`.
     """
     layout = Layout(state_dir)
-    with open_vault(layout) as vault:
+    with open_vault(layout) as vault, locked(layout.prune_lock):
         before = dict(sorted(vault.held_of(pseudonyms).items()))
         wanted = [pseudonym for pseudonym, hold in before.items() if hold is None]
         new: set[str] = set()

@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from governance.errors import AuditInputError
@@ -127,6 +127,17 @@ def read_private(path: Path, *, public: bool = False) -> bytes:
     if mode & 0o077 and not public:
         raise AuditInputError(f"{path}: others may read it (mode {mode:04o}): `chmod 600 {path}`")
     return content
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` (flock(2)), and wait until nobody else does. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def try_lock(path: Path) -> int | None:

@@ -19,10 +19,11 @@ from governance.audit.edge import Edge
 from governance.audit.files import replace, replace_many, sync_folder
 from governance.audit.layout import Layout
 from governance.audit.note import NoteError, Signer, open_note
+from governance.audit.pruned import Hint, Pruned, read_pruned
 from governance.audit.secrets import signing_keys
 from governance.audit.segments import SUFFIX, read_segment, salvage
 from governance.audit.sequencer import Head, Sequencer
-from governance.audit.tiles import WIDTH, entries_of, levels, tile_path, widths
+from governance.audit.tiles import WIDTH, bundle_path, entries_of, hashes_of, levels, tile_path, widths
 from governance.audit.treefiles import TreeFiles
 from governance.audit.verify import LogFinding, verify
 from governance.errors import AuditBroken, AuditInputError
@@ -78,6 +79,7 @@ class _Fsck:
         self._signers = signers
         self._repair = repair
         self._result = Fsck()
+        self._pruned: Pruned | None = None
 
     def run(self, sequencer: Sequencer) -> Fsck:
         head = self._head()
@@ -150,6 +152,11 @@ class _Fsck:
         """Entries and tiles, as of a checkpoint that may not be published yet."""
         keys = [signer.verifier for signer in self._signers]
         report = verify(self._layout.log, keys, checkpoint=checkpoint)
+        pruned = self._pruned = report.pruned
+        if pruned is not None and read_pruned(self._layout.log, checkpoint.size) != pruned:
+            why = f"does not say that {pruned}"
+            if self._found(self._layout.pruned, "pruned", why, "written again"):
+                replace(self._layout.pruned, msgspec.json.encode(Hint(pruned.before, pruned.index)))
         bad_tiles = [f for f in report.findings if f.file.startswith("tile/") and not f.file.startswith("tile/entries")]
         rest = [finding for finding in report.findings if finding not in bad_tiles]
         self._result.findings += rest
@@ -170,8 +177,22 @@ class _Fsck:
         wanted = {tile_path(level, *tile) for level in range(levels(size)) for tile in widths(size, level)}
         edge = Edge()
         for index, width in widths(size, 0):
-            edge, tiles = edge.extended([merkle.leaf_hash(entry) for entry in files.bundle(index, width)])
+            # The tiles of what was pruned are all that is left of it, and were found to lead to the root.
+            leaves = (
+                hashes_of(files.tile(0, index, width))
+                if self._is_gone(index)
+                else [merkle.leaf_hash(entry) for entry in files.bundle(index, width)]
+            )
+            edge, tiles = edge.extended(leaves)
             replace_many((self._layout.log / path, content) for path, content in tiles if path in wanted)
+
+    def _is_gone(self, index: int) -> bool:
+        """Whether a bundle was pruned."""
+        stated = self._pruned
+        return stated is not None and (index + 1) * WIDTH <= stated.before and not self._exists(index)
+
+    def _exists(self, index: int) -> bool:
+        return (self._layout.log / bundle_path(index)).exists()
 
     def _new_head(self, checkpoint: Checkpoint) -> Head:
         """A head for a checkpoint: how far the segments were taken is seen by what is in the log."""
@@ -180,7 +201,7 @@ class _Fsck:
         logged = {
             merkle.leaf_hash(entry)
             for index, width in widths(checkpoint.size, 0)
-            if index >= first
+            if index >= first and not self._is_gone(index)
             for entry in files.bundle(index, width)
         }
         consumed = {}

@@ -34,6 +34,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.log / "log.vkey"
 
     @property
+    def pruned(self) -> Path:
+        """Where the record is that states how much of the log is gone."""
+        return self.log / "pruned"
+
+    @property
     def private(self) -> Path:
         """What is nobody else's."""
         return self.state_dir / "audit-private"
@@ -47,6 +52,16 @@ class Layout(msgspec.Struct, frozen=True):
     def lock(self) -> Path:
         """Held by the sequencer."""
         return self.private / "sequencer.lock"
+
+    @property
+    def prune_lock(self) -> Path:
+        """Held while entries are pruned or a legal hold is put on: one waits for the other."""
+        return self.private / "prune.lock"
+
+    @property
+    def hold(self) -> Path:
+        """Why nothing may be pruned, while it is there: a legal hold on the whole log."""
+        return self.private / "hold"
 
     @property
     def broken(self) -> Path:

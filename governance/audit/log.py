@@ -24,9 +24,9 @@ import msgspec
 from governance.audit import record as records
 from governance.audit.files import replace
 from governance.audit.layout import Layout
-from governance.audit.people import Named, People, Person, Vault
+from governance.audit.people import People, Person, open_people
 from governance.audit.record import Record, RecordError
-from governance.audit.secrets import publish_vkeys, secret_key, signing_keys
+from governance.audit.secrets import publish_vkeys, signing_keys
 from governance.audit.sequencer import Sequencer
 from governance.errors import AuditBroken, AuditError, AuditUnavailable
 from governance.ports import Body
@@ -133,6 +133,7 @@ class AuditLog:
         *,
         mode: Literal["async", "strict"],
         erasure: bool = False,
+        pseudonyms: bool = False,
         origin: str = "",
         on_failure: Literal["refuse", "serve"] = "refuse",
     ) -> None:
@@ -142,6 +143,7 @@ class AuditLog:
             state_dir: the folder.
             mode: whether answers wait for their records.
             erasure: seal subjects under keys that can be destroyed.
+            pseudonyms: of subjects stand in records, and not their names.
             origin: the log's name; empty: that which it has, or a new one.
             on_failure: what becomes of requests while the log cannot be written; strict always refuses.
 
@@ -154,10 +156,7 @@ class AuditLog:
         layout.make_private()
         signers = signing_keys(layout, origin)
         publish_vkeys(layout, signers)
-        digest_key = secret_key(layout.digest_key)
-        self._people: People = (
-            Vault(layout.vault, secret_key(layout.master_key), digest_key) if erasure else Named(digest_key)
-        )
+        self._people = open_people(layout, erasure=erasure, pseudonyms=pseudonyms)
         self._strict = mode == "strict"
         self._refuse = self._strict or on_failure == "refuse"
         self._scribe = Scribe(self._people)

@@ -1,9 +1,10 @@
-"""Who a record is about: under their name, or under a pseudonym whose key can be destroyed.
+"""Who a record is about: under their name, under a pseudonym, or under one whose key can be destroyed.
 
-Contract: `Named` writes names. `Vault` gives each subject a random data key, wrapped by a master key, in a file
-outside of the log. From the data key come the pseudonym (stable, and the same in every worker), the sealed name
-beside it, and the key of the subject's digests. `erase` destroys the data key: from then on nobody can say who the
-pseudonym was, open the sealed name, or find an input by trying. A person who comes back is a new one.
+Contract: `Named` writes names, `Keyed` what one key for all makes of them. `Vault` gives each subject a random data
+key, wrapped by a master key, in a file outside of the log. From the data key come the pseudonym (stable, and the same
+in every worker), the sealed name beside it, and the key of the subject's digests. `erase` destroys the data key: from
+then on nobody can say who the pseudonym was, open the sealed name, or find an input by trying. A person who comes back
+is a new one.
 
 What erasure cannot reach: copies of the vault made before, for whoever holds the master key too.
 """
@@ -23,6 +24,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from governance.audit.files import create_private, read_private
+from governance.audit.layout import Layout
+from governance.audit.secrets import secret_key
 from governance.errors import AuditError, AuditInputError, AuditUnavailable
 from kernels.hashing import HmacSha256 as Mac
 
@@ -66,6 +69,29 @@ class Named:
     def at_hand(self, subject: str | None) -> Person:
         """Under its own name."""
         return Person(subject, None, self._mac)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Keyed:
+    """Subjects under pseudonyms that follow from one key, with nothing kept of anybody.
+
+    Whoever has the key can say which pseudonym a given name has; nobody can go the other way, and no one person's can
+    be destroyed.
+    """
+
+    def __init__(self, digest_key: bytes) -> None:
+        self._mac = Mac(digest_key)
+        self._names = Mac(self._mac.digest((b"pseudonym",)))
+
+    def of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
+        """Each under its pseudonym."""
+        return {subject: self.at_hand(subject) for subject in subjects}
+
+    def at_hand(self, subject: str | None) -> Person:
+        """Under its pseudonym."""
+        return Person(None if subject is None else _pseudonym_of(self._names, subject), None, self._mac)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -228,6 +254,14 @@ class Vault:
         except sqlite3.Error as error:
             raise AuditUnavailable(f"{self._path}: {error}") from error
 
+    def holds(self) -> dict[str, str]:
+        """Everyone who is under a legal hold, by pseudonym, and why. Raises AuditUnavailable, AuditInputError."""
+        try:
+            rows = self._db.execute("SELECT lookup, wrapped, hold FROM subject WHERE hold IS NOT NULL").fetchall()
+        except sqlite3.Error as error:
+            raise AuditUnavailable(f"{self._path}: {error}") from error
+        return {_pseudonym(self._key(bytes(lookup), bytes(wrapped))): str(hold) for lookup, wrapped, hold in rows}
+
     def held_of(self, pseudonyms: Collection[str]) -> dict[str, str | None]:
         """Those of these pseudonyms that have a key here, each with its legal hold. Raises AuditUnavailable."""
         return {pseudonym: hold for pseudonym, (_, hold) in self._rows_of(pseudonyms).items()}
@@ -314,3 +348,25 @@ def _unsealed(key: Mac, sealed: str) -> str | None:
 
 def _pseudonym(key: Mac) -> str:
     return "person:" + key.digest((b"pseudonym",)).hex()[:32]
+
+
+def _pseudonym_of(names: Mac, subject: str) -> str:
+    return "person:" + names.digest((subject.encode("utf-8", "surrogatepass"),)).hex()[:32]
+
+
+def open_people(layout: Layout, *, erasure: bool, pseudonyms: bool) -> People:
+    """Subjects as the settings of a log have them. Blocks.
+
+    Args:
+        layout: of the log.
+        erasure: under keys of their own, which can be destroyed.
+        pseudonyms: under pseudonyms; with `erasure` they are in any case.
+
+    Raises:
+        AuditInputError: a key file or the vault cannot be used.
+        OSError: a key cannot be made.
+    """
+    digest_key = secret_key(layout.digest_key)
+    if erasure:
+        return Vault(layout.vault, secret_key(layout.master_key), digest_key)
+    return Keyed(digest_key) if pseudonyms else Named(digest_key)

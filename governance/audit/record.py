@@ -30,7 +30,8 @@ class Record(msgspec.Struct, kw_only=True):
     """One decision. The texts under the fields are the schema's documentation; what follows `Duty:` asks for it."""
 
     action: str | None = None
-    """What was asked for, as the policy names it: `infer`, `load`, `approve`, `erase`. Duty: AI Act 12(2); SR 26-2."""
+    """What was asked for, as the policy names it: `infer`, `load`, `approve`, `erase`, `prune`. Duty: AI Act 12(2);
+    SR 26-2."""
 
     allowed: bool | None = None
     """Whether the policy allowed it; null: it was not asked, since nobody knew yet who it was, or it asks for no more

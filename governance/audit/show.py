@@ -1,7 +1,7 @@
 """Reading a log as records: for people, for other programs, for tables.
 
-Contract: entries in log order, as the log's files have them; nothing is verified here. An entry that is no record
-is shown as `{"index", "entry"}` with its bytes in base64: nothing is left out.
+Contract: entries in log order, as the log's files have them, from the first one that was not pruned; nothing is
+verified here. An entry that is no record is shown as `{"index", "entry"}` with its bytes in base64, and not left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from governance.audit import record as records
 from governance.audit.checkpoint import Checkpoint, unverified
 from governance.audit.note import NoteError
+from governance.audit.pruned import read_pruned
 from governance.audit.tiles import WIDTH
 from governance.audit.treefiles import TreeFiles
 from governance.errors import AuditInputError
@@ -45,15 +46,20 @@ def entries(
 
     Args:
         folder: the log.
-        first: index of the first.
+        first: index of the first; those that were pruned are passed over.
         last: index of the last; None: the last there is.
         size: of the log; None: as its checkpoint says.
 
     Raises:
-        AuditInputError: something cannot be read.
+        AuditInputError: something cannot be read, or all that was asked for was pruned.
     """
     if size is None:
         size = read_checkpoint(folder).size
+    pruned = read_pruned(folder, size)
+    if pruned is not None and first < pruned.before:
+        if last is not None and first <= last < pruned.before:
+            raise AuditInputError(f"{folder}: {pruned}: the first that is there is {pruned.before}")
+        first = pruned.before
     end = size if last is None else min(size, last + 1)
     files = TreeFiles(folder, size)
     for index in range(first // WIDTH, -(-end // WIDTH)):
@@ -85,7 +91,7 @@ def as_object(index: int, entry: bytes) -> dict[str, Any]:
 
 
 def export(folder: Path, to: Path) -> int:
-    """Write every record to a file, whose ending says how: `.jsonl` or `.parquet`; how many there were.
+    """Write every record that is there to a file, whose ending says how: `.jsonl` or `.parquet`; how many there were.
 
     Raises:
         AuditInputError: the ending is another, the log cannot be read, the file cannot be written, or Parquet's
@@ -96,12 +102,19 @@ def export(folder: Path, to: Path) -> int:
     if writer is None:
         raise AuditInputError(f"{to}: its ending says no form: name it FILE.jsonl or FILE.parquet")
     size = read_checkpoint(folder).size
-    rows = (as_object(index, entry) for index, entry in entries(folder, size=size))
+    count = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal count
+        for index, entry in entries(folder, size=size):
+            count += 1
+            yield as_object(index, entry)
+
     try:
-        writer(rows, to)
+        writer(rows(), to)
     except OSError as error:
         raise AuditInputError(f"{to}: cannot be written ({error.strerror}): check the path, rights and room") from None
-    return size
+    return count
 
 
 def _to_jsonl(rows: Iterator[dict[str, Any]], to: Path) -> None:

@@ -63,6 +63,10 @@ class TreeFiles:
             raise ValueError(f"{path}: {len(entries)} entries and not {width}")
         return entries[:width]
 
+    def present(self, index: int) -> None:
+        """Look whether a full bundle is there. Raises FileNotFoundError; it is not."""
+        (self.folder / bundle_path(index)).stat()
+
     def width(self, level: int, index: int) -> int:
         """How many hashes a tile of that level has in this tree."""
         return min(WIDTH, (self.size >> (8 * level)) - WIDTH * index)

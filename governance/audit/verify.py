@@ -5,6 +5,9 @@ difference is named by file and, where one can say so, by entry. Nothing beyond 
 A fault of the log is a finding; AuditInputError is for what the auditor gave: the folder, the key, a remembered
 checkpoint.
 
+Bundles that are gone are no fault where the log itself states it (`pruned`): their leaf hashes are then the tiles',
+which lead to the same root.
+
 How a fault is told from its traces: a leaf hash comes from three sides, the entry, the tile that lists it, and the
 parent of that tile. Where two of them agree, the third was changed.
 """
@@ -22,6 +25,7 @@ from governance.audit.checkpoint import Checkpoint, parse_checkpoint, unverified
 from governance.audit.cosignature import CosignerKey, cosigned, parse_cosigner_key
 from governance.audit.edge import Edge
 from governance.audit.note import NoteError, Verifier, open_note, parse_vkey
+from governance.audit.pruned import Pruned, statement
 from governance.audit.tiles import HASH, WIDTH, bundle_path, hashes_of, levels, tile_path, widths
 from governance.audit.treefiles import TreeFiles
 from governance.errors import AuditInputError
@@ -42,7 +46,7 @@ class LogFinding(msgspec.Struct, frozen=True):
     """The entry, or the first one that is affected; None: not one entry's."""
     code: str
     """`unreadable`, `note`, `checkpoint`, `signature`, `unsigned`, `unwitnessed`, `origin`, `root`, `entry`,
-    `missing-entry`, `moved-entry`, `tile`, `rolled-back`, `forked` or `more`."""
+    `missing-entry`, `moved-entry`, `tile`, `retention`, `rolled-back`, `forked` or `more`."""
     message: str
 
     def __str__(self) -> str:
@@ -59,6 +63,8 @@ class Report(msgspec.Struct):
     """As the checkpoint says; None: it says nothing that can be read."""
     witnessed: int | None = None
     """Entries that every given witness has cosigned; None: none was given, or one has cosigned nothing."""
+    pruned: Pruned | None = None
+    """What states the entries to be gone that are not there; None: all are there, or nothing does."""
     findings: list[LogFinding] = []
 
     @property
@@ -215,6 +221,9 @@ class _Walk:
         self._checkpoint = checkpoint
         self._report = report
         self._counts: dict[str, int] = {}
+        self._gone: list[tuple[int, str]] = []
+        """Full bundles that are missing, and why: faults, unless an entry behind them states that they were pruned."""
+        self._stated: Pruned | None = None
 
     def _add(self, file: str, code: str, message: str, index: int | None = None) -> None:
         count = self._counts[code] = self._counts.get(code, 0) + 1
@@ -238,6 +247,7 @@ class _Walk:
             if width == WIDTH:
                 self._add_row(computed, 1, merkle.fold(leaves))
             progress(begin + width, size)
+        self._judge_gone()
         whole = edge.root == self._checkpoint.root
         for level in range(1, len(computed)):
             self._compare_level(level, computed[level], whole=whole)
@@ -263,14 +273,47 @@ class _Walk:
 
     def _leaves(self, index: int, width: int) -> list[bytes]:
         """The leaf hashes below one tile of level 0: from the entries where they can be read, else from the tile."""
-        entries = self._read(lambda: self._files.bundle(index, width), bundle_path(index, width), index * WIDTH)
+        gone = width == WIDTH and self._is_gone(index)  # whatever else keeps it from being read is a fault
+        entries = None if gone else self._entries(index, width)
         tile = self._tile(0, index, width)
         if entries is None:
+            if tile is not None and gone and self._vouched(index, width, tile) is False:
+                self._add(tile_path(0, index), "tile", "its hashes are not those of the tile above", index * WIDTH)
             return tile or [bytes(HASH)] * width
         leaves = [merkle.leaf_hash(entry) for entry in entries]
+        if self._gone and tile == leaves:
+            for at, entry in enumerate(entries, index * WIDTH):
+                found = statement(entry, at)
+                if found is not None and (self._stated is None or found.before >= self._stated.before):
+                    self._stated = found
         if tile is not None and tile != leaves:
             return self._judge(index, width, leaves, tile)
         return leaves
+
+    def _entries(self, index: int, width: int) -> Sequence[bytes] | None:
+        return self._read(lambda: self._files.bundle(index, width), bundle_path(index, width), index * WIDTH)
+
+    def _is_gone(self, index: int) -> bool:
+        """Whether there is no such bundle, which is judged at the end."""
+        try:
+            self._files.present(index)
+        except FileNotFoundError as error:
+            self._gone.append((index, _why(error)))
+            return True
+        return False
+
+    def _judge_gone(self) -> None:
+        """Tell bundles that were pruned from those that are missing."""
+        stated = self._stated
+        before = 0 if stated is None else stated.before
+        for index, why in self._gone:
+            if (index + 1) * WIDTH > before:
+                self._add(bundle_path(index), "unreadable", f"cannot be read ({why})", index * WIDTH)
+            else:
+                self._report.pruned = stated
+        if stated is not None and self._report.pruned is not None:
+            for why in stated.too_early:
+                self._add(bundle_path(stated.index // WIDTH), "retention", f"pruned too early: {why}", stated.index)
 
     def _read(self, read: Callable[[], Sequence[bytes]], file: str, first: int) -> Sequence[bytes] | None:
         try:

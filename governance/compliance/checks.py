@@ -65,7 +65,9 @@ def _log_kept(check: Check, subject: Subject) -> _Outcome:
     if not began:
         return "not shown", "the log has no record with a time"
     days = (subject.period.end - began).days
-    reach = f"it begins at {short(began)}, {max(days, 0)} days before the end of the period, with its entry 0"
+    pruned = subject.log.pruned
+    entry = 0 if pruned is None else pruned.before
+    reach = f"it begins at {short(began)}, {max(days, 0)} days before the end of the period, with its entry {entry}"
     assert check.days is not None
     return ("holds" if days >= check.days else "not shown"), reach
 

@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from governance.audit.erasure import Held
-from governance.audit.tiles import bundle_path, levels, tile_path, widths
+from governance.audit.pruned import FILE as PRUNED
+from governance.audit.pruned import read_pruned
+from governance.audit.tiles import WIDTH, bundle_path, levels, tile_path, widths
 from governance.audit.verify import Report as LogReport
 from governance.compliance.checks import Result, Subject, judge
 from governance.compliance.clocks import Due
@@ -195,12 +197,19 @@ def policy_in_force(found: Scan, judged: LogReport, period: Period, given: Given
 def files_of(log: Source) -> list[str]:
     """The files of the log up to its checkpoint, below its folder; a full one stands in for its partial.
 
+    Bundles that the log states to be pruned are not among them; where it states that is.
+
     Raises:
         AuditInputError: one is missing.
     """
     found = []
     size = log.checkpoint.size
-    wanted = [(bundle_path(index), bundle_path(index, width)) for index, width in widths(size, 0)]
+    pruned = read_pruned(log.folder, size)
+    gone = 0
+    if pruned is not None:
+        found.append(PRUNED)
+        gone = pruned.before // WIDTH
+    wanted = [(bundle_path(index), bundle_path(index, width)) for index, width in widths(size, 0) if index >= gone]
     for level in range(levels(size)):
         wanted += [(tile_path(level, index), tile_path(level, index, width)) for index, width in widths(size, level)]
     for full, partial in wanted:

@@ -15,6 +15,7 @@ import msgspec
 
 from governance.audit.checkpoint import Checkpoint
 from governance.audit.note import Verifier
+from governance.audit.pruned import read_pruned
 from governance.audit.verify import Report as LogReport
 from governance.audit.verify import open_checkpoint, verify
 from governance.compliance.checks import Result, Subject, judge
@@ -298,7 +299,11 @@ def _missing(log: Source, found: Scan, period: Period, pack: Pack, given: Given)
 
 
 def missing_of_log(log: Source) -> Iterator[str]:
-    """What is not known of a log for want of a key or a checkpoint from elsewhere."""
+    """What is not known of a log: what was pruned, and for want of a key or a checkpoint from elsewhere."""
+    pruned = read_pruned(log.folder, log.checkpoint.size)
+    if pruned is not None:
+        said = str(pruned)
+        yield f"{said[0].upper()}{said[1:]}: nothing is shown of them."
     if log.own_key:
         yield (
             "The public key was taken from the log's own folder: whoever forges a log forges that too. Hold "

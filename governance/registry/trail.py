@@ -7,15 +7,15 @@ Contract: works beside a gateway that runs, and makes the log where there is non
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from governance.audit.erasure import append_record, make_public
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
-from governance.audit.people import Named, People, Vault
+from governance.audit.people import open_people
 from governance.audit.record import Record
-from governance.audit.secrets import secret_key
 from governance.errors import AuditUnavailable
 from governance.registry.events import Event, Kind, encode, text_digest
 
@@ -42,10 +42,13 @@ class Trail(Protocol):
 class AuditTrail:
     """The audit log of a state directory."""
 
-    def __init__(self, state_dir: Path, *, mode: Literal["async", "strict"], erasure: bool, origin: str) -> None:
+    def __init__(
+        self, state_dir: Path, *, mode: Literal["async", "strict"], erasure: bool, pseudonyms: bool, origin: str
+    ) -> None:
         self._state_dir = state_dir
         self._mode: Literal["async", "strict"] = mode
         self._erasure = erasure
+        self._pseudonyms = pseudonyms
         self._origin = origin
 
     def write(self, records: list[Record]) -> None:
@@ -53,22 +56,22 @@ class AuditTrail:
         layout = Layout(self._state_dir)
         if not layout.checkpoint.exists():
             asyncio.run(self._make())
-        digest_key = secret_key(layout.digest_key)
-        people: People = (
-            Vault(layout.vault, secret_key(layout.master_key), digest_key) if self._erasure else Named(digest_key)
-        )
-        try:
+        with contextlib.closing(open_people(layout, erasure=self._erasure, pseudonyms=self._pseudonyms)) as people:
             for record in records:
                 append_record(layout, people, record)
-        finally:
-            people.close()
         try:
             make_public(layout)
         except OSError as error:  # the records are on the disk, and the next sequencer publishes them
             raise AuditUnavailable(f"{layout.log}: {error.strerror}") from error
 
     async def _make(self) -> None:
-        log = AuditLog(self._state_dir, mode=self._mode, erasure=self._erasure, origin=self._origin)
+        log = AuditLog(
+            self._state_dir,
+            mode=self._mode,
+            erasure=self._erasure,
+            pseudonyms=self._pseudonyms,
+            origin=self._origin,
+        )
         await asyncio.to_thread(log.close)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from audit_fixture import a_log, a_record, record_all
+from prune_fixture import an_old_log
 
 from gateway.cli import main
 
@@ -163,7 +164,85 @@ def test_erase_and_holds(state, capfdbinary):
     assert run(capfdbinary, "verify", state / "state/audit", "--key", state / "state/audit/log.vkey")[0] == 0
 
 
+RETENTION = """state_dir: state
+upstreams:
+  triton: {http: 127.0.0.1:8000}
+audit:
+  retention:
+    policy: records schedule 7
+    days: 400
+    classes:
+      - {name: short, days: 184, models: [income]}
+"""
+
+
+@pytest.fixture
+def old(tmp_path):
+    an_old_log(tmp_path / "state")
+    (tmp_path / "tidegate.yaml").write_text(RETENTION)
+    return tmp_path
+
+
+def test_prune(old, capfdbinary):
+    config = ("--config", old / "tidegate.yaml")
+    log, key = old / "state/audit", old / "state/audit/log.vkey"
+    status, out, err = run(capfdbinary, "prune", *config)
+    assert (status, "--yes" in err) == (0, True)
+    assert b"512 of class 'short', kept for 184 days (ai-act-19)" in out
+    assert b"would be pruned: entries 0 to 511" in out
+    assert run(capfdbinary, "hold", *config, "--log", "--reason", "case 7")[:2] == (0, b"the log: held: case 7\n")
+    status, out, _ = run(capfdbinary, "prune", *config, "--yes", "--format", "json")
+    assert (status, json.loads(out)["refused"]) == (1, "legal hold on the log: case 7")
+    assert run(capfdbinary, "release", *config, "--log")[:2] == (0, b"the log: released\n")
+    status, out, _ = run(capfdbinary, "prune", *config, "--yes", "--format", "json")
+    result = json.loads(out)
+    assert status == 0
+    assert result | {"bytes": 0, "classes": [], "stays": {}} == {
+        "pruned": True,
+        "begin": 0,
+        "before": 512,
+        "size": 903,
+        "classes": [],
+        "bytes": 0,
+        "record": 903,
+        "stays": {},
+        "refused": None,
+    }
+    assert result["stays"]["index"] == 600
+    status, out, err = run(capfdbinary, "verify", log, "--key", key, "--format", "json")
+    stated = json.loads(out)["pruned"]
+    assert (status, stated["before"], stated["index"], stated["policy"]) == (0, 512, 903, "records schedule 7")
+    assert "entries 0 to 511 were pruned" in err
+    assert run(capfdbinary, "verify", log, "--key", key)[1].endswith(b", pruned 512\n")
+    status, out, err = run(capfdbinary, "show", log, "--to", "512")
+    assert (status, json.loads(out)["index"], "entries 0 to 511 were pruned" in err) == (0, 512, True)
+    status, out, err = run(capfdbinary, "show", log, "--from", "5", "--to", "5")
+    assert (status, out, "records schedule 7" in err) == (2, b"", True)
+    status, out, err = run(capfdbinary, "proof", log, "--index", "5")
+    assert (status, out.splitlines()[1], "who has kept the entry" in err) == (0, b"index 5", True)
+    status, out, err = run(capfdbinary, "export", log, "--to", old / "x.jsonl", "--format", "json")
+    assert (status, json.loads(out)["records"], "were pruned" in err) == (0, 905 - 512, True)
+    assert run(capfdbinary, "fsck", *config)[:2] == (0, b"ok\n")
+    status, out, _ = run(capfdbinary, "prune", *config, "--yes")
+    assert (status, out.splitlines()[-1]) == (0, b"nothing to prune")
+
+
+def test_replay_of_a_pruned_log(old, capfdbinary):
+    (old / "new.csv").write_text("p, user:bob, acme, model:income, infer, allow\n")
+    assert run(capfdbinary, "prune", "--config", old / "tidegate.yaml", "--yes")[0] == 0
+    words = ["policy", "replay", "--policy", str(old / "new.csv"), "--log", str(old / "state/audit")]
+    assert main([*words, "--format", "json"]) == 0
+    out, err = capfdbinary.readouterr()
+    result = json.loads(out)
+    assert (result["pruned"], result["replayed"], result["changed"][0]["index"]) == (512, 900 - 512, 512)
+    assert b"could not be replayed" in err
+
+
 BAD = [
+    (["prune", "--config", "tidegate.yaml"], "audit.retention"),
+    (["prune", "--config", "none"], "none"),
+    (["prune", "--config", "empty.yaml"], "no log"),
+    (["hold", "--config", "empty.yaml", "--log", "--reason", "x"], "no log"),
     (["verify", "none", "--key", "state/audit/log.vkey"], "none"),
     (["verify", "tidegate.yaml", "--key", "state/audit/log.vkey"], "tidegate.yaml"),
     (["verify", "state/audit", "--key", "none"], "none"),
@@ -188,6 +267,7 @@ BAD = [
 @pytest.mark.parametrize(("words", "named"), BAD, ids=lambda value: "-".join(value) if isinstance(value, list) else "")
 def test_what_cannot_be_judged_is_said_in_one_line(state, capfdbinary, monkeypatch, words, named):
     monkeypatch.chdir(state)
+    (state / "empty.yaml").write_text(RETENTION.replace("state_dir: state", "state_dir: empty"))
     (state / "other.yaml").write_text("state_dir: other\nupstreams:\n  triton: {http: 127.0.0.1:8000}\n")
     status, out, err = run(capfdbinary, *words)
     assert (status, out) == (2, b"")

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from independent import read_with
+from prune_fixture import DAY_NS, pruned
 
+from governance.audit.pruned import read_pruned
+from governance.audit.retention import REST, Class, Retention
 from governance.audit.tiles import WIDTH, bundle_path, parse_path, tile_path
 
 READER, OTHER = "reader-key", "other-key"
@@ -25,6 +28,7 @@ policy: {{file: policy.csv}}
 """
 POLICY = "p, user:auditor, *, audit, read, allow\np, user:other, acme, *, *, allow\n"
 KEY = {"x-api-key": READER}
+POLICY_NAME = "records schedule 7"
 
 
 def started(gateway, **options):
@@ -79,6 +83,26 @@ def test_a_log_is_read_over_http_and_holds(gateway):
     assert "immutable" in tile.headers["cache-control"]
     # A tree of 256 had one tile, and this log has gone on since: it stands in for its parts.
     assert one.get("/audit/tile/0/000.p/17", KEY).body == tile.body[: 17 * 32]
+
+
+def test_what_was_pruned_is_gone_and_said(gateway):
+    """Beside the gateway, which takes the statement into its log; the hashes are still served."""
+    one = started(gateway)
+    log = one.folder / "state/audit"
+    filled(one, 300)
+    served = one.get("/audit/tile/0/000", KEY).body
+    assert one.get("/audit/tile/entries/000", KEY).status == 200
+    later = {"clock": lambda: time.time_ns() + 10 * DAY_NS}
+    assert pruned(one.folder / "state", Retention(POLICY_NAME, Class(REST, 1, "none")), **later).plan.before == 256
+    answer = one.get("/audit/tile/entries/000", KEY)
+    assert answer.status == 410
+    assert answer.body == json.dumps({"error": str(read_pruned(log, size_of(one)))}, separators=(",", ":")).encode()
+    assert POLICY_NAME.encode() in answer.body
+    assert one.get("/audit/tile/entries/000.p/17", KEY).status == 410
+    assert one.get("/audit/tile/0/000", KEY).body == served
+    assert one.get("/audit/tile/entries/000").status == 401
+    filled(one, 10)
+    assert one.stop() == 0
 
 
 def test_who_may_read_it_and_what_is_no_part_of_it(gateway):

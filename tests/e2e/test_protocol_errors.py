@@ -302,6 +302,12 @@ def cause_sequence_lost(gate):
     assert bytes(reply.body) == b'{"error":"the sequence\'s state was lost"}'
 
 
+def cause_gone(gate):
+    """Its cause, a log whose beginning was pruned, is in `test_audit_served.py`; here the answer's form."""
+    reply = error_reply(errors.Gone("entries 0 to 255 were pruned"))
+    assert (reply.status, bytes(reply.body)) == (410, b'{"error":"entries 0 to 255 were pruned"}')
+
+
 def cause_model_away(gate):
     """Its cause, a model whose only replica died, is in `test_fleet.py`; here the answer's form."""
     reply = error_reply(errors.ModelAway(retry_after=1.2))
