@@ -64,13 +64,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             step.add_argument("--reason", default="", required=needed, help="why, for the record")
         if name == "emergency":
             step.add_argument("--hours", type=float, required=True, help="how long it lasts, up to 168")
-    for parser in (report, replay):
+    for parser in (lint, report, replay):
         wanted = parser is replay
         parser.add_argument(
             "--log", type=Path, required=wanted, metavar="DIR", help="the audit log, or records exported"
         )
         parser.add_argument("--key", type=Path, metavar="FILE", help="the log's vkey file (default: DIR/log.vkey)")
-        parser.add_argument("--config", type=Path, metavar="FILE", help="settings, whose state_dir has people's keys")
+        what = "settings, whose names the policy's are held against" if parser is lint else "settings"
+        help_ = f"{what}; their state_dir has people's keys"
+        parser.add_argument("--config", type=Path, metavar="FILE", help=help_)
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

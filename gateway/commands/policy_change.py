@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, emit, emit_json, not_judged, say
-from gateway.settings.file import load
-from governance.audit.checked import checked_records
-from governance.audit.erasure import open_vault
-from governance.audit.layout import Layout
+from gateway.commands.policy_records import NoLogError, records
 from governance.audit.pruned import read_pruned
 from governance.audit.show import read_checkpoint
-from governance.audit.verify import read_keys
 from governance.errors import AuditError
 from governance.policy.cases import parse_cases
 from governance.policy.compare import Changes, Replay, compare, replay
@@ -84,9 +76,9 @@ def run_replay(args: argparse.Namespace) -> int:
     """Decides recorded requests again; the exit status."""
     policy = PolicySnapshot.load(args.policy, model=args.model, fields=GATEWAY_FIELDS, judge=False)
     try:
-        with _records(args) as records:
-            result = replay(policy, records)
-    except (_NoLog, AuditError) as error:
+        with records(args) as found:
+            result = replay(policy, found)
+    except (NoLogError, AuditError) as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
     pruned = read_pruned(args.log, read_checkpoint(args.log).size) if args.log.is_dir() else None
@@ -119,11 +111,11 @@ def run_report(args: argparse.Namespace) -> int:
     again: Replay | None = None
     try:
         if args.log is not None:
-            with _records(args) as records:
-                again = replay(new, records)
+            with records(args) as found:
+                again = replay(new, found)
         page = html(Change(old, new, texts[0], texts[1], tests, again))
         args.output.write_text(page, "utf-8")
-    except (_NoLog, AuditError) as error:
+    except (NoLogError, AuditError) as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
     except OSError as error:
@@ -134,48 +126,3 @@ def run_report(args: argparse.Namespace) -> int:
     else:
         say(f"{args.output}: {old.hash[:12]} to {new.hash[:12]}")
     return HOLDS
-
-
-class _NoLog(ValueError):
-    """Recorded decisions cannot be read; the text says where and what to do."""
-
-
-@contextmanager
-def _records(args: argparse.Namespace) -> Iterator[Iterator[dict[str, Any]]]:
-    """The records of `--log`. Raises _NoLog, AuditError; also while they are read."""
-    path, key = args.log, args.key
-    if not path.is_dir():
-        yield _exported(path)
-        return
-    if key is None:
-        key = path / "log.vkey"
-        if not key.exists():
-            raise _NoLog(f"{path}: there is no log.vkey in it: give the log's vkey file, `--key FILE`")
-    keys = read_keys(key)
-    if args.config is None:
-        yield checked_records(path, keys)
-        return
-    settings, findings = load(args.config)
-    if settings is None:
-        error = next(finding for finding in findings if finding.severity == "error")
-        raise _NoLog(f"{error}; `tidegate check {args.config}` lists them")
-    with open_vault(Layout(settings.state_dir)) as vault:
-        yield checked_records(path, keys, vault.reveal())
-
-
-def _exported(path: Path) -> Iterator[dict[str, Any]]:
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield decoder.decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    message = (
-                        f"{path}:{number}: no record ({error}): a line is one JSON object, as `audit export` writes it"
-                    )
-                    raise _NoLog(message) from None
-    except OSError as error:
-        raise _NoLog(f"{path}: cannot be read ({error.strerror}): check the path and its rights") from None

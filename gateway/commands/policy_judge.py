@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, as_json, count, emit, emit_json, not_judged, say
-from governance.errors import PolicyError
+from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, as_json, count, emit, emit_json, not_judged, say
+from gateway.commands.policy_records import NoLogError, records, settings_of
+from gateway.settings.policy import registered
+from gateway.settings.policy_names import unknown_names
+from governance.errors import AuditError, PolicyError
 from governance.policy.cases import CaseFile, parse_cases, undecided
 from governance.policy.engine import Engine
 from governance.policy.lint import lint
 from governance.policy.parse import ParsedPolicy, parse
 from governance.policy.repair import repaired
-from governance.policy.snapshot import PolicySnapshot, definition_of, read_policy
+from governance.policy.snapshot import GATEWAY_FIELDS, PolicySnapshot, definition_of, read_policy
+from governance.policy.usage import usage
 from governance.types import Finding
 
 LINT = """\
@@ -22,11 +27,15 @@ examples:
   tidegate policy lint --policy policy.csv --format json
   tidegate policy lint --policy policy.csv --fix
   tidegate policy lint --policy policy.csv --model model.conf
+  tidegate policy lint --policy policy.csv --config tidegate.yaml
+  tidegate policy lint --policy policy.csv --log state/audit --config tidegate.yaml
 
 `--fix` undoes what a spreadsheet or an editor did (byte order mark, quotes, other separators, empty columns)
 and what can be meant in one way alone (`Deny`, `P`); every other line stays byte for byte as it is.
 With `--model` syntax, arity and effects are judged; what words mean is known for the built-in model alone.
-exit status: 0 no errors (warnings may stand), 1 errors, 2 the file cannot be opened
+With `--config` names that the settings and the registry do not know are warnings: users, tenants, models, routes.
+With `--log` rules that match no recorded decision are, too: the audit log, or records as `audit export` writes them.
+exit status: 0 no errors (warnings may stand), 1 errors, 2 a file cannot be opened, or the log does not verify
 """
 TEST = """\
 examples:
@@ -47,6 +56,16 @@ def run_lint(args: argparse.Namespace) -> int:
     if args.fix:
         data = _fixed(args.policy, data, args.model)
     policy = judged(data, str(args.policy), args.model)
+    try:
+        if args.config is not None and args.model is None:
+            settings = settings_of(args.config)
+            policy.findings += unknown_names(policy, settings, registered(settings))
+        if args.log is not None and not policy.broken:
+            policy.findings += _unused(data, args)
+    except (NoLogError, AuditError) as error:
+        say(f"tidegate: {error}")
+        return NOT_JUDGED
+    policy.findings.sort(key=lambda finding: (finding.line, finding.column))
     if args.format == "json":
         emit_json({"findings": as_json(policy.findings)})
     else:
@@ -58,6 +77,18 @@ def run_lint(args: argparse.Namespace) -> int:
                 emit(f"    for example: [{', '.join(finding.witness)}]")
         say(f"{args.policy}: {count(policy.findings)}")
     return DOES_NOT_HOLD if policy.broken else HOLDS
+
+
+def _unused(data: bytes, args: argparse.Namespace) -> Iterator[Finding]:
+    """Rules that no recorded decision needed. Raises NoLogError, AuditError."""
+    model = None if args.model is None else (read_policy(args.model), str(args.model))
+    policy = PolicySnapshot.compile(data, str(args.policy), model=model, fields=GATEWAY_FIELDS, judge=False)
+    with records(args) as found:
+        result = usage(policy, found)
+    say(f"{args.log}: {result.replayed} recorded decisions asked again, {result.unreplayable} cannot be")
+    for rule in result.unused:
+        message = f"matches none of {result.replayed} recorded decisions: nothing would have changed without it"
+        yield Finding(policy.file, rule.line, 1, "warning", "unused", message)
 
 
 def judged(data: bytes, file: str, model: Path | None) -> ParsedPolicy:

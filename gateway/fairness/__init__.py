@@ -1,7 +1,7 @@
 """Step 9, fairness: on whom a route decides what, counted by declared groups while it serves.
 
-The files: `reading` (whose group, and what was decided), `shards` (where one worker counts), `board` (the watches of
-this worker, and the reports of all workers). What is counted is `kernels.groups`, what is said of it
+The files: `reading` (whose group, and what was decided), `board` (the watches of this worker, which count in
+`gateway.shards`, and the reports of all workers). What is counted is `kernels.groups`, what is said of it
 `governance.fairness.online`. Who somebody is, is never written down: counts are all that stays.
 """
 

@@ -18,8 +18,8 @@ import msgspec
 
 from gateway import logs, telemetry
 from gateway.fairness.reading import Reader, groups_of
-from gateway.fairness.shards import open_shard, read_shards
 from gateway.settings import Fairness, Settings
+from gateway.shards import Shards
 from governance.fairness.online import OnlineReport, online
 from kernels import groups
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.wire.types import InferAnswer
 
 _log = logs.get("fairness")
+_MAGIC = b"TGGROUP1"
 MOST_MINUTES = groups.MINUTES - 1
 """The longest window: the minute that is being counted may clear the oldest slot."""
 
@@ -68,6 +69,7 @@ class Watch:
         "_reader",
         "_rows",
         "_shard",
+        "_shards",
         "_uncounted",
         "_unknown",
         "_variants",
@@ -89,8 +91,9 @@ class Watch:
         self._groups = groups_of(fairness)
         self._unknown = self._groups - 1
         self._reader = Reader(fairness)
-        block = open_shard(self.folder, self.declared, len(self._variants), self._groups)
-        self._shard = groups.Shard(block, len(self._variants), self._groups)
+        size = groups.nbytes(len(self._variants), self._groups)
+        self._shards = Shards(self.folder, _MAGIC, self.declared, size)
+        self._shard = groups.Shard(self._shards.open(), len(self._variants), self._groups)
 
     def count(self, x: Exchange, answer: InferAnswer) -> None:
         """One answer that is given; on the event loop's thread alone. Never raises."""
@@ -117,7 +120,7 @@ class Watch:
         """
         now = int(time.time() // 60)
         first = None if minutes is None else now - minutes + 1
-        shards = list(read_shards(self.folder, self.declared, len(self._variants), self._groups))
+        shards = list(self._shards.read())
         blocks = [block for _, block in shards]
         counts, calls, uncounted = groups.read(blocks, len(self._variants), self._groups, first, now)
         began = min((began for began, _ in shards), default=time.time_ns())

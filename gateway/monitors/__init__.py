@@ -1,8 +1,8 @@
 """Step 9, drift: what a route's callers send, held against the profile that its model was made with.
 
-The files: `shards` (where one worker counts), `tiles` (what all had counted when, for windows), `board` (the monitors
-of this worker, and the reports of all workers), `meters` (reports as metrics). What is counted is `kernels.drift`, what
-is computed of it `governance.monitor.live`.
+The files: `tiles` (what all had counted when, for windows), `board` (the monitors of this worker, which count in
+`gateway.shards`, and the reports of all workers), `meters` (reports as metrics). What is counted is `kernels.drift`,
+what is computed of it `governance.monitor.live`.
 """
 
 from __future__ import annotations

@@ -18,11 +18,13 @@ import msgspec
 import numpy as np
 
 from gateway.monitors import tiles
-from gateway.monitors.shards import open_shard, read_shards
+from gateway.shards import Shards
 from governance.monitor import live
 from governance.monitor.live import LiveColumn
 from governance.monitor.profile import Profile
 from kernels import drift
+
+_MAGIC = b"TGDRIFT1"
 
 
 class MonitorError(OSError):
@@ -63,7 +65,7 @@ def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("count", "folder", "key", "names", "outputs", "profile", "route")
+    __slots__ = ("_shards", "count", "folder", "key", "names", "outputs", "profile", "route")
 
     def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...] = ()) -> None:
         self.route = route
@@ -76,8 +78,10 @@ class Monitor:
         # A route's name may hold any character, a folder's not.
         self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.key[:16]}"
         columns = live.counted(profile)
-        block = open_shard(self.folder, self.key, columns)
-        shard = drift.Shard(block, columns, *drift.tensors_of([column.name for column in profile.columns], outputs))
+        self._shards = Shards(self.folder, _MAGIC, self.key, drift.nbytes(columns))
+        shard = drift.Shard(
+            self._shards.open(), columns, *drift.tensors_of([column.name for column in profile.columns], outputs)
+        )
         self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
         """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
 
@@ -107,7 +111,7 @@ class Monitor:
     def _merged(self) -> tuple[int, live.Words]:
         """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
-        shards = list(read_shards(self.folder, self.key, columns))
+        shards = [(began, drift.snapshot(block)) for began, block in self._shards.read()]
         return min((began for began, _ in shards), default=0), drift.merge(columns, [each for _, each in shards])
 
     def _reported(self, window: str | None, began: int, block: live.Words) -> MonitorReport:

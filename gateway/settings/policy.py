@@ -1,21 +1,18 @@
 """The policy that the settings name, judged with them.
 
 Contract: the policy, its model and its tests are compiled as the gateway would; what is wrong with them stands at their
-own lines. Models and tenants that the policy names and the settings do not are warnings.
+own lines. Names of the policy that the settings do not know are warnings (`policy_names`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
+from gateway.approvals import read_view
 from gateway.settings import Settings
+from gateway.settings.policy_names import unknown_names
 from governance.documents.convert import Places, dotted
-from governance.documents.words import nearest
 from governance.errors import PolicyError
 from governance.policy.snapshot import GATEWAY_FIELDS, PolicySnapshot
 from governance.types import Finding
-
-_UPSTREAM_ACTIONS = frozenset({"load", "unload", "configure", "*"})
 
 
 def check_policy(settings: Settings, file: str, places: Places) -> list[Finding]:
@@ -42,7 +39,7 @@ def check_policy(settings: Settings, file: str, places: Places) -> list[Finding]
         return [_moved(finding, settings, file, places) for finding in error.findings]
     if settings.policy.model is not None:  # what its fields hold is not known here
         return list(policy.findings)
-    return [*policy.findings, *_unknown(settings, policy)]
+    return [*policy.findings, *unknown_names(policy, settings, registered(settings))]
 
 
 def _moved(finding: Finding, settings: Settings, file: str, places: Places) -> Finding:
@@ -56,35 +53,11 @@ def _moved(finding: Finding, settings: Settings, file: str, places: Places) -> F
     return Finding(file, line, column, "error", "unreadable-policy", message)
 
 
-def _unknown(settings: Settings, policy: PolicySnapshot) -> Iterator[Finding]:
-    """Names of the policy that the settings do not know."""
-    tenants = set(_tenants(settings))
-    any_tenant = settings.identity is not None and bool(settings.identity.jwt)  # tokens say which
-    # Without routes, or with passthrough, every model of the upstream may be asked for.
-    models = set(settings.routes) if settings.routes and not settings.passthrough else None
-    for rule in policy.rules:
-        if rule.dom != "*" and rule.dom not in tenants and not any_tenant:
-            yield _warning(policy, rule.line, rule.columns[1], "tenant", rule.dom, tenants)
-        name = rule.obj.removeprefix("model:")
-        # `load` and `unload` speak of the upstream's models by their own names, which are not known here.
-        known = models is None or name == rule.obj or "*" in name or rule.act in _UPSTREAM_ACTIONS
-        if models is not None and not known and name not in models:
-            yield _warning(policy, rule.line, rule.columns[2], "model", name, models)
-
-
-def _tenants(settings: Settings) -> Iterator[str]:
-    identity = settings.identity
-    if identity is None:
-        yield "public"
-        return
-    yield from (key.tenant for key in identity.api_keys)
-    if identity.anonymous is not None:
-        yield identity.anonymous.tenant
-    if identity.mtls is not None:
-        yield identity.mtls.tenant
-
-
-def _warning(policy: PolicySnapshot, line: int, column: int, kind: str, name: str, valid: Iterable[str]) -> Finding:
-    close = nearest(name, list(valid))
-    hint = f"did you mean `{close}`?" if close else f"the settings name no such {'route' if kind == 'model' else kind}"
-    return Finding(policy.file, line, column, "warning", f"unknown-{kind}", f"unknown {kind} `{name}`: {hint}")
+def registered(settings: Settings) -> frozenset[str]:
+    """Models of the registry, as this machine last saw it; none where it cannot be read."""
+    if settings.registry is None:
+        return frozenset()
+    try:
+        return frozenset(one.model for one in read_view(settings).versions)
+    except ValueError:
+        return frozenset()  # the gateway says so itself when it starts

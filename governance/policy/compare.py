@@ -149,11 +149,11 @@ def replay(policy: PolicySnapshot, records: Iterable[Mapping[str, Any]]) -> Repl
     replayed = unreplayable = 0
     changed: list[Changed] = []
     for at, record in enumerate(records):
-        asked = _asked(record)
-        if asked is None:
+        found = asked(record)
+        if found is None:
             unreplayable += 1
             continue
-        request, roles, was = asked
+        request, roles, was = found
         replayed += 1
         decision = policy.answer(request, roles)
         if decision.allow is not was:
@@ -163,7 +163,7 @@ def replay(policy: PolicySnapshot, records: Iterable[Mapping[str, Any]]) -> Repl
     return Replay(replayed, unreplayable, changed)
 
 
-def _asked(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], tuple[str, ...], bool] | None:
+def asked(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], tuple[str, ...], bool] | None:
     """The request of a record, the roles of its credential, and whether it was allowed; None: no decision is in it."""
     words = [record.get(name) for name in _WORDS]
     if not all(isinstance(word, str) for word in words) or record.get("sealed"):
@@ -173,8 +173,8 @@ def _asked(record: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], tuple[
     if was is None or not subject.startswith("user:") or not {*_WORDS, "roles"}.isdisjoint(record.get("cut") or ()):
         return None
     roles = record.get("roles") or ()
-    asked = subject, EVERYWHERE if is_governance(obj) else tenant, obj, action
-    return asked, tuple(str(role).removeprefix("role:") for role in roles), was
+    request = subject, EVERYWHERE if is_governance(obj) else tenant, obj, action
+    return request, tuple(str(role).removeprefix("role:") for role in roles), was
 
 
 def _was(record: Mapping[str, Any], obj: str, action: str) -> bool | None:

@@ -113,6 +113,50 @@ def test_lint_with_warnings_alone_is_0(tmp_path, capsys):
     assert {one["severity"] for one in json.loads(capsys.readouterr().out)["findings"]} == {"warning"}
 
 
+def test_lint_with_a_log_names_rules_that_no_decision_needed(tmp_path, capsys):
+    file = tmp_path / "policy.csv"
+    file.write_text(
+        POLICY + "p, user:mallory, acme, model:credit, read, allow\np, user:eve, *, registry:*, edit, allow\n"
+    )
+    log = tmp_path / "log.jsonl"
+    fields = ("subject", "tenant", "object", "action")
+    records = [{**dict(zip(fields, one, strict=True)), "status": "200"} for one in (ALICE, MALLORY, ALICE)]
+    log.write_text("\n".join(json.dumps(one) for one in [*records, {"kind": "settings"}]))
+    assert command("lint", "--policy", str(file), "--log", str(log), "--format", "json") == 0
+    out, err = capsys.readouterr()
+    # Reading leaves no record when it is allowed, so that the log says nothing of line 6.
+    found = [(one["line"], one["message"]) for one in json.loads(out)["findings"] if one["code"] == "unused"]
+    message = "matches none of 3 recorded decisions: nothing would have changed without it"
+    assert found == [(3, message), (7, message)]
+    assert "3 recorded decisions asked again, 1 cannot be" in err
+    step = {"kind": "registry", "outcome": "served", "subject": "user:eve", "object": "registry:m", "action": "edit"}
+    log.write_text(json.dumps({**step, "tenant": None}))
+    assert command("lint", "--policy", str(file), "--log", str(log), "--format", "json") == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["line"] for one in findings if one["code"] == "unused"] == [1, 2, 3]
+    assert command("lint", "--policy", str(file), "--log", str(tmp_path / "nowhere")) == 2
+
+
+def test_lint_with_settings_names_what_they_do_not_know(tmp_path, capsys):
+    file = tmp_path / "policy.csv"
+    file.write_text(POLICY)
+    config = tmp_path / "tidegate.yaml"
+    key = f"{{sha256: {'a' * 64}, user: alice, tenant: acme}}"
+    config.write_text(
+        f"upstreams: {{triton: {{http: 127.0.0.1:1}}}}\nroutes: {{credit: {{}}}}\nidentity: {{api_keys: [{key}]}}\n"
+    )
+    assert command("lint", "--policy", str(file), "--config", str(config), "--format", "json") == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [(one["line"], one["code"]) for one in findings] == [
+        (2, "conflict"),
+        (2, "unknown-user"),
+        (3, "unknown-model"),
+        (5, "unknown-user"),
+    ]
+    config.write_text("nothing: 1\n")
+    assert command("lint", "--policy", str(file), "--config", str(config)) == 2
+
+
 def test_test(policy, tmp_path, capsys):
     tests = tmp_path / "tests.yaml"
     tests.write_text(

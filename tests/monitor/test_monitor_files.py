@@ -11,7 +11,7 @@ import pytest
 
 from gateway import telemetry
 from gateway.monitors import Board, MonitorError, meters, tiles
-from gateway.monitors.shards import open_shard, read_shards
+from gateway.shards import Shards
 from governance.monitor import profile
 from governance.tables import Column, Table
 from kernels import drift
@@ -20,6 +20,10 @@ SECOND = 10**9
 MINUTE = 60 * SECOND
 COLUMNS = [drift.Numbers((0.0, 1.0), 0.0, 1.0)]
 HASH = "ab" * 32
+
+
+def shards(folder, mark=HASH):
+    return Shards(folder, b"TGDRIFT1", mark, drift.nbytes(COLUMNS))
 
 
 def call(*values):
@@ -39,35 +43,35 @@ def made(tmp_path, columns=1, seed=1):
 
 
 def test_a_file_is_taken_again_where_its_writer_left_off(tmp_path):
-    one = open_shard(tmp_path, HASH, COLUMNS)
-    other = open_shard(tmp_path, HASH, COLUMNS)
+    one = shards(tmp_path).open()
+    other = shards(tmp_path).open()
     for block in (one, other):
         drift.Shard(block, COLUMNS, {"x": [0]}).count(call(0.5))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-0", "shard-1"]
-    assert drift.merge(COLUMNS, [b for _, b in read_shards(tmp_path, HASH, COLUMNS)])[drift.ROWS] == 2
-    began = [at for at, _ in read_shards(tmp_path, HASH, COLUMNS)]
+    assert drift.merge(COLUMNS, [b for _, b in shards(tmp_path).read()])[drift.ROWS] == 2
+    began = [at for at, _ in shards(tmp_path).read()]
     del block, one
     gc.collect()
-    again = open_shard(tmp_path, HASH, COLUMNS)
+    again = shards(tmp_path).open()
     assert bytes(again) == bytes(other)
     assert len(list(tmp_path.iterdir())) == 2
-    assert [at for at, _ in read_shards(tmp_path, HASH, COLUMNS)] == began
+    assert [at for at, _ in shards(tmp_path).read()] == began
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, b"x" * 500, bytes(64 + drift.nbytes(COLUMNS))])
 def test_a_file_that_is_not_whole_is_passed_over_and_begun_anew(tmp_path, content):
     (tmp_path / "shard-0").write_bytes(content)
-    assert list(read_shards(tmp_path, HASH, COLUMNS)) == []
-    block = open_shard(tmp_path, HASH, COLUMNS)
+    assert list(shards(tmp_path).read()) == []
+    block = shards(tmp_path).open()
     assert not any(block)
-    assert len(list(read_shards(tmp_path, HASH, COLUMNS))) == 1
+    assert len(list(shards(tmp_path).read())) == 1
 
 
 def test_another_profiles_counts_are_not_taken(tmp_path):
-    drift.Shard(open_shard(tmp_path, HASH, COLUMNS), COLUMNS, {"x": [0]}).count(call(0.5))
+    drift.Shard(shards(tmp_path).open(), COLUMNS, {"x": [0]}).count(call(0.5))
     gc.collect()
-    assert list(read_shards(tmp_path, "cd" * 32, COLUMNS)) == []
-    assert not any(open_shard(tmp_path, "cd" * 32, COLUMNS))
+    assert list(shards(tmp_path, "cd" * 32).read()) == []
+    assert not any(shards(tmp_path, "cd" * 32).open())
 
 
 # -- the board -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings.file import load
+from governance.registry.view import Known, View, encode
 
 UP = "upstreams: {triton: {http: 127.0.0.1:8000}}\n"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -339,9 +340,9 @@ def test_a_policy_that_fails_its_tests_does_not_load(tmp_path):
 
 def test_models_and_tenants_of_the_policy_that_the_settings_do_not_know_are_warnings(tmp_path):
     (tmp_path / "policy.csv").write_text(
-        "p, user:a, acme, model:credt, infer, allow\n"
-        "p, user:a, acmee, model:credit, infer, allow\n"
-        "p, user:a, acme, model:other, load, allow\n"
+        "p, user:alice, acme, model:credt, infer, allow\n"
+        "p, user:alice, acmee, model:credit, infer, allow\n"
+        "p, user:alice, acme, model:other, load, allow\n"
     )
     text = UP + f"routes: {{credit: {{}}}}\nidentity: {{api_keys: [{KEY}]}}\npolicy: {{file: policy.csv}}\n"
     findings = findings_of(tmp_path, text)
@@ -351,3 +352,41 @@ def test_models_and_tenants_of_the_policy_that_the_settings_do_not_know_are_warn
     ]
     assert "did you mean `credit`?" in findings[0].message
     assert "did you mean `acme`?" in findings[1].message
+
+
+def test_users_routes_and_registered_models_that_nothing_else_names_are_warnings(tmp_path):
+    (tmp_path / "policy.csv").write_text(
+        "p, user:alise, acme, model:cred*, infer, allow\n"
+        "p, user:alice, *, route:crdit, read, allow\n"
+        "p, role:owner, *, registry:incme, read, allow\n"
+        "p, role:owner, *, registry:new, read, allow\n"
+        "p, role:scorer, acme, model:loan*, infer, allow\n"
+        "g, user:alice, role:scorer, acmee\n"
+        "g, user:bob, role:owner, *\n"
+    )
+    text = (
+        UP
+        + "routes: {credit: {variants: [{name: a, model: income}]}}\n"
+        + f"identity: {{api_keys: [{{sha256: {'a' * 64}, user: alice, tenant: acme}}]}}\n"
+        + "policy: {file: policy.csv}\nregistry: {enforce: 'false'}\n"
+    )
+    (tmp_path / "state/registry").mkdir(parents=True)
+    (tmp_path / "state/registry/view.json").write_bytes(encode(View((Known("new", "1", "draft"),))))
+
+    def found(text):
+        codes = [(one.line, one.code) for one in findings_of(tmp_path, text) if one.code.startswith("unknown-")]
+        return [one for one in codes if one[1] != "unknown-role"]
+
+    assert found(text) == [
+        (1, "unknown-user"),
+        (2, "unknown-route"),
+        (3, "unknown-model"),
+        (5, "unknown-model"),
+        (6, "unknown-tenant"),
+        (7, "unknown-user"),
+    ]
+    # Certificates bring users of any name, passthrough models of any name.
+    mtls = text.replace("identity: {", "identity: {mtls: {tenant: acme}, ").replace(
+        "routes:", "passthrough: true\nroutes:"
+    )
+    assert found(mtls) == [(2, "unknown-route"), (3, "unknown-model"), (6, "unknown-tenant")]
