@@ -35,6 +35,7 @@ from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
 from gateway.keeper import Keeper
+from gateway.memory import give_back_freed_memory
 from gateway.metrics import Page, Registry
 from gateway.monitors import Board as MonitorBoard
 from gateway.monitors import meters
@@ -179,6 +180,7 @@ class Application:
         self._background(self.keeper.watch())
         self._background(self.brownout.watch())
         self._background(self._count_tasks())
+        self._background(give_back_freed_memory(self.ring))
         self._background(meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors))
         limits = snapshot.settings.limits
         if snapshot.tls.listen is not None:

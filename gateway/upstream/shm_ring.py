@@ -90,6 +90,17 @@ class Ring:
         offset: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0] - self._base
         return offset if 0 <= offset < self.size else None
 
+    def trim(self) -> None:
+        """Give the pages at the end that nobody leases back to the system."""
+        self._collect()
+        if self._closed or not self._free or sum(self._free[-1]) != self.allocated:
+            return
+        offset, size = self._free[-1]
+        with contextlib.suppress(OSError):  # a folder of a file system that cannot: they stay
+            self._map.madvise(mmap.MADV_REMOVE, offset, size)  # a hole: whoever has mapped it sees zeros
+            self._free.pop()
+            self.allocated = offset
+
     def close(self) -> None:
         """Remove the file. Views that are left stay readable."""
         if not self._closed:

@@ -53,6 +53,12 @@ class Leases(RuleBasedStateMachine):
         assert files(Path(self.folder.name)) == []
         self.folder.cleanup()
 
+    @rule()
+    def trim(self) -> None:
+        self.ring.trim()
+        blocks = (Path(self.folder.name) / self.ring.name).stat().st_blocks * 512
+        assert blocks <= self.ring.allocated + PAGE  # the pages are gone, and none of them is leased
+
     @rule(target=held, size=st.integers(1, SIZE // 3) | st.integers(1, 5 * PAGE))
     def lease(self, size: int) -> int:
         view = self.ring.lease(size)
