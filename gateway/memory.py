@@ -1,8 +1,8 @@
 """What the C library keeps of the memory that large bodies leave behind.
 
 glibc maps a large block anew for each use and returns it afterwards, so that every page of every large body is faulted
-in and zeroed: a third of what a JSON request of 3 MB costs (15.6 ms of CPU instead of 10.3). So freed memory is kept, for
-a minute: left alone, what a worker holds creeps up for hours with each new moment of most bodies at once.
+in and zeroed: a third of what a JSON request of 3 MB costs (15.6 ms of CPU instead of 10.3). So freed memory is kept,
+for a minute: left alone, what a worker holds creeps up for hours with each new moment of most bodies at once.
 """
 
 from __future__ import annotations
