@@ -15,7 +15,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
     """Until somebody listens there. RuntimeError when the process ends or the time is over."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds

@@ -64,8 +64,8 @@ class Record(msgspec.Struct, kw_only=True):
     """What was asked of, as the policy names it: `model:NAME`, `policy`, `server`. Duty: AI Act 12(2)."""
 
     outcome: Outcome
-    """`served`, `refused` (policy, credentials, content), `shed` (limits, overload), `failed`, or `cancelled`: the client
-    left, before its answer or amid its body.
+    """`served`, `refused` (policy, credentials, content), `shed` (limits, overload), `failed`, or `cancelled`: the
+    client left, before its answer or amid its body.
     Duty: AI Act 12(2)(b), 72."""
 
     output_digest: str | None = None
