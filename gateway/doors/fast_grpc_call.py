@@ -94,14 +94,17 @@ class FastCall(Rpc):
             self._initial = metadata
             return
         self.connection.session.begin(self, metadata)
-        self.connection.flush()
+        self.connection.flush_soon()
 
     async def write(self, message: bytes) -> None:
         """Send one message; waits while too many wait."""
         if self.gone:
             raise Gone
         self.connection.session.write(self, message)
-        self.connection.flush()
+        if self.waiting > _HIGH:
+            self.connection.flush()
+        else:
+            self.connection.flush_soon()
         while self.waiting > _HIGH and not self.gone:
             self._room = asyncio.get_running_loop().create_future()
             self.connection.writers.add(self)

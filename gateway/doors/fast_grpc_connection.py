@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.writers: set[FastCall] = set()
         """Calls that wait for room."""
         self._paused = False
+        self._flushing = False
         self._closed = True
         self._timer: asyncio.TimerHandle | None = None
         self._send_clock: SendClock | None = None
@@ -164,6 +165,16 @@ class Connection(asyncio.Protocol):
             self._judge()
 
     # --- out ---------------------------------------------------------------------------------------------------
+
+    def flush_soon(self) -> None:
+        """Send what there is to be sent, with what is said until the loop's next turn."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
 
     def flush(self) -> None:
         """Send what there is to be sent."""
@@ -314,7 +325,7 @@ class Connection(asyncio.Protocol):
     def taken(self, call: FastCall, size: int) -> None:
         """A stream's handler has taken a message."""
         if self.session.taken(call, size):
-            self._loop.call_soon(self.flush)
+            self.flush_soon()
 
     # --- handlers ----------------------------------------------------------------------------------------------
 

