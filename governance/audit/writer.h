@@ -177,15 +177,14 @@ static void *tg_run(void *argument) {
     int closing = 0;
     while (!closing) {
         pthread_mutex_lock(&it->lock);
+        /* Between two groups it does not listen: what comes then gathers, and wakes nobody. */
+        if (!it->strict) tg_pause(it, began + it->linger_ns);
         /* While it fails nobody may put anything, so that the disk has to be tried without. */
         uint64_t end = it->failing ? tg_monotonic() + it->retry_ns : 0;
         it->asleep = 1;
         while (!it->head && !it->closing && tg_wait(it, end) != ETIMEDOUT) {}
         it->asleep = 0;
-        if (it->head && !it->strict) {
-            tg_pause(it, began + it->linger_ns);
-            began = tg_monotonic();
-        }
+        if (it->head) began = tg_monotonic();
         closing = it->closing;
         pthread_mutex_unlock(&it->lock);
         tg_drain(it);
@@ -222,7 +221,7 @@ static int tg_writer_init(tg_writer *it) {
 }
 
 static int tg_writer_put(tg_writer *it, const char *entry, size_t size) {
-    int taken = TG_TAKEN;
+    int taken = TG_TAKEN, wake = 0;
     pthread_mutex_lock(&it->lock);
     tg_chunk *chunk = it->tail;
     if (it->closing) {
@@ -251,12 +250,11 @@ static int tg_writer_put(tg_writer *it, const char *entry, size_t size) {
         chunk->size += 2 + size;
         chunk->count++;
         it->queued++;
-        if (it->asleep) {
-            it->asleep = 0;
-            pthread_cond_signal(&it->wake);
-        }
+        wake = it->asleep;
+        it->asleep = 0;
     }
     pthread_mutex_unlock(&it->lock);
+    if (wake) pthread_cond_signal(&it->wake); /* without the lock, which the woken wants at once */
     return taken;
 }
 
