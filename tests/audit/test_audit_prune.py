@@ -328,7 +328,10 @@ def test_a_hold_and_a_pruning_wait_for_each_other(state):
     lock = try_lock(Layout(state).prune_lock)
     with pytest.raises(AuditInputError, match="under way"):
         pruned(state)
+    with pytest.raises(AuditInputError, match="under way"):
+        fsck(state, repair=False)
     os.close(lock)
+    assert fsck(state, repair=False).ok
     assert pruned(state).pruned
 
 
