@@ -8,15 +8,16 @@ that is not what was logged is never touched: a copy of the log has to bring it 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from governance.audit.checkpoint import Checkpoint, parse_checkpoint, unverified
 from governance.audit.edge import Edge
-from governance.audit.files import replace, replace_many, sync_folder
+from governance.audit.files import replace, replace_many, sync_folder, try_lock
 from governance.audit.layout import Layout
 from governance.audit.note import NoteError, Signer, open_note
 from governance.audit.pruned import Hint, Pruned, read_pruned
@@ -68,9 +69,25 @@ def fsck(state_dir: Path, *, repair: bool) -> Fsck:
     if not sequencer.acquire():
         raise AuditInputError(f"{layout.lock}: another process writes the log: stop the gateway first")
     try:
-        return _Fsck(layout, signers, repair=repair).run(sequencer)
+        with _no_pruning(layout):
+            return _Fsck(layout, signers, repair=repair).run(sequencer)
     finally:
         sequencer.release()
+
+
+@contextlib.contextmanager
+def _no_pruning(layout: Layout) -> Iterator[None]:
+    # Where there was none yet, the first cannot delete anything before a sequencer has made its statement public.
+    if not layout.prune_lock.exists():
+        yield
+        return
+    lock = try_lock(layout.prune_lock)
+    if lock is None:
+        raise AuditInputError(f"{layout.prune_lock}: a pruning or a legal hold is under way: wait until it is done")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 class _Fsck:

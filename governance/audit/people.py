@@ -84,6 +84,7 @@ class Keyed:
     def __init__(self, digest_key: bytes) -> None:
         self._mac = Mac(digest_key)
         self._names = Mac(self._mac.digest((b"pseudonym",)))
+        self._cache: dict[str | None, Person] = {None: Person(None, None, self._mac)}
 
     def of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
         """Each under its pseudonym."""
@@ -91,7 +92,13 @@ class Keyed:
 
     def at_hand(self, subject: str | None) -> Person:
         """Under its pseudonym."""
-        return Person(None if subject is None else _pseudonym_of(self._names, subject), None, self._mac)
+        person = self._cache.get(subject)
+        if person is None:
+            assert subject is not None
+            if len(self._cache) > _MOST_CACHED:
+                self._cache = {None: self._cache[None]}
+            person = self._cache[subject] = Person(_pseudonym_of(self._names, subject), None, self._mac)
+        return person
 
     def close(self) -> None:
         """Nothing is held."""

@@ -4,11 +4,15 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from audit_fixture import a_log, a_record, record_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from independent import checkpoint as signed
 from prune_fixture import DAY_NS, POLICY, RETENTION, aged, an_old_log, pruned
 
@@ -222,6 +226,48 @@ def test_the_longest_class_keeps_what_came_after_it(tmp_path):
     assert {part.name: part.entries for part in found.parts} == {"credit": 1, "short": 767}
 
 
+_MODELS = ("credit", "spam", None)
+_CLASSES = st.builds(
+    Class,
+    name=st.sampled_from("abc"),
+    days=st.integers(1, 500),
+    duty=st.just("none"),
+    kinds=st.frozensets(st.sampled_from(["inference", "settings"]), max_size=2),
+    models=st.frozensets(st.sampled_from(["credit", "spam"]), max_size=2),
+)
+_RUNS = st.lists(
+    st.tuples(
+        st.integers(1, 300), st.integers(0, 600), st.sampled_from(["inference", "settings"]), st.sampled_from(_MODELS)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=15)
+@given(_RUNS, st.lists(_CLASSES, max_size=3, unique_by=lambda one: one.name), st.integers(1, 500))
+def test_what_goes_is_the_longest_run_of_whole_bundles_that_may(runs, classes, rest):
+    """Against the same said in one line: of each record, the longest time of the classes that take it."""
+    every = [run[1:] for run in runs for _ in range(run[0])]
+
+    def days(kind, model):
+        mine = [c.days for c in classes if (not c.kinds or kind in c.kinds) and (not c.models or model in c.models)]
+        return max(mine, default=rest)
+
+    may = [age >= days(kind, model) for age, kind, model in every]
+    whole = next((at for at in range(len(every) // 256) if not all(may[256 * at : 256 * at + 256])), len(every) // 256)
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        made = [aged(n, age, kind=kind, model=model) for n, (age, kind, model) in enumerate(every)]
+        log = a_log(Path(folder), made)
+        # A moment later, so that what is exactly old enough is.
+        found = plan(log, Retention(POLICY, Class(REST, rest, "none"), tuple(classes)), time.time_ns(), {})
+    assert found.before == 256 * whole
+    assert sum(part.entries for part in found.parts) == found.before
+    assert found.stays == next(
+        (at for at, it_may in enumerate(may[: len(every) // 256 * 256]) if not it_may), found.before
+    )
+
+
 @pytest.mark.parametrize("odd", [b"no record", b"[1]", b"{}", b'{"time": 3}', b'{"time": "yesterday"}', b"\xff"])
 def test_what_has_no_age_stays(tmp_path, odd):
     log = a_log(tmp_path, [*(aged(n, 400) for n in range(300)), odd, *(aged(n, 400) for n in range(300))])
@@ -282,7 +328,10 @@ def test_a_hold_and_a_pruning_wait_for_each_other(state):
     lock = try_lock(Layout(state).prune_lock)
     with pytest.raises(AuditInputError, match="under way"):
         pruned(state)
+    with pytest.raises(AuditInputError, match="under way"):
+        fsck(state, repair=False)
     os.close(lock)
+    assert fsck(state, repair=False).ok
     assert pruned(state).pruned
 
 

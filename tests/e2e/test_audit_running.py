@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 from driving import fp32, until
-from test_audit import ALICE, BOB, audit, folder_of, records, started, verified
+from test_audit import ALICE, BOB, POLICY, SETTINGS, audit, folder_of, records, started, verified
 from test_audit_fields import raw
 
 PATH = "/v2/models/identity_fp32/infer"
@@ -71,6 +72,32 @@ def test_a_person_is_erased_from_the_log_of_a_running_gateway(gateway):
     assert not any(name in path.read_bytes() for path in files for name in (b"alice", b"bob"))
     phases = [each["phase"] for each in records(one) if each["kind"] == "erasure"]
     assert phases == ["start", "end"]
+
+
+def test_pseudonyms_and_a_retention_policy_that_comes_while_it_runs(gateway):
+    text = SETTINGS.replace("MODE", "async").replace("erasure: ERASURE", "pseudonyms: true")
+    one = gateway(text, files={"policy.csv": POLICY})
+    for key in (ALICE, BOB, ALICE):
+        assert one.post(PATH, fp32(), {"x-api-key": key}).status in (200, 403)
+
+    def kinds(kind):
+        return [each for each in records(one) if each["kind"] == kind]
+
+    until(lambda: len(kinds("inference")) == 3, 60)
+    first, second, third = (each["subject"] for each in kinds("inference"))
+    assert first == third != second
+    status, _, err = audit("prune", "--config", one.config, "--yes")
+    assert (status, "audit.retention" in err) == (2, True)
+    retention = "retention: {policy: schedule 7, days: 184}"
+    one.config.write_text(one.config.read_text().replace("pseudonyms: true", f"pseudonyms: true, {retention}"))
+    one.process.send_signal(signal.SIGHUP)
+    until(lambda: len(kinds("settings")) == 2, 60)
+    status, out, err = audit("prune", "--config", one.config, "--yes")
+    assert (status, out.splitlines()[-1]) == (0, "nothing to prune"), err
+    assert one.stop() == 0
+    assert verified(one) == len(records(one))
+    files = [path for path in (one.folder / "state").glob("audit*/**/*") if path.is_file()]
+    assert not any(name in path.read_bytes() for path in files for name in (b"alice", b"bob"))
 
 
 _OWN_DISK = ("unshare", "--mount", "--map-root-user")
