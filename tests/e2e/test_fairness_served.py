@@ -7,6 +7,9 @@ import grpc
 from driving import until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from governance.audit.checked import checked_records
+from governance.audit.verify import read_keys
+
 ALICE, OFFICER = "alice-key", "officer-key"
 SETTINGS = f"""
 upstreams: {{triton: {{http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}}}
@@ -22,6 +25,7 @@ routes:
         - {{name: region, header: x-region, values: [north, south]}}
       decision: {{output: OUTPUT0, index: 0, at_least: 0.5}}
       min_group: 10
+      alert: {{min_group: 18}}
 identity:
   api_keys:
     - {{sha256: {sha256(ALICE.encode()).hexdigest()}, user: alice, tenant: acme}}
@@ -110,6 +114,19 @@ def test_decisions_by_group(gateway):
     folder = one.folder / "state/fairness"
     modes = {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
     assert modes == {"0o700", "0o600"}
+    # Every M of the north is selected and half of the F are not: of so few that may be chance.
+    assert found["serves"]["champion"] == {"name": "champion", "model": "identity_fp32", "version": None}
+    assert (found["alert"]["raised"], found["alert"]["now"]["status"]) == (None, "insufficient")
+    # Of many it is none; who is concerned is said on the page alone.
+    assert one.post(PATH, body(0.1, "F", rows=300), key | {"x-region": "north"}).status == 200
+    assert one.post(PATH, body(0.9, "M", rows=300), key | {"x-region": "north"}).status == 200
+    until(lambda: page(one)["alert"]["raised"] is not None, 40)
+    alert = page(one)["alert"]["now"]
+    assert (alert["status"], alert["lowest"]) == (
+        "below", {"group": {"sex": "F", "region": "north"}, "n": 312, "selected": 6}
+    )  # fmt: skip
+    until(lambda: one.metric("tidegate_fairness_alert", route="loan") == 1, 10)
+    expected[("F", "north")], expected[("M", "north")] = (312, 6), (318, 318)
     # A reload that keeps the declaration keeps the counts; another declaration begins anew.
     one.config.write_text(one.config.read_text().replace("identity:", "passthrough: true\nidentity:"))
     before = json.dumps(page(one)["since"])
@@ -119,3 +136,36 @@ def test_decisions_by_group(gateway):
     one.config.write_text(one.config.read_text().replace("at_least: 0.5", "at_least: 0.6"))
     until(lambda: counts(page(one)["all"])["unknown"] == (0, 0), 20)
     assert one.stop() == 0
+
+
+LATER = SETTINGS.replace("name: sex, parameter: sex", "name: sex, joined: true").replace(
+    "      alert: {min_group: 18}\n", ""
+)
+RIGHTS = POLICY + "p, user:alice, *, fairness:loan, join, allow\n"
+ATTRIBUTES = PAGE + "/attributes"
+
+
+def test_attributes_that_are_told_later(gateway):
+    one = gateway(LATER, files={"policy.csv": RIGHTS}, args=("--workers", "2"))
+    key = {"x-api-key": ALICE, "x-region": "south"}
+    for at in range(8):
+        assert one.post(PATH, body(0.9 if at % 2 else 0.1, "M"), key | {"x-request-id": f"id-{at}"}).status == 200
+    assert counts(page(one)["all"])["unknown"] == (8, 4)
+    told = {"requests": [{"id": f"id-{at}", "values": {"sex": "F" if at < 6 else "M"}} for at in range(7)]}
+    told["requests"] += [{"id": "nobody", "values": {"sex": "F"}}, {"id": "id-7", "values": {"sex": "divers"}}]
+    expected = {"joined": 7, "again": 0, "late": 0, "unmatched": 1, "undeclared": 1}
+    answer = one.post(ATTRIBUTES, told, {"x-api-key": ALICE, "x-request-id": "told-1"})
+    assert (answer.status, answer.json()) == (200, expected)
+    found = counts(page(one)["all"])
+    assert (found["F", "south"], found["M", "south"], found["unknown"]) == ((6, 3), (1, 0), (1, 1))
+    # Whoever may see the counts may not tell, nor the other way round; the sender of a body is told what is wrong.
+    assert one.post(ATTRIBUTES, told, {"x-api-key": OFFICER}).status == 403
+    assert one.get(PAGE, {"x-api-key": ALICE}).status == 403
+    assert one.post(ATTRIBUTES, {"requests": [{"id": 1}]}, {"x-api-key": ALICE}).status == 400
+    until(lambda: one.metric("tidegate_fairness_joins_total", route="loan", result="joined") == 7, 10)
+    assert one.stop() == 0
+    log = one.folder / "state/audit"
+    (record,) = [each for each in checked_records(log, read_keys(log / "log.vkey")) if each["id"] == "told-1"]
+    assert (record["action"], record["object"], record["subject"], record["allowed"], record["details"]) == (
+        "join", "fairness:loan", "user:alice", True, expected
+    )  # fmt: skip
