@@ -85,10 +85,13 @@ class Joining:
         wanted: dict[bytes, int] = {}
         for one in told:
             group = more(one.values)
+            key = pending.digest(one.id)
             if group is None:
                 result.undeclared += 1
+            elif key in wanted:
+                result.again += 1
             else:
-                wanted[pending.digest(one.id)] = group
+                wanted[key] = group
         with self._locked():
             found: dict[bytes, list[pending.Found]] = {}
             for decision in pending.find(self._pending.shared(), tuple(wanted)):

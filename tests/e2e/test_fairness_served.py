@@ -1,5 +1,6 @@
 """On whom a running gateway decides what: both protocols, streams, workers, restarts, and who may see it."""
 
+import argparse
 import json
 from hashlib import sha256
 
@@ -7,6 +8,7 @@ import grpc
 from driving import until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.commands import fairness as command
 from governance.audit.checked import checked_records
 from governance.audit.verify import read_keys
 
@@ -145,7 +147,15 @@ RIGHTS = POLICY + "p, user:alice, *, fairness:loan, join, allow\n"
 ATTRIBUTES = PAGE + "/attributes"
 
 
-def test_attributes_that_are_told_later(gateway):
+def join(one, *words):
+    """The command's exit status."""
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["fairness", "join", "--url", f"http://{one.http}", "--route", "loan", *words])
+    return args.run(args)
+
+
+def test_attributes_that_are_told_later(gateway, monkeypatch, capsys):
     one = gateway(LATER, files={"policy.csv": RIGHTS}, args=("--workers", "2"))
     key = {"x-api-key": ALICE, "x-region": "south"}
     for at in range(8):
@@ -158,11 +168,24 @@ def test_attributes_that_are_told_later(gateway):
     assert (answer.status, answer.json()) == (200, expected)
     found = counts(page(one)["all"])
     assert (found["F", "south"], found["M", "south"], found["unknown"]) == ((6, 3), (1, 0), (1, 1))
+    table = one.folder / "people.csv"
+    table.write_text("request,sex,more\nid-7,M,x\nid-1,F,x\n,F,\nnobody,,\n")
+    words = ("--data", str(table), "--id", "request", "--attribute", "sex")
+    monkeypatch.setenv("TIDEGATE_API_KEY", ALICE)
+    assert join(one, *words, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "joined": 1, "again": 1, "late": 0, "unmatched": 0, "undeclared": 1
+    }  # fmt: skip
+    assert counts(page(one)["all"])["M", "south"] == (2, 1)
+    assert join(one, *words[:-1], "age") == 2
+    monkeypatch.setenv("TIDEGATE_API_KEY", OFFICER)
+    assert join(one, *words) == 1
+    assert "does not allow" in capsys.readouterr().err
     # Whoever may see the counts may not tell, nor the other way round; the sender of a body is told what is wrong.
     assert one.post(ATTRIBUTES, told, {"x-api-key": OFFICER}).status == 403
     assert one.get(PAGE, {"x-api-key": ALICE}).status == 403
     assert one.post(ATTRIBUTES, {"requests": [{"id": 1}]}, {"x-api-key": ALICE}).status == 400
-    until(lambda: one.metric("tidegate_fairness_joins_total", route="loan", result="joined") == 7, 10)
+    until(lambda: one.metric("tidegate_fairness_joins_total", route="loan", result="joined") == 8, 10)
     assert one.stop() == 0
     log = one.folder / "state/audit"
     (record,) = [each for each in checked_records(log, read_keys(log / "log.vkey")) if each["id"] == "told-1"]
