@@ -31,6 +31,7 @@ from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
 from gateway.fairness import Board as FairnessBoard
+from gateway.fairness import alerts
 from gateway.identity import Sources
 from gateway.identity.reading import urls
 from gateway.inforce import InForce
@@ -182,6 +183,7 @@ class Application:
         self._background(self._count_tasks())
         self._background(give_back_freed_memory(self.ring))
         self._background(meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors))
+        self._background(alerts.watch(self.place.run_dir, self.registry, self.decisions, lambda: self.snapshot))
         limits = snapshot.settings.limits
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))

@@ -134,6 +134,39 @@ class Decisions:
         )
         return self._record(record)
 
+    def alert(self, snapshot: Snapshot, route: str, step: str, facts: dict[str, Any]) -> Written:
+        """A route's fairness alert begins, or ends."""
+        record = Record(
+            kind="control",
+            action="alert",
+            object=f"fairness:{route}",
+            outcome="served",
+            model=route,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+            details={"alert": step, **facts},
+        )
+        return self._record(record)
+
+    def joined(self, snapshot: Snapshot, request_id: str, route: str, who: Admitted, facts: dict[str, int]) -> Written:
+        """Somebody told of the people whom a route's decisions were about."""
+        record = Record(
+            kind="control",
+            action="join",
+            object=f"fairness:{route}",
+            outcome="served",
+            status="200",
+            id=request_id,
+            model=route,
+            snapshot=snapshot.hash,
+            policy=snapshot.policy.hash,
+            allowed=True,
+            rule=who.line,
+            details=dict(facts),
+        )
+        _say_who(record, who.subject)
+        return self._record(record)
+
     def begun(self, x: Exchange) -> Written:
         """A stream is about to give its first answer: a strict log has a record of its start and one of its end."""
         if not self._strict or x.bracketed:

@@ -51,9 +51,7 @@ class Shards:
         for number in count():
             descriptor = os.open(self._folder / f"{self._name}-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if not take(descriptor):
                     continue
                 if not self._continues(descriptor):
                     # Another version's, or one that was never finished; no reader has taken it for anything.
@@ -94,3 +92,12 @@ class Shards:
             return False
         magic, mark, _ = _HEAD.unpack(os.pread(descriptor, _HEAD.size, 0))
         return (magic, mark) == (self._magic, self._mark)
+
+
+def take(descriptor: int) -> bool:
+    """Take the lock of a file for as long as it is open, or mapped; False: another process has it. Raises OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -254,6 +254,18 @@ FAIRNESS_UNCOUNTED = Metric(
     "Answers of routes that declare groups from which no decision could be read.",
     ("route",),
 )
+FAIRNESS_JOINS = Metric(
+    "tidegate_fairness_joins_total",
+    "counter",
+    "Request ids that were told of later: `joined`, `again`, `late`, `unmatched` or `undeclared` (docs/fairness.md).",
+    ("route", "result"),
+)
+FAIRNESS_ALERT = Metric(
+    "tidegate_fairness_alert",
+    "max",
+    "1 while one group is surely selected less often than another, as `fairness.alert` says; else 0. Not of whom.",
+    ("route",),
+)
 UNIT_MISSING = Metric(
     "tidegate_assignments_without_unit_total",
     "counter",
@@ -435,6 +447,8 @@ METRICS: tuple[Metric, ...] = (
     SHADOW_AGREE_TOPK,
     FAIRNESS_ROWS,
     FAIRNESS_UNCOUNTED,
+    FAIRNESS_JOINS,
+    FAIRNESS_ALERT,
     UNIT_MISSING,
     FALLBACKS,
     RETRIES,

@@ -1,4 +1,4 @@
-"""`tidegate fairness report`: how decisions fall on groups, with intervals and with who is in no figure."""
+"""`tidegate fairness report`, `join`: how decisions fall on groups, with intervals and with who is in no figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.commands import fairness_join
 from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
 from governance.errors import DataError
 
@@ -58,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--exclude-below", type=_share, metavar="SHARE", help="with --ll144: no ratio for smaller categories")
     add_format(report, "json")
     report.set_defaults(run=run)
+    fairness_join.add_parser(commands)
 
 
 def _whole(text: str) -> int:

@@ -38,7 +38,7 @@ exit status: 0 whatever the decision, 2 the policy cannot be read
 REQUEST = (
     ("subject", "user:NAME"),
     ("tenant", "where; `*` for governance objects"),
-    ("object", "model:NAME, registry:NAME, route:NAME, policy, audit or server"),
+    ("object", "model:NAME, registry:NAME, route:NAME, fairness:NAME, policy, audit or server"),
     ("action", "infer, read, load, ..."),
 )
 """The arguments of `explain`."""

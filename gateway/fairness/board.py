@@ -1,25 +1,33 @@
 """The watches of one worker, and what all workers have counted.
 
-Contract: a watch is of a route, its variants and what is declared. A reload that keeps them keeps counting; another
-declaration, or a watch that was taken away and comes back, begins anew.
+Contract: a watch is of a route, its variants with their versions, and what is declared of groups and decisions. A
+reload that keeps them keeps counting, whatever it says of reports and alerts; others, or a watch that was taken away
+and comes back, begin anew.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from gateway import logs, telemetry
-from gateway.fairness.reading import Reader, groups_of
-from gateway.settings import Fairness, Settings
+from gateway.fairness.alerts import Alert, alert_of
+from gateway.fairness.joining import Joined, Joining, Told
+from gateway.fairness.pending import Decided
+from gateway.fairness.reading import Reader, groups_of, joined_groups
+from gateway.settings import Fairness, Route, Settings
 from gateway.shards import Shards
+from governance.fairness.alert import Side
 from governance.fairness.online import OnlineReport, online
 from kernels import groups
 
@@ -42,6 +50,15 @@ class FairnessError(OSError):
         self.route = route
 
 
+class Served(msgspec.Struct, frozen=True):
+    """What a variant is."""
+
+    name: str
+    model: str
+    version: str | None
+    """Null: the model server's own choice, so that the counts are of no version in particular."""
+
+
 class WatchReport(msgspec.Struct):
     """On whom a route decided what."""
 
@@ -57,6 +74,10 @@ class WatchReport(msgspec.Struct):
     """Calls that were served since then and are in no row: no decision could be read from the answer."""
     all: OnlineReport
     variants: dict[str, OnlineReport]
+    serves: dict[str, Served]
+    """What the variants are."""
+    alert: Alert | None
+    """Of `fairness.alert`; null: none is declared."""
 
 
 class Watch:
@@ -66,6 +87,9 @@ class Watch:
         "_fairness",
         "_groups",
         "_index",
+        "_joining",
+        "_joins",
+        "_more",
         "_reader",
         "_rows",
         "_shard",
@@ -78,14 +102,17 @@ class Watch:
         "route",
     )
 
-    def __init__(self, root: Path, registry: Registry, route: str, fairness: Fairness, variants: Sequence[str]) -> None:
+    def __init__(
+        self, root: Path, registry: Registry, route: str, fairness: Fairness, variants: Sequence[Served]
+    ) -> None:
         self.route = route
         self._rows = registry.counter(telemetry.FAIRNESS_ROWS)
         self._uncounted = registry.counter(telemetry.FAIRNESS_UNCOUNTED)
         self._fairness = fairness
         self._variants = tuple(variants)
-        self._index = {name: at for at, name in enumerate(variants)}
-        self.declared = hashlib.sha256(msgspec.json.encode((fairness, self._variants))).hexdigest()
+        self._index = {one.name: at for at, one in enumerate(variants)}
+        counted = (fairness.attributes, fairness.decision, self._variants)
+        self.declared = hashlib.sha256(msgspec.json.encode(counted)).hexdigest()
         # A route's name may hold any character, a folder's not.
         self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.declared[:16]}"
         self._groups = groups_of(fairness)
@@ -94,6 +121,24 @@ class Watch:
         size = groups.nbytes(len(self._variants), self._groups)
         self._shards = Shards(self.folder, _MAGIC, self.declared, size)
         self._shard = groups.Shard(self._shards.open(), len(self._variants), self._groups)
+        self._joins = registry.counter(telemetry.FAIRNESS_JOINS)
+        self._more = joined_groups(fairness)
+        self._joining: Joining | None = None
+        if self._more is not None:
+            self._joining = Joining(self.folder, self.declared, len(self._variants), self._groups)
+
+    def declares(self, fairness: Fairness) -> Watch:
+        """The same counts under these rules for reports and alerts."""
+        if fairness == self._fairness:
+            return self
+        found = copy.copy(self)
+        found._fairness = fairness  # noqa: SLF001 - of its own kind
+        return found
+
+    @property
+    def alerts(self) -> bool:
+        """Whether it declares an alert."""
+        return self._fairness.alert is not None
 
     def count(self, x: Exchange, answer: InferAnswer) -> None:
         """One answer that is given; on the event loop's thread alone. Never raises."""
@@ -107,10 +152,30 @@ class Watch:
                 return
             minute, variant = int(time.time() // 60), self._index[x.variant.name]
             for group, number, selected in rows:
-                self._shard.add(minute, variant, group, number, selected)
-                self._rows.labels(self.route, "false" if group == self._unknown else "true").inc(number)
+                known = group
+                if self._joining is not None and group != self._unknown:
+                    known = self._unknown
+                    self._joining.wait(x.request_id, Decided(minute, variant, group, number, selected))
+                self._shard.add(minute, variant, known, number, selected)
+                self._rows.labels(self.route, "false" if known == self._unknown else "true").inc(number)
         except Exception:  # noqa: BLE001 - a defect there must not cost an answer
             _log.exception("not counted: a defect", extra={"fields": {"request_id": x.request_id}})
+
+    @property
+    def joins(self) -> bool:
+        """Whether attributes are told later."""
+        return self._joining is not None
+
+    def join(self, told: Sequence[Told]) -> Joined:
+        """People are told of, by request id. Blocks: not for an event loop. Raises OSError."""
+        assert self._joining is not None
+        assert self._more is not None
+        return self._joining.join(told, self._more, int(time.time() // 60))
+
+    def joined(self, result: Joined) -> None:
+        """Show what became of ids; on the event loop's thread."""
+        for name, number in msgspec.structs.asdict(result).items():
+            self._joins.labels(self.route, name).inc(number)
 
     def report(self, minutes: int | None = None) -> WatchReport:
         """Over all workers. Reads files: not for an event loop.
@@ -120,10 +185,7 @@ class Watch:
         """
         now = int(time.time() // 60)
         first = None if minutes is None else now - minutes + 1
-        shards = list(self._shards.read())
-        blocks = [block for _, block in shards]
-        counts, calls, uncounted = groups.read(blocks, len(self._variants), self._groups, first, now)
-        began = min((began for began, _ in shards), default=time.time_ns())
+        began, counts, calls, uncounted = self._counted(first, now)
         since = dt.datetime.fromtimestamp(began / 1e9 if first is None else first * 60, dt.UTC)
         return WatchReport(
             route=self.route,
@@ -133,8 +195,40 @@ class Watch:
             calls=calls,
             uncounted=uncounted,
             all=self._online(counts.sum(axis=0), uncounted),
-            variants={name: self._online(counts[at], 0) for at, name in enumerate(self._variants)},
+            variants={one.name: self._online(counts[at], 0) for at, one in enumerate(self._variants)},
+            serves={one.name: one for one in self._variants},
+            alert=self.alert(),
         )
+
+    def alert(self) -> Alert | None:
+        """What the alert says now, over all workers; None: none is declared. Reads files."""
+        declared = self._fairness.alert
+        if declared is None:
+            return None
+        now = int(time.time() // 60)
+        counts = self._counted(now - declared.minutes + 1, now)[1].sum(axis=0)
+        attributes = self._fairness.attributes
+        names = [one.name for one in attributes]
+        combinations = product(*(one.values for one in attributes))
+        sides = [
+            Side(dict(zip(names, values, strict=True)), int(rows), int(selected))
+            for values, (rows, selected) in zip(combinations, counts[:-1], strict=True)
+        ]
+        return alert_of(self.folder, declared, sides)
+
+    def _counted(self, first: int | None, last: int) -> tuple[int, groups.Counts, int, int]:
+        """When the first worker began (Unix nanoseconds), counts, and calls counted and not, of all workers."""
+        shards = list(self._shards.read())
+        blocks = [block for _, block in shards]
+        counts, calls, uncounted = groups.read(blocks, len(self._variants), self._groups, first, last)
+        if self._joining is not None:
+            moved = self._joining.moved(first, last)
+            counts += moved
+            counts[:, -1] -= moved.sum(axis=1)
+            # A row that is counted between the two readings.
+            np.maximum(counts, 0, out=counts)
+            np.minimum(counts[..., 1], counts[..., 0], out=counts[..., 1])
+        return min((began for began, _ in shards), default=time.time_ns()), counts, calls, uncounted
 
     def _online(self, counts: Any, uncounted: int) -> OnlineReport:
         pairs = [(int(rows), int(selected)) for rows, selected in counts.tolist()]
@@ -144,6 +238,13 @@ class Watch:
             uncounted=uncounted,
             min_group=self._fairness.min_group,
         )
+
+
+def _served(name: str, route: Route) -> tuple[Served, ...]:
+    """The variants of a route."""
+    if not route.variants:
+        return (Served("default", name, None),)
+    return tuple(Served(one.name, one.model, one.version) for one in route.variants)
 
 
 class Board:
@@ -157,7 +258,7 @@ class Board:
     def __init__(self, root: Path, registry: Registry) -> None:
         self._root = root
         self._registry = registry
-        self._watches: dict[tuple[str, Fairness, tuple[str, ...]], Watch] = {}
+        self._watches: dict[tuple[object, ...], Watch] = {}
 
     def of(self, settings: Settings) -> dict[str, Watch]:
         """The watch of each route that has one: the one that there is, or a new one. Raises FairnessError."""
@@ -165,14 +266,14 @@ class Board:
         for route, one in settings.routes.items():
             if one.fairness is None:
                 continue
-            variants = tuple(variant.name for variant in one.variants) or ("default",)
-            key = (route, one.fairness, variants)
+            variants = _served(route, one)
+            key = (route, one.fairness.attributes, one.fairness.decision, variants)
             if key not in self._watches:
                 try:
                     self._watches[key] = Watch(self._root, self._registry, route, one.fairness, variants)
                 except OSError as error:
                     raise FairnessError(route, error.strerror or str(error)) from error
-            found[route] = self._watches[key]
+            found[route] = self._watches[key] = self._watches[key].declares(one.fairness)
         return found
 
     def retain(self, watches: Iterable[Watch]) -> None:

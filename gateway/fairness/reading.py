@@ -1,7 +1,9 @@
 """Whose group a row is of, and what was decided on it: from a call and its answer, by what the settings declare.
 
-Contract: compiled once a snapshot. A value that is not declared, or that cannot be read, is an unknown group, never an
-error: the answer has been given. A decision that cannot be read gives None, and the call is counted as uncounted.
+Contract: compiled once a snapshot. Groups are numbered by the places of their values, the last attribute fastest; an
+attribute that is told later (`joined`) counts as place 0 until it is. A value that is not declared, or that cannot be
+read, is an unknown group, never an error: the answer has been given. A decision that cannot be read gives None, and the
+call is counted as uncounted.
 """
 
 from __future__ import annotations
@@ -31,11 +33,43 @@ def groups_of(fairness: Fairness) -> int:
     return len(list(product(*(one.values for one in fairness.attributes)))) + 1
 
 
+def joined_groups(fairness: Fairness) -> Callable[[Mapping[str, str]], int | None] | None:
+    """From what is told later to what it adds to a group's number; None in its place: a value that is not declared.
+
+    None: nothing is told later.
+    """
+    told = {one.name: ({value: at for at, value in enumerate(one.values)}, step) for one, step in _steps(fairness)}
+    told = {one.name: told[one.name] for one in fairness.attributes if one.joined}
+    if not told:
+        return None
+
+    def read(values: Mapping[str, str]) -> int | None:
+        more = 0
+        for name, (places, step) in told.items():
+            place = places.get(values.get(name, ""))
+            if place is None:
+                return None
+            more += place * step
+        return more
+
+    return read
+
+
+def _steps(fairness: Fairness) -> list[tuple[FairnessAttribute, int]]:
+    """The attributes, and how far apart two values of each are in the groups' numbers."""
+    found: list[tuple[FairnessAttribute, int]] = []
+    step = 1
+    for one in reversed(fairness.attributes):
+        found.append((one, step))
+        step *= len(one.values)
+    return found[::-1]
+
+
 class Reader:
     """Reads rows of one route."""
 
     def __init__(self, fairness: Fairness) -> None:
-        self._attributes = [(_reader(one), len(one.values)) for one in fairness.attributes]
+        self._attributes = [(_reader(one), step) for one, step in _steps(fairness) if not one.joined]
         self._by_row = any(one.column is not None for one in fairness.attributes)
         self._unknown = groups_of(fairness) - 1
         self._decided = decision_reader(fairness.decision)
@@ -48,15 +82,15 @@ class Reader:
         count = len(decisions)
         if not self._by_row:
             group = 0
-            for read, size in self._attributes:
+            for read, step in self._attributes:
                 code = read(call, headers)
                 assert isinstance(code, int)
                 if code == UNKNOWN:
                     group = self._unknown
                     break
-                group = group * size + code
+                group += code * step
             return [(group, count, sum(decisions))]
-        codes = [(read(call, headers), size) for read, size in self._attributes]
+        codes = [(read(call, headers), step) for read, step in self._attributes]
         found: dict[int, list[int]] = {}
         for row, selected in enumerate(decisions):
             one = found.setdefault(self._group(codes, row, count), [0, 0])
@@ -66,12 +100,12 @@ class Reader:
 
     def _group(self, codes: Sequence[tuple[Codes, int]], row: int, rows: int) -> int:
         group = 0
-        for code, size in codes:
+        for code, step in codes:
             # A column of another length than the decisions says nothing of any row.
             mine = code if isinstance(code, int) else code[row] if len(code) == rows else UNKNOWN
             if mine == UNKNOWN:
                 return self._unknown
-            group = group * size + mine
+            group += mine * step
         return group
 
 

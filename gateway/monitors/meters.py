@@ -8,7 +8,6 @@ monitors. What has no value (too few rows, a column that is gone) is not shown.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from gateway import logs, telemetry
 from gateway.metrics import Registry
 from gateway.monitors.board import Monitor, MonitorReport
+from gateway.shards import take
 from gateway.telemetry import Metric
 
 MOST_COLUMNS = 100
@@ -42,7 +42,7 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             now = monitors()
             if not now and not shown:
                 continue
-            ours = ours or _take(lock)
+            ours = ours or take(lock)
             if not ours:
                 continue
             keep = time.monotonic() >= due
@@ -59,14 +59,6 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             shown = set(said)
     finally:
         os.close(lock)
-
-
-def _take(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _samples(monitors: tuple[Monitor, ...], *, keep: bool) -> list[_Sample]:

@@ -22,8 +22,8 @@ def fairness(one: Fairness, place: Place, check: Checker) -> None:
         here: Place = (*place, "attributes", at)
         check.name(each.name, (*here, "name"))
         given = [source for source in _SOURCES if getattr(each, source) is not None]
-        if len(given) != 1:
-            message = "say where a request has it: one of `parameter`, `header` or `column`"
+        if len(given) + each.joined != 1:
+            message = "say where it is said: one of `parameter`, `header`, `column` or `joined: true`"
             check.error(here, "attribute-source", message)
         for source in given:
             if source == "header":
@@ -39,6 +39,9 @@ def fairness(one: Fairness, place: Place, check: Checker) -> None:
     if combinations > MOST_GROUPS:
         message = f"{combinations} groups are more than {MOST_GROUPS}: name fewer attributes or values"
         check.error((*place, "attributes"), "too-many-groups", message)
+    if one.alert is not None and combinations == 1:
+        message = "an alert compares groups, and there is one: name another value, or remove `alert`"
+        check.error((*place, "alert"), "one-group", message, key=True)
     _decision(one.decision, (*place, "decision"), check)
 
 

@@ -53,6 +53,7 @@ class _Names:
         self._objects: dict[str, tuple[str, Collection[str] | None]] = {
             "model": ("model", routes if routes and not settings.passthrough else None),
             "route": ("route", routes or None),
+            "fairness": ("route", {name for name, one in routes.items() if one.fairness is not None}),
             "registry": ("model", None),
         }
         if routes and settings.registry is not None:

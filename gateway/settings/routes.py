@@ -89,7 +89,7 @@ class Monitor(Section, frozen=True):
 
 
 class FairnessAttribute(Section, frozen=True):
-    """Something that people are told apart by, and where a request says it: one of `parameter`, `header`, `column`."""
+    """Something people are told apart by, and where it is said: one of `parameter`, `header`, `column`, `joined`."""
 
     name: str
     """Its name in reports."""
@@ -101,6 +101,9 @@ class FairnessAttribute(Section, frozen=True):
     """A header (gRPC: metadata)."""
     column: str | None = None
     """An input tensor of BYTES, integers or booleans, one element a row."""
+    joined: bool = False
+    """It is told later, by request id, within a day: `POST /gateway/v1/fairness/NAME/attributes`, `tidegate fairness
+    join`. Until then the rows are of an unknown group."""
 
 
 class Decision(Section, frozen=True):
@@ -116,6 +119,17 @@ class Decision(Section, frozen=True):
     """A score from which on it is selected."""
 
 
+class FairnessAlert(Section, frozen=True):
+    """When one group is surely selected less often than another. At most one false alert a month."""
+
+    below: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    """The ratio of two groups' selection rates that is too low; 0.8 is four fifths, a rule to look closer by."""
+    minutes: Annotated[int, msgspec.Meta(ge=1, le=1439)] = 1439
+    """The window: the last so many minutes, up to a day."""
+    min_group: Annotated[int, msgspec.Meta(ge=1)] = 100
+    """Rows of the window that a group needs to take part."""
+
+
 class Fairness(Section, frozen=True):
     """Decisions counted by group of people, while the route serves. Counts are kept, never who somebody is."""
 
@@ -125,6 +139,8 @@ class Fairness(Section, frozen=True):
     """What an answer decides."""
     min_group: Annotated[int, msgspec.Meta(ge=1)] = 30
     """Rows that a group needs to have a rate."""
+    alert: FairnessAlert | None = None
+    """Absent: no alert."""
 
 
 class Route(Section, frozen=True):

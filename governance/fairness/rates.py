@@ -97,11 +97,11 @@ def _values(groups: Sequence[Mapping[str, Rate]], metric: str) -> list[float]:
     return [value for group in groups if (value := group[metric].value) is not None]
 
 
-def katz(count: int, n: int, other_count: int, other_n: int) -> tuple[float, float]:
+def katz(count: int, n: int, other_count: int, other_n: int, z: float = Z) -> tuple[float, float]:
     """Interval of the ratio of two shares (Katz et al. 1978); half a count is added to both where one is 0."""
     a, b, add = count, other_count, 0.0
     if not a or not b:
         add = 0.5
     centre = log((a + add) / (n + add)) - log((b + add) / (other_n + add))
-    half = Z * sqrt(1 / (a + add) - 1 / (n + add) + 1 / (b + add) - 1 / (other_n + add))
+    half = z * sqrt(1 / (a + add) - 1 / (n + add) + 1 / (b + add) - 1 / (other_n + add))
     return exp(centre - half), exp(centre + half)

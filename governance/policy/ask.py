@@ -1,8 +1,8 @@
 """From a subject and what it wants to do to the request that the policy is asked.
 
 Contract: the only place that knows in which tenant an object is asked. Governance objects (`registry:`,
-`route:`, `policy`, `audit`, `server`) are asked in tenant `*`, so that only rules and memberships of tenant
-`*` grant them, and a credential's roles, which hold in its own tenant, never do.
+`route:`, `fairness:`, `policy`, `audit`, `server`) are asked in tenant `*`, so that only rules and memberships of
+tenant `*` grant them, and a credential's roles, which hold in its own tenant, never do.
 """
 
 from __future__ import annotations

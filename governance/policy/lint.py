@@ -13,14 +13,23 @@ from collections.abc import Iterable
 from governance.documents.words import nearest
 from governance.policy.lint_duties import duties, look_alikes
 from governance.policy.lint_overlap import overlaps
-from governance.policy.model import ACTIONS, EMERGENCY_ROLE, EVERYWHERE, MOST_HOPS, OBJECT_PREFIXES, OBJECTS
+from governance.policy.model import (
+    ACTIONS,
+    EMERGENCY_ROLE,
+    EVERYWHERE,
+    MOST_HOPS,
+    OBJECT_PREFIXES,
+    OBJECTS,
+    is_governance,
+)
 from governance.policy.parse import Membership, ParsedPolicy, Rule
 from governance.policy.roles import Roles
 
+_GOVERNED = tuple(prefix for prefix in OBJECT_PREFIXES if is_governance(prefix))
 _MOST_CANDIDATES = 64
 """Names that a mistyped one is compared with."""
-_OBJECT_FORMS = "`model:NAME`, `registry:NAME`, `route:NAME`, `policy`, `audit`, `server` or `*`"
-_WORDS = "`infer`, `read`, `load`, `unload`, `configure`, `approve`, `promote`, `export`, `edit` or `*`"
+_OBJECT_FORMS = "`model:NAME`, `registry:NAME`, `route:NAME`, `fairness:NAME`, `policy`, `audit`, `server` or `*`"
+_WORDS = "`infer`, `read`, `load`, `unload`, `configure`, `approve`, `promote`, `export`, `edit`, `join` or `*`"
 
 
 def lint(policy: ParsedPolicy) -> None:
@@ -105,7 +114,7 @@ def _repeated(policy: ParsedPolicy) -> None:
 
 def _wide(policy: ParsedPolicy) -> None:
     for rule in policy.rules:
-        governance = rule.obj in OBJECTS or rule.obj.startswith(("registry:", "route:"))
+        governance = rule.obj in OBJECTS or rule.obj.startswith(_GOVERNED)
         if governance and rule.dom != EVERYWHERE:
             message = f"can never match: `{rule.obj}` is asked in tenant `*`: write that in place of `{rule.dom}`"
             fix = _instead(rule, 1, EVERYWHERE)

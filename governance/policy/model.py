@@ -12,10 +12,11 @@ from importlib.resources import files
 BUILTIN_MODEL = files("governance.policy").joinpath("builtin_model.conf").read_text("utf-8")
 """Casbin model: allow unless denied, roles by tenant, keyMatch on objects."""
 
-ACTIONS = ("infer", "read", "load", "unload", "configure", "approve", "promote", "export", "edit")
-"""What can be done. `read` is metadata, config and statistics; `configure` trace, log and shared memory."""
+ACTIONS = ("infer", "read", "load", "unload", "configure", "approve", "promote", "export", "edit", "join")
+"""What can be done. `read` is metadata, config and statistics; `configure` trace, log and shared memory; `join` tells
+of people whom decisions were about."""
 
-OBJECT_PREFIXES = ("model:", "registry:", "route:")
+OBJECT_PREFIXES = ("model:", "registry:", "route:", "fairness:")
 """Objects that have names."""
 
 OBJECTS = ("policy", "audit", "server")

@@ -76,7 +76,7 @@ def judge(
         said = f"missing: {', '.join(absent)}" if absent else "complete"
         found.append(GateResult("card", not absent, "complete", said, card_digest))
     found.extend(_metric(gate, card, card_digest, evidence, own="evaluation" in files) for gate in wanted.metrics)
-    found.extend(_fairness(gate, evidence) for gate in wanted.fairness)
+    found.extend(_fairness(gate, model, version, evidence) for gate in wanted.fairness)
     if wanted.scan is not None:
         found.append(_scan(wanted.scan, evidence))
     if wanted.shadow is not None:
@@ -121,13 +121,28 @@ def _metric(gate: MetricGate, card: Card, card_digest: str, evidence: Evidence, 
     return result if own else msgspec.structs.replace(result, evidence=card_digest)
 
 
-def _fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
+def _fairness(gate: FairnessGate, model: str, version: str, evidence: Evidence) -> GateResult:
     def look() -> tuple[bool, str]:
-        value = evidence.document("fairness")[f"{gate.measure}s"][gate.metric]
-        return _within(value, gate.min, gate.max), _number(value)
+        reports = _reports(evidence.document("fairness"), model, version)
+        if not reports:
+            return False, "no variant of that route serves this version"
+        values = [report[f"{gate.measure}s"][gate.metric] for report in reports]
+        return all(_within(value, gate.min, gate.max) for value in values), ", ".join(map(_number, values))
 
     wanted = f"{gate.metric} {gate.measure} {_bounds(gate.min, gate.max)}"
     return _from("fairness", wanted, "fairness", evidence, look)
+
+
+def _reports(document: Mapping[str, Any], model: str, version: str) -> list[Any]:
+    """The report itself; of a route's, those of the variants that serve a version."""
+    if "variants" not in document:
+        return [document]
+    serves = document["serves"]
+    return [
+        report
+        for name, report in document["variants"].items()
+        if serves[name]["model"] == model and str(serves[name]["version"] or "") == version
+    ]
 
 
 def _scan(gate: ScanGate, evidence: Evidence) -> GateResult:

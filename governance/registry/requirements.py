@@ -45,7 +45,11 @@ class MetricGate(_Part, frozen=True):
 
 
 class FairnessGate(_Part, frozen=True):
-    """A number of the evidence `fairness`, a report of `tidegate fairness report --format json`."""
+    """A number of the evidence `fairness`, a report of `tidegate fairness report --format json`.
+
+    It may also be that of a route, as `GET /gateway/v1/fairness/ROUTE` answers it: then each of its variants that
+    serve this very version has to hold.
+    """
 
     measure: Literal["difference", "ratio"]
     metric: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "predictive_parity"]

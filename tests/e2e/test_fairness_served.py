@@ -1,11 +1,16 @@
 """On whom a running gateway decides what: both protocols, streams, workers, restarts, and who may see it."""
 
+import argparse
 import json
 from hashlib import sha256
 
 import grpc
 from driving import until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gateway.commands import fairness as command
+from governance.audit.checked import checked_records
+from governance.audit.verify import read_keys
 
 ALICE, OFFICER = "alice-key", "officer-key"
 SETTINGS = f"""
@@ -22,6 +27,7 @@ routes:
         - {{name: region, header: x-region, values: [north, south]}}
       decision: {{output: OUTPUT0, index: 0, at_least: 0.5}}
       min_group: 10
+      alert: {{min_group: 18}}
 identity:
   api_keys:
     - {{sha256: {sha256(ALICE.encode()).hexdigest()}, user: alice, tenant: acme}}
@@ -110,6 +116,19 @@ def test_decisions_by_group(gateway):
     folder = one.folder / "state/fairness"
     modes = {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
     assert modes == {"0o700", "0o600"}
+    # Every M of the north is selected and half of the F are not: of so few that may be chance.
+    assert found["serves"]["champion"] == {"name": "champion", "model": "identity_fp32", "version": None}
+    assert (found["alert"]["raised"], found["alert"]["now"]["status"]) == (None, "insufficient")
+    # Of many it is none; who is concerned is said on the page alone.
+    assert one.post(PATH, body(0.1, "F", rows=300), key | {"x-region": "north"}).status == 200
+    assert one.post(PATH, body(0.9, "M", rows=300), key | {"x-region": "north"}).status == 200
+    until(lambda: page(one)["alert"]["raised"] is not None, 40)
+    alert = page(one)["alert"]["now"]
+    assert (alert["status"], alert["lowest"]) == (
+        "below", {"group": {"sex": "F", "region": "north"}, "n": 312, "selected": 6}
+    )  # fmt: skip
+    until(lambda: one.metric("tidegate_fairness_alert", route="loan") == 1, 10)
+    expected[("F", "north")], expected[("M", "north")] = (312, 6), (318, 318)
     # A reload that keeps the declaration keeps the counts; another declaration begins anew.
     one.config.write_text(one.config.read_text().replace("identity:", "passthrough: true\nidentity:"))
     before = json.dumps(page(one)["since"])
@@ -119,3 +138,57 @@ def test_decisions_by_group(gateway):
     one.config.write_text(one.config.read_text().replace("at_least: 0.5", "at_least: 0.6"))
     until(lambda: counts(page(one)["all"])["unknown"] == (0, 0), 20)
     assert one.stop() == 0
+
+
+LATER = SETTINGS.replace("name: sex, parameter: sex", "name: sex, joined: true").replace(
+    "      alert: {min_group: 18}\n", ""
+)
+RIGHTS = POLICY + "p, user:alice, *, fairness:loan, join, allow\n"
+ATTRIBUTES = PAGE + "/attributes"
+
+
+def join(one, *words):
+    """The command's exit status."""
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["fairness", "join", "--url", f"http://{one.http}", "--route", "loan", *words])
+    return args.run(args)
+
+
+def test_attributes_that_are_told_later(gateway, monkeypatch, capsys):
+    one = gateway(LATER, files={"policy.csv": RIGHTS}, args=("--workers", "2"))
+    key = {"x-api-key": ALICE, "x-region": "south"}
+    for at in range(8):
+        assert one.post(PATH, body(0.9 if at % 2 else 0.1, "M"), key | {"x-request-id": f"id-{at}"}).status == 200
+    assert counts(page(one)["all"])["unknown"] == (8, 4)
+    told = {"requests": [{"id": f"id-{at}", "values": {"sex": "F" if at < 6 else "M"}} for at in range(7)]}
+    told["requests"] += [{"id": "nobody", "values": {"sex": "F"}}, {"id": "id-7", "values": {"sex": "divers"}}]
+    expected = {"joined": 7, "again": 0, "late": 0, "unmatched": 1, "undeclared": 1}
+    answer = one.post(ATTRIBUTES, told, {"x-api-key": ALICE, "x-request-id": "told-1"})
+    assert (answer.status, answer.json()) == (200, expected)
+    found = counts(page(one)["all"])
+    assert (found["F", "south"], found["M", "south"], found["unknown"]) == ((6, 3), (1, 0), (1, 1))
+    table = one.folder / "people.csv"
+    table.write_text("request,sex,more\nid-7,M,x\nid-1,F,x\n,F,\nnobody,,\n")
+    words = ("--data", str(table), "--id", "request", "--attribute", "sex")
+    monkeypatch.setenv("TIDEGATE_API_KEY", ALICE)
+    assert join(one, *words, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "joined": 1, "again": 1, "late": 0, "unmatched": 0, "undeclared": 1
+    }  # fmt: skip
+    assert counts(page(one)["all"])["M", "south"] == (2, 1)
+    assert join(one, *words[:-1], "age") == 2
+    monkeypatch.setenv("TIDEGATE_API_KEY", OFFICER)
+    assert join(one, *words) == 1
+    assert "does not allow" in capsys.readouterr().err
+    # Whoever may see the counts may not tell, nor the other way round; the sender of a body is told what is wrong.
+    assert one.post(ATTRIBUTES, told, {"x-api-key": OFFICER}).status == 403
+    assert one.get(PAGE, {"x-api-key": ALICE}).status == 403
+    assert one.post(ATTRIBUTES, {"requests": [{"id": 1}]}, {"x-api-key": ALICE}).status == 400
+    until(lambda: one.metric("tidegate_fairness_joins_total", route="loan", result="joined") == 8, 10)
+    assert one.stop() == 0
+    log = one.folder / "state/audit"
+    (record,) = [each for each in checked_records(log, read_keys(log / "log.vkey")) if each["id"] == "told-1"]
+    assert (record["action"], record["object"], record["subject"], record["allowed"], record["details"]) == (
+        "join", "fairness:loan", "user:alice", True, expected
+    )  # fmt: skip

@@ -156,9 +156,24 @@ def test_an_added_or_renamed_file_is_a_change(site):
     assert "approvals are void" in site.run("approve", by="bob")[1]["why"]
 
 
+def of_route(*versions, ratio=0.79):
+    """A route's report, as the control API answers it: one variant a version."""
+    report = {"ratios": {"demographic_parity": ratio}, "differences": {"equal_opportunity": 0.01}}
+    names = [f"v{at}" for at in range(len(versions))]
+    serves = {
+        name: {"name": name, "model": "income", "version": version}
+        for name, version in zip(names, versions, strict=True)
+    }
+    return {"route": "loan", "all": {"ratios": {}}, "variants": dict.fromkeys(names, report), "serves": serves}
+
+
 @pytest.mark.parametrize(
     ("file", "content", "gate", "measured"),
     [
+        ("fairness.json", of_route("1", None, ratio=0.9), "fairness", "no variant of that route serves this version"),
+        ("fairness.json", of_route("1", "2", "2"), "fairness", "0.79, 0.79"),
+        ("fairness.json", of_route("2", ratio=None), "fairness", "not given"),
+        ("fairness.json", {"variants": {"a": {}}}, "fairness", "not of the form"),
         ("fairness.json", {"ratios": {"demographic_parity": 0.79}}, "fairness", "0.79"),
         ("fairness.json", {"ratios": {"demographic_parity": None}}, "fairness", "not given"),
         ("fairness.json", {"ratios": {"demographic_parity": True}}, "fairness", "True"),
@@ -176,6 +191,15 @@ def test_a_gate_that_does_not_hold_keeps_it_a_draft(site, file, content, gate, m
     status, found, _ = site.run("submit", by="ann")
     assert (status, found["why"]) == (1, f"gates that do not hold: {gate}")
     assert site.run("show")[1]["state"] == "draft"
+
+
+def test_the_report_of_a_route_is_evidence_of_the_version_that_a_variant_serves(site):
+    report = of_route("1", "2", ratio=0.9)
+    report["variants"]["v0"] = {}
+    (site.folder / "fairness.json").write_text(json.dumps(report))
+    site.register()
+    assert site.run("submit", by="ann")[0] == 0
+    assert site.run("show")[1]["state"] == "in review"
 
 
 def test_the_card_has_to_be_complete_and_its_metrics_good(site):

@@ -48,6 +48,8 @@ CASES = [
     # fairness
     (FAIR.replace("parameter: s", "parameter: s, header: s"), 6, None, "attribute-source", "one of `parameter`"),
     (FAIR.replace(", parameter: s", ""), 6, None, "attribute-source", "one of `parameter`"),
+    (FAIR.replace("[F, M]", "[F]") + "      alert: {}\n", 8, None, "one-group", "name another value"),
+    (FAIR + "      alert: {below: 1.2}\n", 8, None, "wrong-value", "1"),
     (FAIR.replace("parameter: s", "header: 'a b'"), 6, None, "wrong-header", "cannot be a header's name"),
     (FAIR.replace("[F, M]", "[]"), 6, None, "no-values", "name the values"),
     (FAIR.replace("[F, M]", "[F, F]"), 6, None, "duplicate-name", "value `F` is on line 6 already"),
