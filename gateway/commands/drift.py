@@ -19,12 +19,13 @@ _REPORT = """\
 examples:
   tidegate drift report --reference train.csv --current today.csv
   tidegate drift report --reference train.parquet --current log.jsonl --categorical postcode --format json
+  tidegate drift report --reference train.csv --current today.csv --html drift.html
 
 Compares every column: distances over bins that the reference fixes (psi, js, hellinger, kl), tests over the values
 (ks, cvm, chi2) and the way that the values moved (wasserstein, in the column's unit). A column with fewer than
 --min-rows values on a side is "insufficient": it says nothing, which is not the same as no drift.
 Parquet and the tests need `pip install tidegate[monitor]`.
-exit status: 0 compared, 2 a table cannot be read or the two have no column in common
+exit status: 0 compared, 2 a table cannot be read, the two have no column in common, or the page cannot be written
 """
 
 
@@ -48,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     report.add_argument(
         "--categorical", action="append", default=[], metavar="NAME", help="a column whose numbers are names"
     )
+    report.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page that stands alone, too")
     add_format(report, "json")
     report.set_defaults(run=run)
 
@@ -81,11 +83,24 @@ def run(args: argparse.Namespace) -> int:
     except DataError as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
+    if args.html is not None and not _written(args, report):
+        return NOT_JUDGED
     if args.format == "json":
         emit_json(msgspec.to_builtins(report))
     else:
         _print(report)
     return HOLDS
+
+
+def _written(args: argparse.Namespace, report: Report) -> bool:
+    from governance.monitor import page  # noqa: PLC0415  numpy
+
+    try:
+        args.html.write_bytes(page.write(report, args.reference.name, args.current.name))
+    except OSError as error:
+        say(f"tidegate: {args.html}: cannot be written ({error.strerror or error}): check the path and its rights")
+        return False
+    return True
 
 
 def _progress(name: str) -> None:
