@@ -39,7 +39,7 @@ from gateway.keeper import Keeper
 from gateway.memory import give_back_freed_memory
 from gateway.metrics import Page, Registry
 from gateway.monitors import Board as MonitorBoard
-from gateway.monitors import meters
+from gateway.monitors import History, meters
 from gateway.observe import GateMeters, Observer, UpstreamEvents
 from gateway.otlp import span_sink
 from gateway.otlp_metrics import metrics_push
@@ -95,7 +95,9 @@ class Application:
         self.registry = Registry(place.run_dir, place.slot)
         self.keys = Sources()
         self.ring = _ring(good.settings)
-        self.monitors = MonitorBoard(good.settings.state_dir / "monitors")
+        self.monitors = MonitorBoard(
+            good.settings.state_dir / "monitors", History(good.settings.store.url, good.settings.state_dir)
+        )
         self.fairness = FairnessBoard(good.settings.state_dir / "fairness", self.registry)
         parts = Parts(
             pins=SharedPins(place.run_dir / "pins"),
@@ -182,7 +184,9 @@ class Application:
         self._background(self.brownout.watch())
         self._background(self._count_tasks())
         self._background(give_back_freed_memory(self.ring))
-        self._background(meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors))
+        self._background(
+            meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors, self.monitors.history)
+        )
         self._background(alerts.watch(self.place.run_dir, self.registry, self.decisions, lambda: self.snapshot))
         limits = snapshot.settings.limits
         if snapshot.tls.listen is not None:
@@ -263,6 +267,7 @@ class Application:
         left = max(_LAST_TURNS_S, over - asyncio.get_running_loop().time())
         await self.shadows.drain(0 if self._hurried.is_set() else min(left, _SHADOWS_S))
         await self.snapshot.upstreams.close()
+        await asyncio.to_thread(meters.finish, self.place.run_dir, self.snapshot.monitors, self.monitors.history)
         for exporter in (self.sink, self.push):
             if exporter is not None:
                 await asyncio.to_thread(exporter.shutdown)

@@ -7,10 +7,11 @@ import signal
 
 from gateway_fixture import gateway, shared_gateway
 from hypothesis import HealthCheck, settings
+from postgres_fixture import postgres_server, store_url
 from redis_fixture import redis_server
 from triton_fixture import triton
 
-__all__ = ["gateway", "redis_server", "shared_gateway", "triton"]
+__all__ = ["gateway", "postgres_server", "redis_server", "shared_gateway", "store_url", "triton"]
 
 # A shell starts what runs in the background with SIGINT ignored, and programs inherit that: the tests' own must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

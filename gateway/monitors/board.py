@@ -13,12 +13,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from gateway.monitors import tiles
+from gateway.monitors.past import History, Past
 from gateway.shards import Shards
+from governance.errors import StoreError
 from governance.monitor import live
 from governance.monitor.live import LiveColumn
 from governance.monitor.profile import Profile
@@ -47,6 +50,9 @@ class MonitorReport(msgspec.Struct):
     """When the profile took force, or the window begins."""
     window: str | None
     """The window that was asked for; null: all that was served."""
+    of: Literal["machine", "store"]
+    """Whose rows these are: this machine's, or, of windows, those of all gateways of one store. A window is of this
+    machine while the store is away."""
     calls: int
     unseen: int
     """Calls that were served and are in no row: their tensors lie in shared memory, or do not fit the profile."""
@@ -65,9 +71,9 @@ def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("_shards", "count", "folder", "key", "names", "outputs", "profile", "route")
+    __slots__ = ("_history", "_shards", "count", "folder", "key", "names", "outputs", "past", "profile", "route")
 
-    def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...] = ()) -> None:
+    def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...], history: History) -> None:
         self.route = route
         self.profile = profile
         self.names = frozenset(column.name for column in profile.columns)
@@ -84,11 +90,12 @@ class Monitor:
         )
         self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
         """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
+        self._history = history
+        self.past = Past(self.folder, route, self.key, columns)
 
     def keep(self, now_ns: int) -> None:
         """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
-        _, block = self._merged()
-        tiles.keep(self.folder / "tiles", now_ns, block.tobytes())
+        self.past.keep(now_ns, *self._merged())
 
     def report(self, window: str | None = None, now_ns: int | None = None) -> MonitorReport:
         """Over all workers. Reads files: not for an event loop. Raises OSError.
@@ -97,16 +104,24 @@ class Monitor:
             window: one of `tiles.WINDOWS`; None: since the profile took force.
             now_ns: Unix time in nanoseconds; None: now.
         """
+        if window is None:
+            return self._reported(None, "machine", *self._merged())
+        start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
+        try:
+            found = self.past.window(self._history.plain, start, self._merged)
+        except StoreError:  # `History` says so each minute
+            return self._reported(window, "machine", *self._since(start))
+        return self._reported(window, "store", found.since, found.block)
+
+    def _since(self, start: int) -> tuple[int, live.Words]:
+        """What this machine has counted since a time, from its journal alone."""
         began, block = self._merged()
-        if window is not None:
-            start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
-            found = tiles.block_at(self.folder / "tiles", start)
-            before = np.zeros(0, np.uint64) if found is None else np.frombuffer(found[1], np.uint64)
-            # Else it is of another version, or somebody took files away.
-            if found is not None and len(before) == len(block) and before[drift.ROWS] <= block[drift.ROWS]:
-                began = found[0]
-                block = drift.since(live.counted(self.profile), block, before)
-        return self._reported(window, began, block)
+        found = tiles.block_at(self.folder / "tiles", start)
+        before = np.zeros(0, np.uint64) if found is None else np.frombuffer(found[1], np.uint64)
+        # Else it is of another version, or somebody took files away.
+        if found is not None and len(before) == len(block) and before[drift.ROWS] <= block[drift.ROWS]:
+            return found[0], drift.since(live.counted(self.profile), block, before)
+        return began, block
 
     def _merged(self) -> tuple[int, live.Words]:
         """When the first worker began to count, and what all have."""
@@ -114,13 +129,16 @@ class Monitor:
         shards = [(began, drift.snapshot(block)) for began, block in self._shards.read()]
         return min((began for began, _ in shards), default=0), drift.merge(columns, [each for _, each in shards])
 
-    def _reported(self, window: str | None, began: int, block: live.Words) -> MonitorReport:
+    def _reported(
+        self, window: str | None, of: Literal["machine", "store"], began: int, block: live.Words
+    ) -> MonitorReport:
         found = live.report(self.profile, block, self.outputs)
         return MonitorReport(
             route=self.route,
             profile=self.profile.hash,
             since=dt.datetime.fromtimestamp(began / 1e9, dt.UTC),
             window=window,
+            of=of,
             calls=int(block[drift.CALLS]),
             unseen=int(block[drift.UNSEEN]),
             rows=found.rows,
@@ -133,10 +151,12 @@ class Board:
 
     Args:
         root: `STATE_DIR/monitors`.
+        history: the store.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, history: History) -> None:
         self._root = root
+        self.history = history
         self._monitors: dict[tuple[str, str], Monitor] = {}
 
     def of(
@@ -154,7 +174,7 @@ class Board:
             key = (route, _key(profile, watched))
             if key not in self._monitors:
                 try:
-                    self._monitors[key] = Monitor(self._root, route, profile, watched)
+                    self._monitors[key] = Monitor(self._root, route, profile, watched, self.history)
                 except OSError as error:
                     raise MonitorError(route, error.strerror or str(error)) from error
             found[route] = self._monitors[key]

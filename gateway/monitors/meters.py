@@ -1,7 +1,8 @@
-"""Reports of monitors as metrics, and the minutes of their windows: one worker of a machine does it for all.
+"""Reports of monitors as metrics, and their minutes for the store: one worker of a machine does it for all.
 
 Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
-another one takes the lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
+another one takes the lock. As a worker ends it writes what was counted since the last minute, if nobody else has the
+lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
 monitors. What has no value (too few rows, a column that is gone) is not shown.
 """
 
@@ -17,25 +18,29 @@ from pathlib import Path
 from gateway import logs, telemetry
 from gateway.metrics import Registry
 from gateway.monitors.board import Monitor, MonitorReport
+from gateway.monitors.past import History
 from gateway.shards import take
 from gateway.telemetry import Metric
 
 MOST_COLUMNS = 100
 """Columns of a route that have series of their own, in the profile's order; the page has all of them."""
 EVERY_S = 5.0
-TILE_S = 60.0
-"""How often what was counted is remembered, for windows."""
+TILE_S = 60
+"""How often what was counted is remembered, and goes to the store; at whole minutes."""
 
 _log = logs.get("monitors")
 _Sample = tuple[Metric, tuple[str, ...], float]
 
 
-async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mapping[str, Monitor]]) -> None:
+async def watch(
+    run_dir: Path, registry: Registry, monitors: Callable[[], Mapping[str, Monitor]], history: History
+) -> None:
     """Until cancelled."""
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     shown: set[tuple[Metric, tuple[str, ...]]] = set()
     ours = False
-    due = 0.0
+    minute = 0
+    feeding: asyncio.Future[None] | None = None
     try:
         while True:
             await asyncio.sleep(EVERY_S)
@@ -45,14 +50,16 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             ours = ours or take(lock)
             if not ours:
                 continue
-            keep = time.monotonic() >= due
-            if keep:
-                due = time.monotonic() + TILE_S
+            keep = time.time() // TILE_S != minute
             try:
                 samples = await asyncio.to_thread(_samples, tuple(now.values()), keep=keep)
             except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
                 _log.exception("monitors could not be read")
                 continue
+            if keep:
+                minute = int(time.time() // TILE_S)
+                if feeding is None or feeding.done():  # a store that is away takes its time, which is not the gauges'
+                    feeding = asyncio.ensure_future(asyncio.to_thread(_feed, tuple(now.values()), history))
             said = {(metric, labels): value for metric, labels, value in samples}
             for metric, labels in shown | said.keys():
                 registry.gauge(metric).labels(*labels).set(said.get((metric, labels), nan))
@@ -61,15 +68,39 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
         os.close(lock)
 
 
+def finish(run_dir: Path, monitors: Mapping[str, Monitor], history: History) -> None:
+    """Write what was counted since the last minute, unless another worker is there to do it. Blocks."""
+    if not monitors:
+        return
+    lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if take(lock):
+            _keep(tuple(monitors.values()))
+            _feed(tuple(monitors.values()), history)
+    finally:
+        os.close(lock)
+
+
+def _feed(monitors: tuple[Monitor, ...], history: History) -> None:
+    try:
+        history.feed([monitor.past for monitor in monitors])
+    except Exception:  # noqa: BLE001 - a defect: the next minute tries again
+        _log.exception("what was counted could not be written to the store")
+
+
 def _samples(monitors: tuple[Monitor, ...], *, keep: bool) -> list[_Sample]:
     if keep:
-        for monitor in monitors:
-            try:
-                monitor.keep(time.time_ns())
-            except OSError as error:
-                fields = {"route": monitor.route}
-                _log.warning("a window's minute is not kept: %s", error.strerror or error, extra={"fields": fields})
+        _keep(monitors)
     return [sample for monitor in monitors for sample in samples_of(monitor.report())]
+
+
+def _keep(monitors: tuple[Monitor, ...]) -> None:
+    for monitor in monitors:
+        try:
+            monitor.keep(time.time_ns())
+        except OSError as error:
+            fields = {"route": monitor.route}
+            _log.warning("a window's minute is not kept: %s", error.strerror or error, extra={"fields": fields})
 
 
 def samples_of(report: MonitorReport) -> Iterator[_Sample]:

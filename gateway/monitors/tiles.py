@@ -1,9 +1,10 @@
-"""What a monitor had counted, minute by minute: windows are differences. `STATE_DIR/monitors/ROUTE-PROFILE/tiles`.
+"""What a monitor had counted, minute by minute, for the store to get: `STATE_DIR/monitors/ROUTE-PROFILE/tiles`.
 
 Contract: one writer, the worker that holds the meters' lock; anyone reads. A record is the merged block of all workers
 at a time, so that none needs another one: older ones are thinned out by being left out. A record that is not whole
-(its writer was killed) ends the file for readers, and the next writer cuts it off. Windows end now, and begin at the
-latest record that is old enough: `Window.since` says when that was.
+(its writer was killed) ends the file for readers, and the next writer cuts it off. Tiles of the store (`past`) are
+differences of records, and so are this machine's own windows while the store is away: the longer it is, the coarser
+they become, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,19 +72,47 @@ def block_at(path: Path, since_ns: int) -> tuple[int, bytes] | None:
         for record in sorted(_records(file.fileno()), reverse=True):
             if record.at > since_ns:
                 continue
-            _, _, _, crc = _HEAD.unpack(os.pread(file.fileno(), _HEAD.size, record.offset))
-            payload = os.pread(file.fileno(), record.size, record.offset + _HEAD.size)
-            if zlib.crc32(payload) == crc:
-                return record.at, zlib.decompress(payload)
+            block = _block(file.fileno(), record)
+            if block is not None:
+                return record.at, block
     return None
 
 
-def keep(path: Path, now_ns: int, block: bytes) -> None:
-    """Write a record, and leave out what is too old or too close. Raises OSError."""
+def after(path: Path, at_ns: int, most: int) -> tuple[bytes | None, list[tuple[int, bytes]]]:
+    """The block of the record of a time, None where there is none, and up to `most` later ones with their times.
+
+    Raises OSError.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None, []
+    own: bytes | None = None
+    later: list[tuple[int, bytes]] = []
+    with file:
+        for record in _records(file.fileno()):
+            if record.at >= at_ns and len(later) < most:
+                block = _block(file.fileno(), record)
+                if block is not None and record.at == at_ns:
+                    own = block
+                elif block is not None:
+                    later.append((record.at, block))
+    return own, later
+
+
+def _block(descriptor: int, record: Record) -> bytes | None:
+    """None: it holds something else than was written."""
+    _, _, _, crc = _HEAD.unpack(os.pread(descriptor, _HEAD.size, record.offset))
+    payload = os.pread(descriptor, record.size, record.offset + _HEAD.size)
+    return zlib.decompress(payload) if zlib.crc32(payload) == crc else None
+
+
+def keep(path: Path, now_ns: int, block: bytes, held: Collection[int] = ()) -> None:
+    """Write a record, and leave out what is too old or too close, but for those of the times `held`. Raises OSError."""
     payload = zlib.compress(block, 1)
     record = _HEAD.pack(_MAGIC, len(payload), now_ns, zlib.crc32(payload)) + payload
     found = records(path)
-    kept = thinned(found, now_ns, len(record))
+    kept = thinned(found, now_ns, len(record), held)
     if len(kept) == len(found):
         end = found[-1].offset + _HEAD.size + found[-1].size if found else 0
         with path.open("r+b" if path.exists() else "x+b") as file:
@@ -99,7 +128,7 @@ def keep(path: Path, now_ns: int, block: bytes) -> None:
     aside.replace(path)
 
 
-def thinned(found: list[Record], now_ns: int, more: int = 0) -> list[Record]:
+def thinned(found: list[Record], now_ns: int, more: int = 0, held: Collection[int] = ()) -> list[Record]:
     """The records that stay beside a new one of `more` bytes; of those that are too close, the oldest stays.
 
     Rewritten only when a tenth of them can go, so that a minute costs an append.
@@ -110,11 +139,13 @@ def thinned(found: list[Record], now_ns: int, more: int = 0) -> list[Record]:
         age = (now_ns - one.at) / 1e9
         step = next((step for most, step in KEEP if age <= most), None)
         place = (step or 0, int(one.at / 1e9) // (step or 1))
-        if step is not None and place not in seen:
+        if one.at in held or (step is not None and place not in seen):
             seen.add(place)
             kept.append(one)
     total = more + sum(_HEAD.size + one.size for one in kept)
-    while kept and total > MOST_BYTES:
-        total -= _HEAD.size + kept.pop(0).size
+    for one in [one for one in kept if one.at not in held]:
+        if total > MOST_BYTES:
+            total -= _HEAD.size + one.size
+            kept.remove(one)
     whole = more + sum(_HEAD.size + one.size for one in found)
     return kept if whole > MOST_BYTES or len(found) - len(kept) > len(found) // 10 else found

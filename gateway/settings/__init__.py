@@ -218,7 +218,7 @@ class Settings(Section, frozen=True, kw_only=True):
     registry: Registry | None = None
     """Which model versions may serve; absent: all."""
     store: Store = Store()
-    """Where the registry is kept."""
+    """Where the registry is kept, and what monitors counted."""
     metrics: Metrics = Metrics()
     """The Prometheus page."""
     telemetry: Telemetry = Telemetry()

@@ -8,12 +8,12 @@ from gateway.settings.forms import FilePath, Section
 
 
 class Store(Section, frozen=True):
-    """The database of the registry."""
+    """The database of the registry, and of what monitors counted."""
 
     url: str | None = None
     """`postgresql://USER:PASSWORD@HOST:PORT/NAME`, with libpq's options (`?sslmode=verify-full`), for several gateways
-    that share one registry; PostgreSQL 15 or newer. Write the password as `${NAME}`. Absent: SQLite, in
-    `state_dir/store`."""
+    that share one registry and the history of their monitors; PostgreSQL 15 or newer. Write the password as `${NAME}`.
+    Absent: SQLite, in `state_dir/store`."""
 
     def __repr__(self) -> str:
         """Without the URL, which may hold a password."""

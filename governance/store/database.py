@@ -16,10 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from governance.errors import StoreError
-from governance.store.reading import sqlite_path
+from governance.store.reading import REVISION, sqlite_path
 
-REVISION = "0001"
-"""The newest one of `migrations/versions`; a test compares them."""
 _BUSY_S = 10
 """How long a writer waits for another one."""
 _CONNECT_S = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text, UniqueConstraint
+from sqlalchemy import BigInteger, Index, Integer, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -21,3 +21,33 @@ class RegistryStep(SQLModel, table=True):
     """The step, JSON."""
     recorded: bool = Field(default=False)
     """Whether its record is in the audit log's hands."""
+
+
+class MonitorTile(SQLModel, table=True):
+    """What a monitor counted in a while (`governance.monitor.tile`); written and read by `governance.store.tiles`."""
+
+    __tablename__ = "monitor_tile"
+    __table_args__ = (Index("ix_monitor_tile_level_start", "level", "start"),)
+
+    route: str = Field(sa_type=Text, primary_key=True)
+    key: str = Field(sa_type=Text, primary_key=True)
+    """Of the profile and the outputs that are watched."""
+    level: int = Field(sa_type=Integer, primary_key=True, sa_column_kwargs={"autoincrement": False})
+    """Seconds of it: 60, 300, 3600 or 86400."""
+    start: int = Field(sa_type=BigInteger, primary_key=True, sa_column_kwargs={"autoincrement": False})
+    """Unix time in seconds, a multiple of `level`."""
+    replica: str = Field(sa_type=Text, primary_key=True)
+    """Who counted it; empty: all, merged."""
+    tile: bytes = Field(sa_type=LargeBinary)
+
+
+class MonitorReplica(SQLModel, table=True):
+    """How far one gateway's counts of a monitor have been written: what makes a tile count once."""
+
+    __tablename__ = "monitor_replica"
+
+    route: str = Field(sa_type=Text, primary_key=True)
+    key: str = Field(sa_type=Text, primary_key=True)
+    replica: str = Field(sa_type=Text, primary_key=True)
+    through: int = Field(sa_type=BigInteger)
+    """Unix nanoseconds of the last record of its journal that is in tiles."""

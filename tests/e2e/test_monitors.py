@@ -1,8 +1,10 @@
 """Live monitors of a running gateway: what they count is what `drift report` says of the same rows."""
 
+import datetime as dt
 import json
 import os
 import signal
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
@@ -16,8 +18,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
 from governance import tables
-from governance.monitor import profile
+from governance.monitor import live, profile
 from governance.monitor.report import compare
+from governance.monitor.tile import Format
+from kernels import drift
 
 UP = "upstreams: {triton: {http: '$TRITON_HTTP', grpc: '$TRITON_GRPC'}}\n"
 ROUTE = UP + "routes: {seen: {variants: [{name: v, model: identity_all}], monitor: {profile: seen.profile}}}\n"
@@ -158,9 +162,11 @@ def test_the_page_is_the_drift_report_of_the_rows_that_were_served(gateway, tmp_
         psi = column["statistics"]["psi"]
         until(lambda: one.metric("tidegate_drift_psi", route="seen", column=column["name"]) == psi, 30)  # noqa: B023
     assert one.metric("tidegate_drift_rows", route="seen") == 420
-    # A monitor that is younger than a window: all of it.
-    window = report(one, f"{PAGE}?window=5m")
-    assert (window["rows"], window["since"], window["window"]) == (found["rows"], found["since"], "5m")
+    # A monitor that is younger than a window: all of it, from the minute on in which it began.
+    window = until(lambda: (w := report(one, f"{PAGE}?window=5m"))["of"] == "store" and w, 60)
+    assert (window["rows"], window["window"], found["of"]) == (found["rows"], "5m", "machine")
+    began = dt.datetime.fromisoformat(found["since"])
+    assert dt.datetime.fromisoformat(window["since"]) in (began, began.replace(second=0, microsecond=0))
     for query in ("window=6m", "windw=5m", "window="):
         answer = one.get(f"{PAGE}?{query}")
         assert (answer.status, answer.error) == (400, "the page takes `window` alone, one of 5m, 1h, 1d, 7d, 30d")
@@ -190,6 +196,12 @@ def test_counts_outlive_a_killed_worker_a_reload_and_a_restart_and_begin_anew_wi
     assert (rows(one), report(one)["since"]) == (120, since)
     # The whole gateway.
     assert one.stop() == 0
+    with sqlite3.connect(one.folder / "state/store/tidegate.db") as store:  # what a minute had yet to bring
+        written = [bytes(tile) for (tile,) in store.execute("SELECT tile FROM monitor_tile")]
+    assert (
+        sum(int(Format(live.counted(profile.decode(made.encode(), one.config))).decode(t)[drift.ROWS]) for t in written)
+        == 120
+    )
     again = gateway(
         one.config.read_text().replace("state_dir: state", f"state_dir: {one.folder}/state").split("\n", 1)[1],
         files={"seen.profile": made},
@@ -363,3 +375,17 @@ def test_outputs_that_the_profile_does_not_have_are_refused(tmp_path):
     assert [finding.code for finding in findings] == ["profile", "profile"]
     assert "the profile has no column `OUTPUT_FP46`: did you mean `OUTPUT_FP64`?" in findings[0].message
     assert "`routes.answered.monitor.outputs[2]`: `OUTPUT_FP64` is there already" in findings[1].message
+
+
+def test_gateways_of_one_store_show_all_of_them_and_what_is_gone_with_a_machine(gateway, tmp_path, postgres_server):
+    _, made = made_profile(tmp_path)
+    text = f"store: {{url: '{postgres_server.database()}'}}\n" + ROUTE
+    one, other = (gateway(text, files={"seen.profile": made}) for _ in range(2))
+    chunk = next(chunks(rows_of(2, 40), 40))
+    over_http(one, chunk)
+    over_http(other, chunk)
+    over_http(other, chunk)
+    until(lambda: report(other, f"{PAGE}?window=1h")["of"] == "store", 120)
+    assert one.stop() == 0  # and writes what it has, as it ends
+    found = until(lambda: (w := report(other, f"{PAGE}?window=1h"))["rows"]["current"] == 120 and w, 60)
+    assert (found["of"], found["calls"], rows(other)) == ("store", 3, 80)

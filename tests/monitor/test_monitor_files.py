@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gateway import telemetry
-from gateway.monitors import Board, MonitorError, meters, tiles
+from gateway.monitors import Board, History, MonitorError, meters, tiles
 from gateway.shards import Shards
 from governance.monitor import profile
 from governance.tables import Column, Table
@@ -29,6 +29,10 @@ def shards(folder, mark=HASH):
 def call(*values):
     data = np.array(values, dtype=np.float64).tobytes()
     return [SimpleNamespace(name="x", datatype="FP64", shape=[len(values)], data=data)]
+
+
+def board_in(tmp_path):
+    return Board(tmp_path / "monitors", History(None, tmp_path))
 
 
 def made(tmp_path, columns=1, seed=1):
@@ -78,7 +82,7 @@ def test_another_profiles_counts_are_not_taken(tmp_path):
 
 
 def test_what_is_taken_away_and_comes_back_begins_anew(tmp_path):
-    board = Board(tmp_path / "monitors")
+    board = board_in(tmp_path)
     first, second = made(tmp_path), made(tmp_path, seed=2)
     one = board.of({"r": first})["r"]
     one.count(call(1, 2, 3))
@@ -98,7 +102,7 @@ def test_what_is_taken_away_and_comes_back_begins_anew(tmp_path):
 
 
 def test_routes_of_any_name_count_apart(tmp_path):
-    board = Board(tmp_path / "monitors")
+    board = board_in(tmp_path)
     found = board.of({"a/../b": made(tmp_path), "é": made(tmp_path)})
     found["é"].count(call(1))
     assert [found[name].report().rows["current"] for name in ("a/../b", "é")] == [0, 1]
@@ -107,14 +111,14 @@ def test_routes_of_any_name_count_apart(tmp_path):
 def test_without_room_it_says_so(tmp_path):
     (tmp_path / "monitors").write_text("a file")
     with pytest.raises(MonitorError, match=r"monitor of route `r` cannot count there \(.*\): make room, or remove it"):
-        Board(tmp_path / "monitors").of({"r": made(tmp_path)})
+        board_in(tmp_path).of({"r": made(tmp_path)})
 
 
 # -- windows -------------------------------------------------------------------------------------------------
 
 
 def test_a_window_begins_at_the_latest_minute_that_is_old_enough(tmp_path):
-    one = Board(tmp_path / "monitors").of({"r": made(tmp_path)})["r"]
+    one = board_in(tmp_path).of({"r": made(tmp_path)})["r"]
     now = 1_700_000_000 * SECOND
     for minute in range(10):
         one.count(call(*range(minute)))  # 0, 1, 2, ... rows
@@ -182,7 +186,7 @@ def test_a_record_that_is_cut_off_ends_the_file_and_is_written_over(tmp_path):
 
 
 def test_a_minute_of_another_version_is_no_window(tmp_path):
-    one = Board(tmp_path / "monitors").of({"r": made(tmp_path)})["r"]
+    one = board_in(tmp_path).of({"r": made(tmp_path)})["r"]
     one.count(call(1, 2))
     tiles.keep(one.folder / "tiles", SECOND, b"12345678")
     assert one.report("5m").rows["current"] == 2
@@ -195,7 +199,7 @@ def test_a_minute_of_another_version_is_no_window(tmp_path):
 
 
 def test_metrics_are_of_the_first_hundred_columns(tmp_path):
-    board = Board(tmp_path / "monitors")
+    board = board_in(tmp_path)
     one = board.of({"r": made(tmp_path, columns=130)})["r"]
     one.count(call(*range(40)))
     found = {}
@@ -211,7 +215,7 @@ def test_metrics_are_of_the_first_hundred_columns(tmp_path):
 
 
 def test_a_full_disk_costs_a_line_and_no_report(tmp_path, caplog):
-    one = Board(tmp_path / "monitors").of({"r": made(tmp_path)})["r"]
+    one = board_in(tmp_path).of({"r": made(tmp_path)})["r"]
     (one.folder / "tiles").mkdir()
     assert meters._samples((one,), keep=True)
     assert "a window's minute is not kept" in caplog.text

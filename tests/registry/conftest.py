@@ -1,3 +1,0 @@
-from postgres_fixture import postgres_server, store_url
-
-__all__ = ["postgres_server", "store_url"]
