@@ -41,6 +41,7 @@ from gateway.settings.upstreams import (
     Upstream,
     UpstreamTls,
 )
+from gateway.settings.webhooks import WebhookEndpoint, Webhooks
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -91,6 +92,8 @@ __all__ = [
     "Upstream",
     "UpstreamTls",
     "Variant",
+    "WebhookEndpoint",
+    "Webhooks",
     "Witnessing",
 ]
 
@@ -216,7 +219,9 @@ class Settings(Section, frozen=True, kw_only=True):
     registry: Registry | None = None
     """Which model versions may serve; absent: all."""
     store: Store = Store()
-    """Where the registry is kept."""
+    """Where the registry is kept, and what webhooks have to tell."""
+    webhooks: Webhooks | None = None
+    """Who is told of steps of the registry and of the policy; absent: nobody."""
     metrics: Metrics = Metrics()
     """The Prometheus page."""
     telemetry: Telemetry = Telemetry()

@@ -8,7 +8,7 @@ from gateway.settings.forms import FilePath, Section
 
 
 class Store(Section, frozen=True):
-    """The database of the registry."""
+    """The database of the registry and of webhooks."""
 
     url: str | None = None
     """`postgresql://USER:PASSWORD@HOST:PORT/NAME`, with libpq's options (`?sslmode=verify-full`), for several gateways

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from governance.errors import StoreError
 from governance.store.reading import sqlite_path
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest one of `migrations/versions`; a test compares them."""
 _BUSY_S = 10
 """How long a writer waits for another one."""
