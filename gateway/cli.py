@@ -25,6 +25,7 @@ from gateway.commands import (
     profile,
     registry,
     serve,
+    webhooks,
 )
 from gateway.triton import cli as triton
 
@@ -42,7 +43,9 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 """
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
-_COMMANDS = (serve, check, keys, policy, registry, audit, features, profile, drift, fairness, card, compliance, triton)
+_COMMANDS = (
+    serve, check, keys, policy, registry, webhooks, audit, features, profile, drift, fairness, card, compliance, triton,
+)  # fmt: skip
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -27,6 +27,7 @@ from typing import Any
 
 from gateway import lastgood, logs, takeover
 from gateway.admission import forget_worker
+from gateway.courier import Courier
 from gateway.descriptors import needed, raise_limit
 from gateway.life import Life
 from gateway.ports import PortInUseError, another, reserve
@@ -195,6 +196,8 @@ class Supervisor:
             follower = Follower(self.settings)
             await asyncio.to_thread(follower.look)  # before a worker reads what it saw
             self._spawn(follower.follow())
+        if self.settings.webhooks is not None:
+            self._spawn(Courier(self._config, self.settings).follow())
         async with asyncio.TaskGroup() as group:
             for seat in range(self._workers):
                 group.create_task(self._keep_alive(seat))

@@ -13,6 +13,7 @@
     │   ├── RegistryRefused  a step that may not be made; the text says why
     │   ├── RegistryInputError  a file that it needs cannot be read as what it should be; says file and remedy
     │   └── RegistryBroken   a history that nobody could have made: stop, never guess
+    ├── WebhookError         a webhook that cannot be signed or sent; says why, and nothing of its secret
     └── StoreError           the database cannot be used now; says which and why
 
 A refusal is no error here: it is a `Decision` that does not allow. Nor is a log that does not verify: that is
@@ -94,6 +95,10 @@ class RegistryInputError(RegistryError):
 
 class RegistryBroken(RegistryError):
     """Stored steps contradict each other: somebody has changed them, or the database is damaged."""
+
+
+class WebhookError(GovernanceError):
+    """A webhook's secret cannot be used, or its endpoint gives no answer. One line, without the secret."""
 
 
 class StoreError(GovernanceError):

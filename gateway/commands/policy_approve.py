@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.announce import begin
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, emit, emit_json, not_judged, say
 from gateway.errors import Unauthenticated
 from gateway.identity import Identifier
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         who = _who(settings)
         if who is None:
             return NOT_JUDGED
+        begin(settings)
         before = ledger.state().in_force(dt.datetime.now(dt.UTC))
         try:
             said = _STEPS[args.step](ledger, who.id, named, args)

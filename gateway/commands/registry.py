@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from gateway.announce import subscribers
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
 from gateway.commands.registry_show import as_json, lines, summary
 from gateway.errors import Unauthenticated
@@ -221,7 +222,7 @@ def _desk(settings: Settings, config: Path) -> Iterator[Desk]:
             origin=audit.origin,
         )
     )
-    steps = Steps(open_database(settings.store.url or "", settings.state_dir))
+    steps = Steps(open_database(settings.store.url or "", settings.state_dir), subscribers(settings))
     try:
         yield Desk(steps, _now(settings, config), trail)
     finally:

@@ -42,6 +42,7 @@ from gateway.settings.upstreams import (
     Upstream,
     UpstreamTls,
 )
+from gateway.settings.webhooks import WebhookEndpoint, Webhooks
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -93,6 +94,8 @@ __all__ = [
     "Upstream",
     "UpstreamTls",
     "Variant",
+    "WebhookEndpoint",
+    "Webhooks",
     "Witnessing",
 ]
 
@@ -218,7 +221,9 @@ class Settings(Section, frozen=True, kw_only=True):
     registry: Registry | None = None
     """Which model versions may serve; absent: all."""
     store: Store = Store()
-    """Where the registry is kept, and what monitors counted."""
+    """Where the registry is kept, what monitors counted, and what webhooks have to tell."""
+    webhooks: Webhooks | None = None
+    """Who is told of steps of the registry and of the policy; absent: nobody."""
     metrics: Metrics = Metrics()
     """The Prometheus page."""
     telemetry: Telemetry = Telemetry()

@@ -19,6 +19,7 @@ from gateway.settings.check_fairness import fairness
 from gateway.settings.check_registry import registry
 from gateway.settings.check_tls import tls
 from gateway.settings.check_upstreams import own_ports, upstreams
+from gateway.settings.check_webhooks import webhooks
 from gateway.settings.checker import Checker
 from gateway.settings.units import is_loopback
 from governance.documents.convert import Place, Places, dotted
@@ -265,7 +266,8 @@ def _state_dir(settings: Settings, check: Checker) -> None:
 
 
 _CHECKS: tuple[Callable[[Settings, Checker], None], ...] = (
-    upstreams, _listen, tls, _routes, _identity, _limits, access, audit, registry, _telemetry, _positive, _state_dir,
+    upstreams, _listen, tls, _routes, _identity, _limits, access, audit, registry, webhooks, _telemetry, _positive,
+    _state_dir,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import inspect as types
 
 from gateway import settings
-from gateway.settings import access, audit, registry, routes, upstreams
+from gateway.settings import access, audit, registry, routes, upstreams, webhooks
 from governance.documents.convert import SHORT
 
 _INTRO = """\
@@ -63,7 +63,8 @@ _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "l
 
 def render() -> str:
     """The whole page."""
-    docs = _docstrings("".join(map(inspect.getsource, (settings, access, audit, registry, routes, upstreams))))
+    modules = (settings, access, audit, registry, routes, upstreams, webhooks)
+    docs = _docstrings("".join(map(inspect.getsource, modules)))
     parts = [_INTRO]
     for place, kind in _sections(types.type_info(settings.Settings), ""):
         parts.append("\n".join(_section(place, kind, docs)))

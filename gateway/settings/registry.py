@@ -8,7 +8,7 @@ from gateway.settings.forms import FilePath, Section
 
 
 class Store(Section, frozen=True):
-    """The database of the registry, and of what monitors counted."""
+    """The database of the registry, of what monitors counted, and of webhooks."""
 
     url: str | None = None
     """`postgresql://USER:PASSWORD@HOST:PORT/NAME`, with libpq's options (`?sslmode=verify-full`), for several gateways

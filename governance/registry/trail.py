@@ -75,6 +75,11 @@ class AuditTrail:
         await asyncio.to_thread(log.close)
 
 
+def record_id(step: Event) -> str:
+    """The `id` of a step's record: the same whoever writes it, and of its webhooks, too."""
+    return f"registry-{text_digest(encode(step))[:32]}"
+
+
 def record_of(step: Event) -> Record:
     """The record of a step that was made."""
     details: dict[str, Any] = {
@@ -106,7 +111,7 @@ def record_of(step: Event) -> Record:
     if step.kind == "deprecated":
         details |= {"sunset": None if step.sunset is None else step.sunset.isoformat(), "link": step.link or None}
     record = _record(step.kind, step.model, step.version, step.by, "served", step.policy)
-    record.id = f"registry-{text_digest(encode(step))[:32]}"
+    record.id = record_id(step)
     record.details = details
     return record
 

@@ -3,6 +3,7 @@
     tables.py     the tables, as SQLModel classes
     database.py   opening one: engine, migrations
     steps.py      the registry's steps, written and read
+    outbox.py     what webhooks have to tell, and the log of their deliveries
     reading.py    the same read without SQLModel, for workers
     tiles.py      what monitors counted, written and read without SQLModel: by workers
     plain.py      transactions for that

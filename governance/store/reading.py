@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from governance.errors import StoreError
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest one of `migrations/versions`; a test compares them."""
 _QUERY = "SELECT entry FROM registry_step WHERE id > {} ORDER BY id"
 _LATEST = "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM registry_step"

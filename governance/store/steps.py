@@ -2,46 +2,54 @@
 
 Contract: `append` is durable when it returns, and there is one step of a number: who comes second gets `Overtaken` and
 has to look again. Every step is marked until the audit log has its record; `unrecorded` are those that a crash left.
+With a step go the messages that webhooks tell of it, in one transaction.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from governance.registry.desk import Overtaken
 from governance.registry.events import Event, decode, encode
+from governance.registry.machine import Standing
 from governance.store.database import transaction
+from governance.store.outbox import put
 from governance.store.tables import RegistryStep
+from governance.webhooks.messages import Subscriber, of_step
 
 _TABLE = RegistryStep.__table__  # type: ignore[attr-defined]  # SQLModel makes it for `table=True`
 
 
 class Steps:
-    """The steps in one database."""
+    """The steps in one database.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: of it.
+        subscribers: who is told of new steps.
+    """
+
+    def __init__(self, engine: Engine, subscribers: Sequence[Subscriber] = ()) -> None:
         self._engine = engine
+        self._subscribers = subscribers
 
     def of(self, model: str, version: str) -> list[Event]:
         """The steps of one version, in order. Raises StoreError, RegistryBroken."""
-        query = (
-            select(_TABLE.c.entry).where(_TABLE.c.model == model, _TABLE.c.version == version).order_by(_TABLE.c.number)
-        )
-        return self._decoded(query)
+        with transaction(self._engine) as connection:
+            return _of(connection, model, version)
 
     def all(self) -> list[Event]:
         """Every step, in the order of their writing. Raises as `of`."""
-        return self._decoded(select(_TABLE.c.entry).order_by(_TABLE.c.id))
-
-    def _decoded(self, query: object) -> list[Event]:
         with transaction(self._engine) as connection:
-            return [decode(entry) for entry in connection.execute(query).scalars()]  # type: ignore[call-overload]
+            return [
+                decode(entry) for entry in connection.execute(select(_TABLE.c.entry).order_by(_TABLE.c.id)).scalars()
+            ]
 
     def append(self, step: Event) -> None:
-        """Write one step. Raises Overtaken, StoreError."""
+        """Write one step, and what is told of it. Raises Overtaken, StoreError, RegistryBroken."""
         row = {
             "model": step.model,
             "version": step.version,
@@ -54,6 +62,9 @@ class Steps:
                 connection.execute(insert(_TABLE).values(**row))
             except IntegrityError:
                 raise Overtaken from None
+            if self._subscribers:
+                then = Standing(_of(connection, step.model, step.version))
+                put(connection, self._subscribers, [of_step(step, then)], time.time())
 
     def unrecorded(self) -> list[tuple[int, Event]]:
         """Steps whose records are not known to be in the audit log, with their rows, oldest first."""
@@ -69,3 +80,8 @@ class Steps:
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+
+
+def _of(connection: Connection, model: str, version: str) -> list[Event]:
+    query = select(_TABLE.c.entry).where(_TABLE.c.model == model, _TABLE.c.version == version).order_by(_TABLE.c.number)
+    return [decode(entry) for entry in connection.execute(query).scalars()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Index, Integer, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -51,3 +51,33 @@ class MonitorReplica(SQLModel, table=True):
     replica: str = Field(sa_type=Text, primary_key=True)
     through: int = Field(sa_type=BigInteger)
     """Unix nanoseconds of the last record of its journal that is in tiles."""
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """One message (`governance.webhooks.messages`) for one endpoint, and how far its delivery has come."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        UniqueConstraint("endpoint", "message", name="uq_webhook_delivery"),
+        Index("ix_webhook_delivery_due", "state", "due"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    endpoint: str = Field(sa_type=Text)
+    """Its name in the settings."""
+    message: str = Field(sa_type=Text)
+    """Its id, the same for every endpoint; with the unique constraint a message is put in once."""
+    type: str = Field(sa_type=Text)
+    body: str = Field(sa_type=Text)
+    """As it is signed and sent."""
+    made: float = Field(sa_type=Double)
+    """Unix time, as the next two: when it was put in."""
+    due: float = Field(sa_type=Double)
+    """When it is to be tried next, while it waits."""
+    tried: float | None = Field(default=None, sa_type=Double)
+    """When it was tried last."""
+    attempts: int = Field(default=0)
+    state: str = Field(sa_type=Text)
+    """`waiting`, `delivered` or `failed`."""
+    status: str = Field(default="", sa_type=Text)
+    """What the last attempt came to."""
