@@ -8,7 +8,9 @@ from governance.audit.cosigning import Cosigning, WitnessAddress
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.note import parse_vkey
+from governance.audit.sequencing import Sequencing, sequencing_of
 from governance.audit.witness import Witness
+from governance.errors import GovernanceError
 from governance.ports import DecisionLog, NoLog
 
 
@@ -23,7 +25,18 @@ def decision_log(settings: Settings) -> DecisionLog:
         erasure=audit.erasure,
         origin=audit.origin,
         on_failure=audit.on_failure,
+        standby=True,
     )
+
+
+def sequencing(settings: Settings) -> Sequencing | None:
+    """The sequencer of the supervisor; None: nothing is recorded, or a worker will say why it cannot be. Blocks."""
+    if settings.audit.mode == "off":
+        return None
+    try:
+        return sequencing_of(settings.state_dir, settings.audit.origin)
+    except (GovernanceError, OSError):
+        return None
 
 
 def cosigning(settings: Settings) -> Cosigning:

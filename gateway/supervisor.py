@@ -27,6 +27,7 @@ from typing import Any
 
 from gateway import lastgood, logs, takeover
 from gateway.admission import forget_worker
+from gateway.auditing import sequencing
 from gateway.descriptors import needed, raise_limit
 from gateway.life import Life
 from gateway.ports import PortInUseError, another, reserve
@@ -195,11 +196,14 @@ class Supervisor:
             follower = Follower(self.settings)
             await asyncio.to_thread(follower.look)  # before a worker reads what it saw
             self._spawn(follower.follow())
+        sequencer = await asyncio.to_thread(sequencing, self.settings)
         async with asyncio.TaskGroup() as group:
             for seat in range(self._workers):
                 group.create_task(self._keep_alive(seat))
         while self._leaving:
             await asyncio.wait(list(self._leaving.values()))
+        if sequencer is not None:  # what the workers wrote last
+            await asyncio.to_thread(sequencer.close)
         for task in self._tasks:
             task.cancel()
         if not self.failed:
