@@ -9,7 +9,9 @@ from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.note import parse_vkey
 from governance.audit.retention import REST, Class, Retention
+from governance.audit.sequencing import Sequencing, sequencing_of
 from governance.audit.witness import Witness
+from governance.errors import GovernanceError
 from governance.ports import DecisionLog, NoLog
 
 
@@ -25,6 +27,7 @@ def decision_log(settings: Settings) -> DecisionLog:
         pseudonyms=audit.pseudonyms,
         origin=audit.origin,
         on_failure=audit.on_failure,
+        standby=True,
     )
 
 
@@ -37,6 +40,16 @@ def retention(settings: Settings) -> Retention | None:
         Class(one.name, one.days, one.duty, frozenset(one.kinds), frozenset(one.models)) for one in stated.classes
     ]
     return Retention(stated.policy, Class(REST, stated.days, stated.duty), tuple(classes))
+
+
+def sequencing(settings: Settings) -> Sequencing | None:
+    """The sequencer of the supervisor; None: nothing is recorded, or a worker will say why it cannot be. Blocks."""
+    if settings.audit.mode == "off":
+        return None
+    try:
+        return sequencing_of(settings.state_dir, settings.audit.origin)
+    except (GovernanceError, OSError):
+        return None
 
 
 def cosigning(settings: Settings) -> Cosigning:

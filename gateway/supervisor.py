@@ -27,6 +27,7 @@ from typing import Any
 
 from gateway import lastgood, logs, takeover
 from gateway.admission import forget_worker
+from gateway.auditing import sequencing
 from gateway.courier import Courier
 from gateway.descriptors import needed, raise_limit
 from gateway.life import Life
@@ -198,11 +199,14 @@ class Supervisor:
             self._spawn(follower.follow())
         if self.settings.webhooks is not None:
             self._spawn(Courier(self._config, self.settings).follow())
+        sequencer = await asyncio.to_thread(sequencing, self.settings)
         async with asyncio.TaskGroup() as group:
             for seat in range(self._workers):
                 group.create_task(self._keep_alive(seat))
         while self._leaving:
             await asyncio.wait(list(self._leaving.values()))
+        if sequencer is not None:  # what the workers wrote last
+            await asyncio.to_thread(sequencer.close)
         for task in self._tasks:
             task.cancel()
         if not self.failed:

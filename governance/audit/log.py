@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from governance.audit import record as records
-from governance.audit.files import replace
 from governance.audit.layout import Layout
 from governance.audit.people import People, Person, open_people
 from governance.audit.record import Record, RecordError
 from governance.audit.secrets import publish_vkeys, signing_keys
 from governance.audit.sequencer import Sequencer
-from governance.errors import AuditBroken, AuditError, AuditUnavailable
+from governance.audit.sequencing import Sequencing
+from governance.errors import AuditError, AuditUnavailable
 from governance.ports import Body
 
 # The only place that chooses between the native writer and its specification.
@@ -39,15 +39,10 @@ else:
 
 _log = logging.getLogger("tidegate.audit")
 
-INTERVAL_S = 1.0
-"""Between two steps of the sequencer: each costs some ten fsyncs, and a record is to be public within 15 s."""
-_HANDOVER_S = 2.0
-"""How long a closing process waits for a sequencer that is closing too."""
 _MOST_HELD = 64 << 20
 """Bytes of bodies that wait for their digests; beyond it they are taken on the spot."""
 _SMALL = 32 << 10
 """Bytes of bodies whose digests are taken on the spot: 19 us at most, about what the thread's waking costs."""
-_FIRST_S = 10.0
 
 
 class Pending(msgspec.Struct):
@@ -136,6 +131,7 @@ class AuditLog:
         pseudonyms: bool = False,
         origin: str = "",
         on_failure: Literal["refuse", "serve"] = "refuse",
+        standby: bool = False,
     ) -> None:
         """Open it, or make it: origin, vkey and a checkpoint are there when it returns. Blocks.
 
@@ -146,6 +142,7 @@ class AuditLog:
             pseudonyms: of subjects stand in records, and not their names.
             origin: the log's name; empty: that which it has, or a new one.
             on_failure: what becomes of requests while the log cannot be written; strict always refuses.
+            standby: the parent process is the sequencer as long as it lives.
 
         Raises:
             AuditInputError: a key file cannot be used.
@@ -161,7 +158,7 @@ class AuditLog:
         self._refuse = self._strict or on_failure == "refuse"
         self._scribe = Scribe(self._people)
         self._journal = Journal(layout.wal, self._entries, self._done, strict=self._strict)
-        self._sequencing = Sequencing(Sequencer(layout, signers), layout)
+        self._sequencing = Sequencing(Sequencer(layout, signers), layout, standby=standby)
         self._held = self._freed = 0
         self.dropped = 0
         """Decisions that are in no record, because the log could not be written and the settings say to serve."""
@@ -262,74 +259,3 @@ def _resolve(waiters: Sequence[asyncio.Future[None]], error: AuditError | None) 
             waiter.set_result(None)
         else:
             waiter.set_exception(error)
-
-
-class Sequencing:
-    """The thread that is the sequencer, or waits to become it."""
-
-    def __init__(self, sequencer: Sequencer, layout: Layout) -> None:
-        self._sequencer = sequencer
-        self._layout = layout
-        self._closing = threading.Event()
-        self.broken = ""
-        """Why the log was stopped, by this process or another; empty: it was not."""
-        self._trouble = ""
-        self._thread = threading.Thread(target=self._run, name="audit-sequencer", daemon=True)
-
-    def start(self) -> None:
-        """Make sure that there is a checkpoint, then run on. Raises AuditBroken, OSError."""
-        if self._sequencer.acquire():
-            with contextlib.suppress(FileNotFoundError):
-                self._layout.broken.unlink()  # whoever starts has looked, or is told again at once
-            self._sequencer.load()
-        else:
-            end = time.monotonic() + _FIRST_S
-            while not self._layout.checkpoint.exists():
-                if time.monotonic() > end:
-                    raise AuditBroken(f"{self._layout.checkpoint}: another process holds the log and makes none")
-                time.sleep(0.02)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Make public what is written, unless another process will. Blocks."""
-        self._closing.set()
-        self._thread.join()
-        end = time.monotonic() + _HANDOVER_S
-        while not self.broken and not self._step() and time.monotonic() < end:
-            time.sleep(0.05)
-        self._sequencer.release()
-
-    def _run(self) -> None:
-        while not self._closing.wait(INTERVAL_S):
-            self._step()
-
-    def _step(self) -> bool:
-        """Integrate, if this is or can be the sequencer; whether it did."""
-        try:
-            if not self._sequencer.acquire():
-                with contextlib.suppress(FileNotFoundError):
-                    self.broken = self._layout.broken.read_text()
-                return False
-            if self.broken:
-                return False
-            self._sequencer.integrate()
-            while self._sequencer.behind:
-                self._sequencer.integrate()
-        except AuditBroken as error:
-            self._stop(str(error))
-            return False
-        except OSError as error:
-            if self._trouble != str(error):
-                _log.error("the audit log waits: %s", error)
-            self._trouble = str(error)
-            return False
-        if self._trouble:
-            _log.warning("the audit log goes on")
-        self._trouble = ""
-        return True
-
-    def _stop(self, reason: str) -> None:
-        _log.critical("the audit log is stopped: %s", reason)
-        self.broken = reason
-        with contextlib.suppress(OSError):  # the other processes then find it out when they hold the lock
-            replace(self._layout.broken, reason.encode(), 0o600)

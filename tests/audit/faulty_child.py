@@ -12,7 +12,7 @@ from pathlib import Path
 from audit_fixture import a_record, records_of
 
 from governance.audit import log as log_module
-from governance.audit import wal
+from governance.audit import sequencing, wal
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.errors import AuditUnavailable
@@ -175,7 +175,7 @@ async def closed_while_full(state):
 def one_life(state, writer, kill_at, how):
     """A strict log of small segments, until the process is killed; what was acknowledged goes to a pipe."""
     wal.SEGMENT_BYTES = 1500
-    log_module.INTERVAL_S = 3600.0
+    sequencing.INTERVAL_S = 3600.0
 
     async def go():
         log = await asyncio.to_thread(lambda: AuditLog(state, mode="strict"))

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from audit_fixture import a_log, a_record, entries_of, record_all, records_of, s
 
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
+from governance.audit.sequencing import sequencing_of
+from governance.audit.verify import read_keys
 from governance.errors import AuditBroken, AuditInputError, AuditUnavailable
 
 
@@ -235,6 +238,38 @@ def test_the_second_process_waits_for_the_first_checkpoint(tmp_path):
     first.close()
     second.close()
     assert Path(tmp_path / "audit/checkpoint").exists()
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+def test_a_worker_leaves_it_to_its_parent_to_publish_what_it_wrote_last(tmp_path, monkeypatch, orphan):
+    """And waits for who does it else, once the parent is gone."""
+    monkeypatch.setattr("governance.audit.sequencing.INTERVAL_S", 3600.0)
+    monkeypatch.setattr("governance.audit.sequencing._HANDOVER_S", 60.0)
+    parent = sequencing_of(tmp_path)
+    worker = AuditLog(tmp_path, mode="async", standby=True)
+
+    async def go():
+        worker.record(a_record())
+
+    asyncio.run(go())
+    if orphan:
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        parent._sequencer.release()
+    worker.close()
+    assert len(entries_of(tmp_path)) == orphan
+    parent.close()
+    assert len(entries_of(tmp_path)) == 1
+
+
+def test_a_sequencer_that_cannot_begin_leaves_the_lock(tmp_path):
+    a_log(tmp_path, [b"one"])
+    head = Layout(tmp_path).head
+    content = head.read_bytes()
+    head.write_bytes(b"?")
+    with pytest.raises(AuditBroken):
+        sequencing_of(tmp_path)
+    head.write_bytes(content)
+    sequencer(tmp_path, next(iter(read_keys(Layout(tmp_path).vkey))).name).release()
 
 
 def test_processes_that_start_together_publish_one_key(tmp_path):
