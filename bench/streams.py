@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Semaphore
 
@@ -56,10 +57,10 @@ def run(bench: Bench) -> Result:
                 folder = bench.folder / f"{number}-{peer.name.replace(', ', '-').lower()}"
                 folder.mkdir()
                 otlp = f"http://127.0.0.1:{sink.server_port}"
-                started = _governed if peer.name == GOVERNED else peer.start
+                started = _GOVERNED.get(peer.name, peer.start)
                 with started(upstream, folder, otlp) as proxy:
                     check_http(proxy.http)
-                    for kind, send in _senders(proxy, count, both="grpc" in peer.protocols):
+                    for kind, send in _senders(proxy, count, peer.protocols):
                         one = _measured(proxy, send)
                         found[kind].setdefault(peer.name, []).append(one)
                         bench.say(f"{peer.name}, {kind}: {one['rate']:,.0f}/s, {one['cpu_us']:.1f} us CPU each")
@@ -108,14 +109,15 @@ def _measured(proxy: Running, send: Callable[[], int]) -> dict[str, float]:
     return {"messages": messages, "rate": round(messages / seconds, 1), "cpu_us": round(used / messages * 1e6, 1)}
 
 
-def _senders(proxy: Running, count: int, *, both: bool) -> Iterator[tuple[str, Callable[[], int]]]:
+def _senders(proxy: Running, count: int, protocols: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], int]]]:
     """Each kind, after a few messages that are not counted."""
-    if both:
+    if "grpc" in protocols:
         _stream(proxy.grpc, grpc_message(), 50, 1)
         yield "requests", lambda: _stream(proxy.grpc, grpc_message(), count, 1)
         yield "answers", lambda: _stream(proxy.grpc, _repeat(), count // ANSWERS, ANSWERS)
-    _events(proxy.http, 1)
-    yield "events", lambda: _events(proxy.http, count // ANSWERS)
+    if "http" in protocols:
+        _events(proxy.http, 1)
+        yield "events", lambda: _events(proxy.http, count // ANSWERS)
 
 
 def _repeat() -> bytes:
@@ -180,11 +182,15 @@ def _events(address: str, requests: int) -> int:
 
 
 @contextmanager
-def _governed(upstream: Server, folder: Path, otlp: str) -> Iterator[Running]:
+def _governed(upstream: Server, folder: Path, otlp: str, engine: str = "") -> Iterator[Running]:
     """As everywhere, with a route for the decoupled model."""
     http, grpc_ = (f"127.0.0.1:{port}" for port in free_ports(2))
     (folder / "policy.csv").write_text(f"{configs.policy()}p, role:bench, acme, model:{DECOUPLED}, infer, allow\n")
-    settings = json.loads(configs.tidegate_governed(upstream, http, grpc_, folder, otlp))
+    settings = json.loads(configs.tidegate_governed(upstream, http, grpc_, folder, otlp, engine))
     settings["routes"][DECOUPLED] = {"variants": [{"name": "only", "model": DECOUPLED, "weight": 1}]}
     with _tidegate(json.dumps(settings), folder, http, None) as pid:
         yield Running(pid, http, grpc_)
+
+
+_GOVERNED = {GOVERNED: _governed, f"{GOVERNED}, grpcio": partial(_governed, engine="grpcio")}
+"""With a route for the decoupled model, which the other sections do not need."""

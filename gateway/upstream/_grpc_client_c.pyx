@@ -29,7 +29,7 @@ from gateway.wire._http2_c import STREAM_WINDOW
 cdef enum:
     OWN_FIELDS = 8
 
-# The least that a large tensor is cut into where the server takes our word: 16 KiB is the default (RFC 9113, 6.5.2).
+# What the server may cut a large tensor into at most; by default it is 16 KiB (RFC 9113, 6.5.2).
 cdef int LARGEST_FRAME = 1 << 20
 # A message's length has 32 bits: an answer has the size that the model gave it.
 cdef Py_ssize_t ANY_SIZE = 0xFFFFFFFF
@@ -80,7 +80,7 @@ cdef class ClientSession(BaseSession):
     cdef readonly bint leaving
     """The server takes no more calls here (GOAWAY)."""
 
-    def __init__(self, *, Py_ssize_t most_metadata):
+    def __init__(self, Py_ssize_t most_metadata):
         self.most_metadata, self.most_message = most_metadata, ANY_SIZE
         self.start(True, (
             (SETTINGS_TABLE, 4096),

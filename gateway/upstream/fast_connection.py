@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._peer = peer
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self.session = ClientSession(most_metadata=_METADATA)
+        self.session = ClientSession(_METADATA)
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """The server has said its settings; an exception is a TidegateError."""
         self.closed = False

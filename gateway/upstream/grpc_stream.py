@@ -260,7 +260,7 @@ class ModelStream:
                     if self._left_bytes < 0:
                         self._cut()
         except TidegateError as told:
-            error = told
+            error = told.with_traceback(None)  # which would hold this frame, and so the error itself
             rpc.cancel()  # of one that has ended nothing is left; of a message that is none, the stream is
         self.closed = True
         drained = self._watch is not None and self._left_bytes is not None

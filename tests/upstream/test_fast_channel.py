@@ -54,7 +54,7 @@ def joined(pieces) -> bytes:
 
 @given(st.lists(st.binary(max_size=70_000), max_size=5), st.lists(st.binary(max_size=70_000), max_size=5), st.data())
 def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(asked, answered, data):
-    client = ClientSession(most_metadata=64 * 1024)
+    client = ClientSession(64 * 1024)
     server = Session(Rpc, most_metadata=64 * 1024, most_message=1 << 20, streams=10)
     call = ClientRpc()
     client.open(call, "http", "triton:8001", PATH, [("x-request-id", "r"), ("x-b", "2")])
