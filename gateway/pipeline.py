@@ -326,6 +326,7 @@ class Pipeline:
 
     def mirror(self, x: Exchange, call: InferCall, to: Assignment) -> list[Copy | Dropped]:
         """Copies for the shadows of a call whose tensors are raw; they are sent when nobody waits."""
+        watch = x.snapshot.fairness.get(x.route_name)
         return [
             self._shadows.offer(
                 shadow,
@@ -334,6 +335,7 @@ class Pipeline:
                 self.travelling(x, shadow.upstream),
                 room=self.gates.room(to.variant.upstream, to.variant.model)
                 and self.gates.room(shadow.upstream, shadow.model),
+                decided=None if watch is None else watch.shadowed(x, shadow.name),
             )
             for shadow in to.shadows
         ]

@@ -1,8 +1,8 @@
 """The watches of one worker, and what all workers have counted.
 
-Contract: a watch is of a route, its variants with their versions, and what is declared of groups and decisions. A
-reload that keeps them keeps counting, whatever it says of reports and alerts; others, or a watch that was taken away
-and comes back, begin anew.
+Contract: a watch is of a route, its variants and shadows with their versions, and what is declared of groups and
+decisions. A reload that keeps them keeps counting, whatever it says of reports and alerts; others, or a watch that was
+taken away and comes back, begin anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime as dt
 import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,17 @@ class FairnessError(OSError):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What a variant is."""
+    """A variant, or a shadow."""
 
     name: str
+    model: str
+    version: str | None
+    shadow: bool = False
+
+
+class VersionReport(OnlineReport, frozen=True):
+    """Of a variant or a shadow."""
+
     model: str
     version: str | None
     """Null: the model server's own choice, so that the counts are of no version in particular."""
@@ -73,9 +81,9 @@ class WatchReport(msgspec.Struct):
     uncounted: int
     """Calls that were served since then and are in no row: no decision could be read from the answer."""
     all: OnlineReport
-    variants: dict[str, OnlineReport]
-    serves: dict[str, Served]
-    """What the variants are."""
+    variants: dict[str, VersionReport]
+    shadows: dict[str, VersionReport]
+    """What they would have decided, of the requests that they got a copy of; not in `all`."""
     alert: Alert | None
     """Of `fairness.alert`; null: none is declared."""
 
@@ -92,40 +100,41 @@ class Watch:
         "_more",
         "_reader",
         "_rows",
+        "_served",
         "_shard",
         "_shards",
         "_uncounted",
         "_unknown",
-        "_variants",
         "declared",
         "folder",
         "route",
     )
 
     def __init__(
-        self, root: Path, registry: Registry, route: str, fairness: Fairness, variants: Sequence[Served]
+        self, root: Path, registry: Registry, route: str, fairness: Fairness, served: Sequence[Served]
     ) -> None:
         self.route = route
         self._rows = registry.counter(telemetry.FAIRNESS_ROWS)
         self._uncounted = registry.counter(telemetry.FAIRNESS_UNCOUNTED)
         self._fairness = fairness
-        self._variants = tuple(variants)
-        self._index = {one.name: at for at, one in enumerate(variants)}
-        counted = (fairness.attributes, fairness.decision, self._variants)
+        self._served = tuple(served)
+        """Variants, then shadows: the order of the counts."""
+        self._index = {(one.name, one.shadow): at for at, one in enumerate(served)}
+        counted = (fairness.attributes, fairness.decision, self._served)
         self.declared = hashlib.sha256(msgspec.json.encode(counted)).hexdigest()
         # A route's name may hold any character, a folder's not.
         self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.declared[:16]}"
         self._groups = groups_of(fairness)
         self._unknown = self._groups - 1
         self._reader = Reader(fairness)
-        size = groups.nbytes(len(self._variants), self._groups)
+        size = groups.nbytes(len(self._served), self._groups)
         self._shards = Shards(self.folder, _MAGIC, self.declared, size)
-        self._shard = groups.Shard(self._shards.open(), len(self._variants), self._groups)
+        self._shard = groups.Shard(self._shards.open(), len(self._served), self._groups)
         self._joins = registry.counter(telemetry.FAIRNESS_JOINS)
         self._more = joined_groups(fairness)
         self._joining: Joining | None = None
         if self._more is not None:
-            self._joining = Joining(self.folder, self.declared, len(self._variants), self._groups)
+            self._joining = Joining(self.folder, self.declared, len(self._served), self._groups)
 
     def declares(self, fairness: Fairness) -> Watch:
         """The same counts under these rules for reports and alerts."""
@@ -150,16 +159,37 @@ class Watch:
             if rows is None:
                 self._uncounted.labels(self.route).inc()
                 return
-            minute, variant = int(time.time() // 60), self._index[x.variant.name]
-            for group, number, selected in rows:
-                known = group
-                if self._joining is not None and group != self._unknown:
-                    known = self._unknown
-                    self._joining.wait(x.request_id, Decided(minute, variant, group, number, selected))
-                self._shard.add(minute, variant, known, number, selected)
-                self._rows.labels(self.route, "false" if known == self._unknown else "true").inc(number)
+            for known, number in self._add(rows, self._index[x.variant.name, False], x.request_id):
+                self._rows.labels(self.route, "true" if known else "false").inc(number)
         except Exception:  # noqa: BLE001 - a defect there must not cost an answer
             _log.exception("not counted: a defect", extra={"fields": {"request_id": x.request_id}})
+
+    def shadowed(self, x: Exchange, shadow: str) -> Callable[[InferAnswer], None] | None:
+        """What counts the answer of a shadow to a copy of this call; it never raises."""
+        at, call, headers, request_id = self._index.get((shadow, True)), x.call, x.headers, x.request_id
+        if at is None or call is None:
+            return None
+
+        def count(answer: InferAnswer) -> None:
+            try:
+                self._add(self._reader.rows(call, headers, answer) or (), at, request_id)
+            except Exception:  # noqa: BLE001 - a defect there must not cost a comparison
+                _log.exception("not counted: a defect", extra={"fields": {"request_id": request_id}})
+
+        return count
+
+    def _add(self, rows: Iterable[tuple[int, int, int]], at: int, request_id: str) -> list[tuple[bool, int]]:
+        """Count rows of a variant or shadow; whether their group is known, and how many they are."""
+        minute = int(time.time() // 60)
+        found = []
+        for group, number, selected in rows:
+            known = group
+            if self._joining is not None and group != self._unknown:
+                known = self._unknown
+                self._joining.wait(request_id, Decided(minute, at, group, number, selected))
+            self._shard.add(minute, at, known, number, selected)
+            found.append((known != self._unknown, number))
+        return found
 
     @property
     def joins(self) -> bool:
@@ -194,11 +224,24 @@ class Watch:
             attributes=[one.name for one in self._fairness.attributes],
             calls=calls,
             uncounted=uncounted,
-            all=self._online(counts.sum(axis=0), uncounted),
-            variants={one.name: self._online(counts[at], 0) for at, one in enumerate(self._variants)},
-            serves={one.name: one for one in self._variants},
+            all=self._online(self._given(counts), uncounted),
+            variants=self._versions(counts, shadows=False),
+            shadows=self._versions(counts, shadows=True),
             alert=self.alert(),
         )
+
+    def _given(self, counts: groups.Counts) -> groups.Counts:
+        """Of what was answered: of all variants, and of no shadow."""
+        given: groups.Counts = counts[: sum(not one.shadow for one in self._served)].sum(axis=0)
+        return given
+
+    def _versions(self, counts: groups.Counts, *, shadows: bool) -> dict[str, VersionReport]:
+        found = {}
+        for at, one in enumerate(self._served):
+            if one.shadow is shadows:
+                report = msgspec.structs.asdict(self._online(counts[at], 0))
+                found[one.name] = VersionReport(**report, model=one.model, version=one.version)
+        return found
 
     def alert(self) -> Alert | None:
         """What the alert says now, over all workers; None: none is declared. Reads files."""
@@ -206,7 +249,7 @@ class Watch:
         if declared is None:
             return None
         now = int(time.time() // 60)
-        counts = self._counted(now - declared.minutes + 1, now)[1].sum(axis=0)
+        counts = self._given(self._counted(now - declared.minutes + 1, now)[1])
         attributes = self._fairness.attributes
         names = [one.name for one in attributes]
         combinations = product(*(one.values for one in attributes))
@@ -220,7 +263,7 @@ class Watch:
         """When the first worker began (Unix nanoseconds), counts, and calls counted and not, of all workers."""
         shards = list(self._shards.read())
         blocks = [block for _, block in shards]
-        counts, calls, uncounted = groups.read(blocks, len(self._variants), self._groups, first, last)
+        counts, calls, uncounted = groups.read(blocks, len(self._served), self._groups, first, last)
         if self._joining is not None:
             moved = self._joining.moved(first, last)
             counts += moved
@@ -241,10 +284,10 @@ class Watch:
 
 
 def _served(name: str, route: Route) -> tuple[Served, ...]:
-    """The variants of a route."""
-    if not route.variants:
-        return (Served("default", name, None),)
-    return tuple(Served(one.name, one.model, one.version) for one in route.variants)
+    """The variants of a route, then its shadows."""
+    variants = [Served(one.name, one.model, one.version) for one in route.variants]
+    shadows = [Served(one.name, one.model, one.version, shadow=True) for one in route.shadows]
+    return (*(variants or [Served("default", name, None)]), *shadows)
 
 
 class Board:
@@ -266,11 +309,11 @@ class Board:
         for route, one in settings.routes.items():
             if one.fairness is None:
                 continue
-            variants = _served(route, one)
-            key = (route, one.fairness.attributes, one.fairness.decision, variants)
+            served = _served(route, one)
+            key = (route, one.fairness.attributes, one.fairness.decision, served)
             if key not in self._watches:
                 try:
-                    self._watches[key] = Watch(self._root, self._registry, route, one.fairness, variants)
+                    self._watches[key] = Watch(self._root, self._registry, route, one.fairness, served)
                 except OSError as error:
                     raise FairnessError(route, error.strerror or str(error)) from error
             found[route] = self._watches[key] = self._watches[key].declares(one.fairness)

@@ -57,6 +57,7 @@ class Copy:
         "begins",
         "call",
         "classes",
+        "decided",
         "ends",
         "headers",
         "nbytes",
@@ -72,12 +73,14 @@ class Copy:
         call: InferCall,
         upstream: Infers,
         headers: list[tuple[str, str]],
+        decided: Callable[[InferAnswer], None] | None = None,
     ) -> None:
         self._lane = lane
         self.shadow = shadow
         self.call: InferCall | None = call
         self.upstream = upstream
         self.headers = headers
+        self.decided = decided
         self.nbytes = call_bytes(call)
         self.sequence = sequence_id(call.parameters)
         self.begins = call.parameters.get("sequence_start") is True
@@ -104,7 +107,9 @@ class Copy:
 
     def answered(self, answer: InferAnswer, seconds: float) -> None:
         """The shadow answered."""
-        self.call = None  # lets go of the inputs
+        if self.decided is not None:
+            self.decided(answer)
+        self.call = self.decided = None  # lets go of the inputs
         self._theirs, self._theirs_seconds = answer, seconds
         self._lane.hold(self, answer)
         self._meet()
@@ -113,7 +118,7 @@ class Copy:
         """There is nothing to compare: the copy failed or was dropped."""
         if not self._lost:
             self._lost = True
-            self.call = self._answer = self._theirs = None
+            self.call = self.decided = self._answer = self._theirs = None
             self._lane.release(self)
 
     def _meet(self) -> None:

@@ -67,6 +67,7 @@ class ShadowRunner:
         headers: Iterable[tuple[str, str]],
         *,
         room: bool = True,
+        decided: Callable[[InferAnswer], None] | None = None,
     ) -> Copy | Dropped:
         """Copy a call whose tensors are in raw form; sent when the caller next awaits, so after the call.
 
@@ -78,13 +79,14 @@ class ShadowRunner:
             upstream: the shadow's.
             headers: those of the call, for that upstream.
             room: False: the model servers have enough to do, the copy is dropped.
+            decided: called with the shadow's answer, if there is one; MUST NOT raise.
         """
         lane = self._lane(shadow)
         copied = copy_of(call, shadow)
         if copied is None or self._closed:
             lane.meters.dropped.inc()
             return _DROPPED
-        copy = Copy(lane, shadow, copied, upstream, [*headers, mark(shadow)])
+        copy = Copy(lane, shadow, copied, upstream, [*headers, mark(shadow)], decided)
         try:
             if not room:
                 raise FullError

@@ -125,7 +125,7 @@ def _fairness(gate: FairnessGate, model: str, version: str, evidence: Evidence) 
     def look() -> tuple[bool, str]:
         reports = _reports(evidence.document("fairness"), model, version)
         if not reports:
-            return False, "no variant of that route serves this version"
+            return False, "this version is no variant or shadow of that route"
         values = [report[f"{gate.measure}s"][gate.metric] for report in reports]
         return all(_within(value, gate.min, gate.max) for value in values), ", ".join(map(_number, values))
 
@@ -134,14 +134,13 @@ def _fairness(gate: FairnessGate, model: str, version: str, evidence: Evidence) 
 
 
 def _reports(document: Mapping[str, Any], model: str, version: str) -> list[Any]:
-    """The report itself; of a route's, those of the variants that serve a version."""
+    """The report itself; of a route's, those of its variants and shadows that are a version."""
     if "variants" not in document:
         return [document]
-    serves = document["serves"]
     return [
         report
-        for name, report in document["variants"].items()
-        if serves[name]["model"] == model and str(serves[name]["version"] or "") == version
+        for report in (*document["variants"].values(), *document["shadows"].values())
+        if report["model"] == model and str(report["version"] or "") == version
     ]
 
 

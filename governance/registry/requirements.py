@@ -47,8 +47,8 @@ class MetricGate(_Part, frozen=True):
 class FairnessGate(_Part, frozen=True):
     """A number of the evidence `fairness`, a report of `tidegate fairness report --format json`.
 
-    It may also be that of a route, as `GET /gateway/v1/fairness/ROUTE` answers it: then each of its variants that
-    serve this very version has to hold.
+    It may also be that of a route, as `GET /gateway/v1/fairness/ROUTE` answers it: then each of its variants and
+    shadows that are this very version has to hold.
     """
 
     measure: Literal["difference", "ratio"]

@@ -20,6 +20,7 @@ routes:
     variants:
       - {{name: champion, model: identity_fp32, weight: 1}}
       - {{name: challenger, model: identity_fp32, weight: 0}}
+    shadows: [{{name: candidate, model: identity_fp32, queue: 1000}}]
     match: [{{headers: {{x-arm: challenger}}, variant: challenger}}]
     fairness:
       attributes:
@@ -117,7 +118,11 @@ def test_decisions_by_group(gateway):
     modes = {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
     assert modes == {"0o700", "0o600"}
     # Every M of the north is selected and half of the F are not: of so few that may be chance.
-    assert found["serves"]["champion"] == {"name": "champion", "model": "identity_fp32", "version": None}
+    champion = found["variants"]["champion"]
+    assert (champion["model"], champion["version"]) == ("identity_fp32", None)
+    # The shadow decides the same on the same people, but for streams, whose copies are of the call.
+    until(lambda: counts(page(one)["shadows"]["candidate"])["M", "north"] == (18, 18), 10)
+    assert counts(page(one)["shadows"]["candidate"])["unknown"] == (6, 6)
     assert (found["alert"]["raised"], found["alert"]["now"]["status"]) == (None, "insufficient")
     # Of many it is none; who is concerned is said on the page alone.
     assert one.post(PATH, body(0.1, "F", rows=300), key | {"x-region": "north"}).status == 200

@@ -147,4 +147,4 @@ def test_another_alert_keeps_the_counts_and_another_version_begins_anew(tmp_path
     assert len(list(other.folder.glob("shard-*"))) == 1
     third = board.of(settings(version="2"))["loan"]
     assert third.report().all.groups[0]["n"] == 0
-    assert third.report().serves["a"].version == "2"
+    assert third.report().variants["a"].version == "2"

@@ -157,20 +157,17 @@ def test_an_added_or_renamed_file_is_a_change(site):
 
 
 def of_route(*versions, ratio=0.79):
-    """A route's report, as the control API answers it: one variant a version."""
+    """A route's report, as the control API answers it: the last version is a shadow."""
     report = {"ratios": {"demographic_parity": ratio}, "differences": {"equal_opportunity": 0.01}}
-    names = [f"v{at}" for at in range(len(versions))]
-    serves = {
-        name: {"name": name, "model": "income", "version": version}
-        for name, version in zip(names, versions, strict=True)
-    }
-    return {"route": "loan", "all": {"ratios": {}}, "variants": dict.fromkeys(names, report), "serves": serves}
+    found = [{**report, "model": "income", "version": version} for version in versions]
+    variants = {f"v{at}": one for at, one in enumerate(found[:-1])}
+    return {"route": "loan", "all": {"ratios": {}}, "variants": variants, "shadows": {"s": found[-1]}}
 
 
 @pytest.mark.parametrize(
     ("file", "content", "gate", "measured"),
     [
-        ("fairness.json", of_route("1", None, ratio=0.9), "fairness", "no variant of that route serves this version"),
+        ("fairness.json", of_route("1", None, ratio=0.9), "fairness", "this version is no variant or shadow"),
         ("fairness.json", of_route("1", "2", "2"), "fairness", "0.79, 0.79"),
         ("fairness.json", of_route("2", ratio=None), "fairness", "not given"),
         ("fairness.json", {"variants": {"a": {}}}, "fairness", "not of the form"),
@@ -193,9 +190,9 @@ def test_a_gate_that_does_not_hold_keeps_it_a_draft(site, file, content, gate, m
     assert site.run("show")[1]["state"] == "draft"
 
 
-def test_the_report_of_a_route_is_evidence_of_the_version_that_a_variant_serves(site):
+def test_the_report_of_a_route_is_evidence_of_its_variants_and_shadows(site):
     report = of_route("1", "2", ratio=0.9)
-    report["variants"]["v0"] = {}
+    report["variants"]["v0"]["ratios"] = {}
     (site.folder / "fairness.json").write_text(json.dumps(report))
     site.register()
     assert site.run("submit", by="ann")[0] == 0
