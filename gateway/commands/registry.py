@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from gateway.announce import subscribers
-from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
+from gateway.commands import registry_at, registry_mlflow
+from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from gateway.commands.registry_desk import guarded, now_of, open_desk, versions_of, who_is
 from gateway.commands.registry_show import as_json, lines, summary
-from gateway.errors import Unauthenticated
-from gateway.identity import Identifier
-from gateway.policy_in_force import policy_of
 from gateway.settings import Settings
-from gateway.settings.file import load
-from governance.errors import AuditError, PolicyError, RegistryBroken, RegistryInputError, RegistryRefused, StoreError
-from governance.registry.bound import Now
 from governance.registry.desk import Desk, Person
-from governance.registry.events import decode
-from governance.registry.machine import Standing, fold
-from governance.registry.requirements import Read, read
-from governance.registry.trail import AuditTrail
-from governance.store.reading import reader
+from governance.registry.machine import Standing
 
 _WHO = """
 Who you are is proved by an API key of the settings in the environment variable TIDEGATE_API_KEY; `--as user:NAME`
@@ -150,7 +139,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             parser.add_argument("--sunset", type=_time, metavar="TIME", help="when it is planned to go (RFC 3339)")
             parser.add_argument("--link", type=_url, metavar="URL", help="a page about it")
         run = {"list": _list, "show": _show}.get(name, _step)
-        parser.set_defaults(run=lambda args, run=run: _guarded(run, args), step=name)
+        parser.set_defaults(run=lambda args, run=run: guarded(run, args), step=name)
+        if name == "list":
+            parser.set_defaults(version=None)
+    registry_at.add_parser(commands, _time)
+    registry_mlflow.add_parsers(commands)
 
 
 def _time(text: str) -> dt.datetime:
@@ -174,101 +167,11 @@ def _url(text: str) -> str:
     return text
 
 
-def _guarded(run: Callable[[Settings, argparse.Namespace], int], args: argparse.Namespace) -> int:
-    settings, findings = load(args.config)
-    if settings is None:
-        return not_judged(findings, f"; `tidegate check {args.config}` lists them")
-    try:
-        return run(settings, args)
-    except RegistryRefused as error:
-        if args.format == "json":
-            emit_json({"ok": False, "why": str(error)})
-        say(f"tidegate: {args.model} {args.version}: {error}")
-        return DOES_NOT_HOLD
-    except (RegistryInputError, RegistryBroken, StoreError, AuditError) as error:
-        say(f"tidegate: {error}")
-    except PolicyError as error:
-        return not_judged(error.findings)
-    except OSError as error:
-        say(f"tidegate: {error.filename}: {error.strerror}: check the path and its rights")
-    return NOT_JUDGED
-
-
-def _now(settings: Settings, config: Path) -> Now:
-    def requirements() -> Read:
-        named = None if settings.registry is None else settings.registry.requirements
-        if named is None:
-            raise RegistryInputError(f"{config}: names no requirements: write `registry: {{requirements: FILE}}`")
-        return read(named)
-
-    return Now(policy_of(settings), requirements, config.absolute().parent)
-
-
-@contextmanager
-def _desk(settings: Settings, config: Path) -> Iterator[Desk]:
-    # Here, since they take a second to import, which no other command should wait for.
-    from governance.store.database import open_database  # noqa: PLC0415
-    from governance.store.steps import Steps  # noqa: PLC0415
-
-    audit = settings.audit
-    trail = (
-        None
-        if audit.mode == "off"
-        else AuditTrail(
-            settings.state_dir,
-            mode=audit.mode,
-            erasure=audit.erasure,
-            pseudonyms=audit.pseudonyms,
-            origin=audit.origin,
-        )
-    )
-    steps = Steps(open_database(settings.store.url or "", settings.state_dir), subscribers(settings))
-    try:
-        yield Desk(steps, _now(settings, config), trail)
-    finally:
-        steps.close()
-
-
-def _versions(settings: Settings, at: dt.datetime | None) -> dict[tuple[str, str], Standing]:
-    """Every version, as it was `at` a time, read without making or migrating anything.
-
-    Raises:
-        StoreError, RegistryBroken.
-    """
-    with closing(reader(settings.store.url or "", settings.state_dir)) as plain:
-        steps = [decode(entry) for entry in plain.entries()]
-    return fold([step for step in steps if at is None or step.time <= at])
-
-
-def _who(settings: Settings, named: str | None) -> Person | None:
-    """Who acts; None: nobody that is proved, and why is said."""
-    if named is not None and not (named.startswith("user:") and len(named) > len("user:")):
-        say(f"tidegate: --as {named!r}: write it as the policy does: user:NAME")
-        return None
-    if settings.identity is None:
-        if named is None:
-            say("tidegate: say who you are: --as user:NAME")
-            return None
-        return Person(named, "local")
-    key = os.environ.get("TIDEGATE_API_KEY", "")
-    try:
-        subject = Identifier(settings.identity).identify({"x-api-key": key} if key else {})
-    except Unauthenticated:
-        subject = None
-    if subject is None or subject.method != "api_key":
-        say("tidegate: TIDEGATE_API_KEY: holds no API key of the settings: `tidegate keys new` makes one")
-        return None
-    if named not in (None, subject.id):
-        say(f"tidegate: TIDEGATE_API_KEY: is the key of {subject.id} and not of {named}")
-        return None
-    return Person(subject.id, "api_key")
-
-
 def _step(settings: Settings, args: argparse.Namespace) -> int:
-    who = _who(settings, args.who)
+    who = who_is(settings, args.who)
     if who is None:
         return NOT_JUDGED
-    with _desk(settings, args.config) as desk:
+    with open_desk(settings, args.config) as desk:
         standing = _STEPS[args.step](desk, who, args)
     now = dt.datetime.now(dt.UTC)
     if args.format == "json":
@@ -299,7 +202,7 @@ _STEPS: dict[str, Callable[[Desk, Person, argparse.Namespace], Standing]] = {
 
 def _list(settings: Settings, args: argparse.Namespace) -> int:
     now = args.at or dt.datetime.now(dt.UTC)
-    wanted = {key: one for key, one in _versions(settings, args.at).items() if args.model in (None, key[0])}
+    wanted = {key: one for key, one in versions_of(settings, args.at).items() if args.model in (None, key[0])}
     if args.format == "json":
         emit_json({"versions": [as_json(*key, one, now, history=False) for key, one in wanted.items()]})
         return HOLDS
@@ -309,12 +212,12 @@ def _list(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _show(settings: Settings, args: argparse.Namespace) -> int:
-    standing = _versions(settings, args.at).get((args.model, args.version), Standing())
+    standing = versions_of(settings, args.at).get((args.model, args.version), Standing())
     if standing.state is None:
         when = "" if args.at is None else " at that time"
         say(f"tidegate: {args.model} {args.version}: there was no such version{when}")
         return NOT_JUDGED
-    changed = [] if args.at is not None else _now(settings, args.config).changed(standing)
+    changed = [] if args.at is not None else now_of(settings, args.config).changed(standing)
     now = args.at or dt.datetime.now(dt.UTC)
     if args.format == "json":
         emit_json({**as_json(args.model, args.version, standing, now), "changed": changed})
