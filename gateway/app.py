@@ -179,7 +179,14 @@ class Application:
         self._background(self.keeper.watch())
         self._background(self.brownout.watch())
         self._background(self._count_tasks())
-        self._background(meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors))
+        self._background(
+            meters.watch(
+                self.place.run_dir,
+                self.registry,
+                lambda: self.snapshot.alarmed,
+                lambda event: self.decisions.alarmed(self.snapshot, event),
+            )
+        )
         limits = snapshot.settings.limits
         if snapshot.tls.listen is not None:
             self._tls = RollingContext(_http_tls(snapshot))

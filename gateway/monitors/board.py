@@ -20,6 +20,7 @@ import numpy as np
 from gateway.monitors import tiles
 from gateway.monitors.shards import open_shard, read_shards
 from governance.monitor import live
+from governance.monitor.causes import Cause
 from governance.monitor.live import LiveColumn
 from governance.monitor.profile import Profile
 from kernels import drift
@@ -33,6 +34,41 @@ class MonitorError(OSError):
             f"state_dir: the monitor of route `{route}` cannot count there ({why}): make room, or remove it"
         )
         self.route = route
+
+
+class AlarmReport(msgspec.Struct, frozen=True):
+    """One alarm."""
+
+    began: dt.datetime
+    """The end of the window that it began with."""
+    ended: dt.datetime | None
+    """Null: it is on."""
+    window_since: dt.datetime
+    """When that window began."""
+    rows: int
+    """Of that window."""
+    causes: list[Cause]
+    """The columns that stood out then, most evident first."""
+
+
+class AlarmsReport(msgspec.Struct):
+    """Alarms of a route."""
+
+    per_year: float
+    """False alarms that are put up with."""
+    every_s: int
+    """Length of a window in seconds."""
+    windows: int
+    """That were looked at."""
+    last: dt.datetime | None
+    """The end of the last one."""
+    evidence: float | None
+    """Of all columns together: natural logarithm."""
+    threshold: float | None
+    """At which an alarm begins, for a window of that many rows."""
+    active: AlarmReport | None
+    past: list[AlarmReport]
+    """The last ones, newest first."""
 
 
 class MonitorReport(msgspec.Struct):
@@ -51,6 +87,8 @@ class MonitorReport(msgspec.Struct):
     rows: dict[str, int]
     """Of the profile (`reference`), and served since then by all workers (`current`)."""
     columns: list[LiveColumn]
+    alarms: AlarmsReport | None = None
+    """Null: the route has none, or nobody has looked yet."""
 
 
 def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
@@ -83,7 +121,7 @@ class Monitor:
 
     def keep(self, now_ns: int) -> None:
         """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
-        _, block = self._merged()
+        _, block = self.merged()
         tiles.keep(self.folder / "tiles", now_ns, block.tobytes())
 
     def report(self, window: str | None = None, now_ns: int | None = None) -> MonitorReport:
@@ -93,7 +131,7 @@ class Monitor:
             window: one of `tiles.WINDOWS`; None: since the profile took force.
             now_ns: Unix time in nanoseconds; None: now.
         """
-        began, block = self._merged()
+        began, block = self.merged()
         if window is not None:
             start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
             found = tiles.block_at(self.folder / "tiles", start)
@@ -104,7 +142,7 @@ class Monitor:
                 block = drift.since(live.counted(self.profile), block, before)
         return self._reported(window, began, block)
 
-    def _merged(self) -> tuple[int, live.Words]:
+    def merged(self) -> tuple[int, live.Words]:
         """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
         shards = list(read_shards(self.folder, self.key, columns))

@@ -1,4 +1,4 @@
-"""Reports of monitors as metrics, and the minutes of their windows: one worker of a machine does it for all.
+"""Reports of monitors as metrics, their alarms, and the minutes of windows: one worker of a machine does it for all.
 
 Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
 another one takes the lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,9 @@ from pathlib import Path
 
 from gateway import logs, telemetry
 from gateway.metrics import Registry
+from gateway.monitors.alarms import Event, look
 from gateway.monitors.board import Monitor, MonitorReport
+from gateway.settings.routes import Alarms
 from gateway.telemetry import Metric
 
 MOST_COLUMNS = 100
@@ -30,8 +33,20 @@ _log = logs.get("monitors")
 _Sample = tuple[Metric, tuple[str, ...], float]
 
 
-async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mapping[str, Monitor]]) -> None:
-    """Until cancelled."""
+async def watch(
+    run_dir: Path,
+    registry: Registry,
+    monitors: Callable[[], Mapping[str, tuple[Monitor, Alarms | None]]],
+    record: Callable[[Event], object],
+) -> None:
+    """Until cancelled.
+
+    Args:
+        run_dir: where the lock is.
+        registry: of this worker.
+        monitors: those in force by route, with the settings of their alarms.
+        record: of an alarm that began or ended.
+    """
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     shown: set[tuple[Metric, tuple[str, ...]]] = set()
     ours = False
@@ -49,7 +64,7 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             if keep:
                 due = time.monotonic() + TILE_S
             try:
-                samples = await asyncio.to_thread(_samples, tuple(now.values()), keep=keep)
+                samples, events = await asyncio.to_thread(_looked, tuple(now.values()), keep=keep)
             except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
                 _log.exception("monitors could not be read")
                 continue
@@ -57,6 +72,11 @@ async def watch(run_dir: Path, registry: Registry, monitors: Callable[[], Mappin
             for metric, labels in shown | said.keys():
                 registry.gauge(metric).labels(*labels).set(said.get((metric, labels), nan))
             shown = set(said)
+            for event in events:
+                _say(event)
+                if event.what == "began":
+                    registry.counter(telemetry.DRIFT_ALARMS).labels(event.route).inc()
+                record(event)
     finally:
         os.close(lock)
 
@@ -69,15 +89,31 @@ def _take(lock: int) -> bool:
     return True
 
 
-def _samples(monitors: tuple[Monitor, ...], *, keep: bool) -> list[_Sample]:
-    if keep:
-        for monitor in monitors:
-            try:
-                monitor.keep(time.time_ns())
-            except OSError as error:
-                fields = {"route": monitor.route}
-                _log.warning("a window's minute is not kept: %s", error.strerror or error, extra={"fields": fields})
-    return [sample for monitor in monitors for sample in samples_of(monitor.report())]
+def _say(event: Event) -> None:
+    """On the gateway's own log."""
+    columns = [cause.column for cause in event.alarm.causes]
+    fields = {"route": event.route, "began": event.alarm.began.isoformat(), "columns": columns}
+    level = logging.WARNING if event.what == "began" else logging.INFO
+    _log.log(level, "an alarm of drift %s: %s", event.what, ", ".join(columns[:5]), extra={"fields": fields})
+
+
+def _looked(monitors: tuple[tuple[Monitor, Alarms | None], ...], *, keep: bool) -> tuple[list[_Sample], list[Event]]:
+    samples: list[_Sample] = []
+    events: list[Event] = []
+    for monitor, alarms in monitors:
+        now_ns = time.time_ns()
+        try:
+            if keep:
+                monitor.keep(now_ns)
+            if alarms is not None:
+                looked = look(monitor, alarms, now_ns)
+                events += looked.events
+                samples.append((telemetry.DRIFT_ALARM, (monitor.route,), float(looked.report.active is not None)))
+        except OSError as error:
+            fields = {"route": monitor.route}
+            _log.warning("a window's minute is not kept: %s", error.strerror or error, extra={"fields": fields})
+        samples += samples_of(monitor.report())
+    return samples, events
 
 
 def samples_of(report: MonitorReport) -> Iterator[_Sample]:
