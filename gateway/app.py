@@ -185,7 +185,13 @@ class Application:
         self._background(self._count_tasks())
         self._background(give_back_freed_memory(self.ring))
         self._background(
-            meters.watch(self.place.run_dir, self.registry, lambda: self.snapshot.monitors, self.monitors.history)
+            meters.watch(
+                self.place.run_dir,
+                self.registry,
+                lambda: self.snapshot.alarmed,
+                lambda event: self.decisions.alarmed(self.snapshot, event),
+                self.monitors.history,
+            )
         )
         self._background(alerts.watch(self.place.run_dir, self.registry, self.decisions, lambda: self.snapshot))
         limits = snapshot.settings.limits

@@ -23,6 +23,7 @@ from governance.errors import AuditUnavailable
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
+    from gateway.monitors.alarms import Event
     from gateway.operations import Operation
     from gateway.snapshot import Admitted, Snapshot
     from governance.audit.witness import Suspicion
@@ -166,6 +167,30 @@ class Decisions:
         )
         _say_who(record, who.subject)
         return self._record(record)
+
+    def alarmed(self, snapshot: Snapshot, event: Event) -> Written:
+        """An alarm of drift began or ended."""
+        alarm = event.alarm
+        return self._record(
+            Record(
+                kind="control",
+                action="alarm",
+                object="route:" + event.route,
+                outcome="served",
+                status=event.what,
+                snapshot=snapshot.hash,
+                policy=snapshot.policy.hash,
+                details={
+                    "began": alarm.began.isoformat(),
+                    "rows": alarm.rows,
+                    # RFC 8785 would have each number as a float64; what people compare is text.
+                    "causes": [
+                        {"column": cause.column, "what": cause.what, "effect": f"{cause.effect:g}"}
+                        for cause in alarm.causes
+                    ],
+                },
+            )
+        )
 
     def begun(self, x: Exchange) -> Written:
         """A stream is about to give its first answer: a strict log has a record of its start and one of its end."""

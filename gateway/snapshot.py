@@ -18,6 +18,7 @@ from gateway.monitors import Monitor
 from gateway.operations import Operation
 from gateway.routing import RouteTable
 from gateway.settings import Settings
+from gateway.settings.routes import Alarms
 from gateway.tls import Material, PeerCertificate
 from gateway.transform import RouteFeatures
 from gateway.upstream import Upstreams
@@ -68,6 +69,15 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """By route; routes without one are not in it."""
     _allowed: dict[tuple[Subject, str], int | None] = msgspec.field(default_factory=dict)
     """Lines of the rules that allowed `infer`, by subject and model: what never changes for this snapshot."""
+
+    @property
+    def alarmed(self) -> dict[str, tuple[Monitor, Alarms | None]]:
+        """Monitors by route, with the settings of their alarms; None: there are none."""
+        routes = self.settings.routes
+        return {
+            name: (monitor, None if (section := routes[name].monitor) is None else section.alarms)
+            for name, monitor in self.monitors.items()
+        }
 
     def authorise(self, subject: Subject, object_: str, action: str) -> int | None:
         """Line of the rule that allows it. Raises Forbidden."""

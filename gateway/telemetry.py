@@ -396,6 +396,10 @@ DRIFT_HIDDEN = Metric(
     "Columns of a monitor beyond the first 100, which have no series; the monitor's page has them.",
     ("route",),
 )
+DRIFT_ALARM = Metric("tidegate_drift_alarm", "max", "1 while an alarm of drift is on, else 0.", ("route",))
+DRIFT_ALARMS = Metric(
+    "tidegate_drift_alarms_total", "counter", "Alarms of drift that began; false ones are budgeted.", ("route",)
+)
 DRIFT_PSI = Metric(
     "tidegate_drift_psi",
     "max",
@@ -477,6 +481,8 @@ METRICS: tuple[Metric, ...] = (
     DRIFT_ROWS,
     DRIFT_UNSEEN,
     DRIFT_HIDDEN,
+    DRIFT_ALARM,
+    DRIFT_ALARMS,
     DRIFT_PSI,
     DRIFT_JS,
     DRIFT_MISSING,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ examples:
 Bins of equal shares of the numbers, the most frequent categories, missing values and moments of each column: what
 `routes.NAME.monitor: {profile: FILE}` holds the route's traffic against. A column is the model's input tensor of its
 name; see docs/monitoring.md for wider tensors. The same data gives the same profile, and the same hash, anywhere.
+--alarms simulates windows of the table's rows, so that the route may have `alarms` with a budget of false ones: some
+ten seconds for ten columns.
 exit status: 0 written, 2 the table cannot be read or the profile not written
 """
 _SHOW = """\
@@ -49,6 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.add_argument(
         "--without", action="append", default=[], metavar="NAME", help="a column that is no input, as the label"
     )
+    build.add_argument(
+        "--alarms", action="store_true", help="find the thresholds of alarms, by simulation from the table's rows"
+    )
     add_format(build)
     build.set_defaults(run=run_build)
     show = commands.add_parser("show", help="what is in a profile", epilog=_SHOW, formatter_class=raw)
@@ -61,12 +67,14 @@ def run_build(args: argparse.Namespace) -> int:
     """Makes a profile; its exit status."""
     # Other commands do not wait for numpy.
     from governance import tables  # noqa: PLC0415  numpy
+    from governance.monitor import calibration  # noqa: PLC0415  numpy
     from governance.monitor import profile as profiles  # noqa: PLC0415  numpy
 
     try:
-        made = profiles.build(
-            tables.read(args.data), categorical=args.categorical, without=args.without, route=args.route
-        )
+        table = tables.read(args.data)
+        made = profiles.build(table, categorical=args.categorical, without=args.without, route=args.route)
+        if args.alarms:
+            made = calibration.calibrated(made, table, progress=_progress if sys.stderr.isatty() else lambda _: None)
         _write(args.output, profiles.encode(made))
     except DataError as error:
         say(f"tidegate: {error}")
@@ -79,6 +87,10 @@ def run_build(args: argparse.Namespace) -> int:
     else:
         emit(f"{args.output}: {len(made.columns)} columns of {made.head.rows} rows, sha256 {made.hash}")
     return HOLDS
+
+
+def _progress(what: str) -> None:
+    say(f"simulating {what}")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -111,6 +123,8 @@ def run_show(args: argparse.Namespace) -> int:
     of = f" for route {found.head.route}" if found.head.route is not None else ""
     emit(f"{len(found.columns)} columns of {found.head.rows} rows{of}")
     emit(f"sha256 {found.hash}, of data {found.head.data}")
+    if found.head.alarms is not None:
+        emit("thresholds for alarms")
     width = max(len(column.name) for column in found.columns)
     for column in found.columns:
         kind, what = _described(column)

@@ -11,7 +11,8 @@ from litestar.params import FromPath, Parameter
 from gateway.control.access import authorised
 from gateway.errors import BadRequest, NotFound
 from gateway.headers import from_asgi
-from gateway.monitors import MonitorReport
+from gateway.monitors import Monitor, MonitorReport
+from gateway.monitors.alarms import report_of
 from gateway.monitors.tiles import WINDOWS
 from gateway.tls import certificate_of_scope
 
@@ -45,4 +46,13 @@ class MonitorController(Controller):
             raise NotFound(f"route '{name}' has no monitor")
         if request.query_params.keys() - {"window"} or (window is not None and window not in WINDOWS):
             raise BadRequest(f"the page takes `window` alone, one of {', '.join(WINDOWS)}")
-        return await asyncio.to_thread(monitor.report, window)
+        settings = snapshot.settings.routes[name].monitor
+        alarmed = settings is not None and settings.alarms is not None
+        return await asyncio.to_thread(_report, monitor, window, alarmed=alarmed)
+
+
+def _report(monitor: Monitor, window: str | None, *, alarmed: bool) -> MonitorReport:
+    found = monitor.report(window)
+    if alarmed:
+        found.alarms = report_of(monitor)
+    return found

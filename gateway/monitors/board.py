@@ -23,6 +23,7 @@ from gateway.monitors.past import History, Past
 from gateway.shards import Shards
 from governance.errors import StoreError
 from governance.monitor import live
+from governance.monitor.causes import Cause
 from governance.monitor.live import LiveColumn
 from governance.monitor.profile import Profile
 from kernels import drift
@@ -38,6 +39,41 @@ class MonitorError(OSError):
             f"state_dir: the monitor of route `{route}` cannot count there ({why}): make room, or remove it"
         )
         self.route = route
+
+
+class AlarmReport(msgspec.Struct, frozen=True):
+    """One alarm."""
+
+    began: dt.datetime
+    """The end of the window that it began with."""
+    ended: dt.datetime | None
+    """Null: it is on."""
+    window_since: dt.datetime
+    """When that window began."""
+    rows: int
+    """Of that window."""
+    causes: list[Cause]
+    """The columns that stood out then, most evident first."""
+
+
+class AlarmsReport(msgspec.Struct):
+    """Alarms of a route."""
+
+    per_year: float
+    """False alarms that are put up with."""
+    every_s: int
+    """Length of a window in seconds."""
+    windows: int
+    """That were looked at."""
+    last: dt.datetime | None
+    """The end of the last one."""
+    evidence: float | None
+    """Of all columns together: natural logarithm."""
+    threshold: float | None
+    """At which an alarm begins, for a window of that many rows."""
+    active: AlarmReport | None
+    past: list[AlarmReport]
+    """The last ones, newest first."""
 
 
 class MonitorReport(msgspec.Struct):
@@ -59,6 +95,8 @@ class MonitorReport(msgspec.Struct):
     rows: dict[str, int]
     """Of the profile (`reference`), and served since then by all workers (`current`)."""
     columns: list[LiveColumn]
+    alarms: AlarmsReport | None = None
+    """Null: the route has none, or nobody has looked yet."""
 
 
 def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
@@ -95,7 +133,7 @@ class Monitor:
 
     def keep(self, now_ns: int) -> None:
         """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
-        self.past.keep(now_ns, *self._merged())
+        self.past.keep(now_ns, *self.merged())
 
     def report(self, window: str | None = None, now_ns: int | None = None) -> MonitorReport:
         """Over all workers. Reads files: not for an event loop. Raises OSError.
@@ -105,17 +143,17 @@ class Monitor:
             now_ns: Unix time in nanoseconds; None: now.
         """
         if window is None:
-            return self._reported(None, "machine", *self._merged())
+            return self._reported(None, "machine", *self.merged())
         start = (time.time_ns() if now_ns is None else now_ns) - tiles.WINDOWS[window] * 10**9
         try:
-            found = self.past.window(self._history.plain, start, self._merged)
+            found = self.past.window(self._history.plain, start, self.merged)
         except StoreError:  # `History` says so each minute
             return self._reported(window, "machine", *self._since(start))
         return self._reported(window, "store", found.since, found.block)
 
     def _since(self, start: int) -> tuple[int, live.Words]:
         """What this machine has counted since a time, from its journal alone."""
-        began, block = self._merged()
+        began, block = self.merged()
         found = tiles.block_at(self.folder / "tiles", start)
         before = np.zeros(0, np.uint64) if found is None else np.frombuffer(found[1], np.uint64)
         # Else it is of another version, or somebody took files away.
@@ -123,7 +161,7 @@ class Monitor:
             return found[0], drift.since(live.counted(self.profile), block, before)
         return began, block
 
-    def _merged(self) -> tuple[int, live.Words]:
+    def merged(self) -> tuple[int, live.Words]:
         """When the first worker began to count, and what all have."""
         columns = live.counted(self.profile)
         shards = [(began, drift.snapshot(block)) for began, block in self._shards.read()]

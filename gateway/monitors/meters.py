@@ -1,4 +1,4 @@
-"""Reports of monitors as metrics, and their minutes for the store: one worker of a machine does it for all.
+"""Reports of monitors as metrics, their alarms, their minutes for the store: one worker of a machine does it for all.
 
 Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
 another one takes the lock. As a worker ends it writes what was counted since the last minute, if nobody else has the
@@ -9,16 +9,19 @@ monitors. What has no value (too few rows, a column that is gone) is not shown.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import nan
 from pathlib import Path
 
 from gateway import logs, telemetry
 from gateway.metrics import Registry
+from gateway.monitors.alarms import Event, look
 from gateway.monitors.board import Monitor, MonitorReport
 from gateway.monitors.past import History
+from gateway.settings.routes import Alarms
 from gateway.shards import take
 from gateway.telemetry import Metric
 
@@ -33,9 +36,21 @@ _Sample = tuple[Metric, tuple[str, ...], float]
 
 
 async def watch(
-    run_dir: Path, registry: Registry, monitors: Callable[[], Mapping[str, Monitor]], history: History
+    run_dir: Path,
+    registry: Registry,
+    monitors: Callable[[], Mapping[str, tuple[Monitor, Alarms | None]]],
+    record: Callable[[Event], object],
+    history: History,
 ) -> None:
-    """Until cancelled."""
+    """Until cancelled.
+
+    Args:
+        run_dir: where the lock is.
+        registry: of this worker.
+        monitors: those in force by route, with the settings of their alarms.
+        record: of an alarm that began or ended.
+        history: the store.
+    """
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     shown: set[tuple[Metric, tuple[str, ...]]] = set()
     ours = False
@@ -52,7 +67,7 @@ async def watch(
                 continue
             keep = time.time() // TILE_S != minute
             try:
-                samples = await asyncio.to_thread(_samples, tuple(now.values()), keep=keep)
+                samples, events = await asyncio.to_thread(_looked, tuple(now.values()), keep=keep)
             except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
                 _log.exception("monitors could not be read")
                 continue
@@ -64,6 +79,11 @@ async def watch(
             for metric, labels in shown | said.keys():
                 registry.gauge(metric).labels(*labels).set(said.get((metric, labels), nan))
             shown = set(said)
+            for event in events:
+                _say(event)
+                if event.what == "began":
+                    registry.counter(telemetry.DRIFT_ALARMS).labels(event.route).inc()
+                record(event)
     finally:
         os.close(lock)
 
@@ -75,26 +95,47 @@ def finish(run_dir: Path, monitors: Mapping[str, Monitor], history: History) -> 
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if take(lock):
-            _keep(tuple(monitors.values()))
-            _feed(tuple(monitors.values()), history)
+            _keep(monitors.values())
+            _feed(tuple((monitor, None) for monitor in monitors.values()), history)
     finally:
         os.close(lock)
 
 
-def _feed(monitors: tuple[Monitor, ...], history: History) -> None:
+def _feed(monitors: tuple[tuple[Monitor, Alarms | None], ...], history: History) -> None:
     try:
-        history.feed([monitor.past for monitor in monitors])
+        history.feed([monitor.past for monitor, _ in monitors])
     except Exception:  # noqa: BLE001 - a defect: the next minute tries again
         _log.exception("what was counted could not be written to the store")
 
 
-def _samples(monitors: tuple[Monitor, ...], *, keep: bool) -> list[_Sample]:
+def _say(event: Event) -> None:
+    """On the gateway's own log."""
+    columns = [cause.column for cause in event.alarm.causes]
+    fields = {"route": event.route, "began": event.alarm.began.isoformat(), "columns": columns}
+    level = logging.WARNING if event.what == "began" else logging.INFO
+    _log.log(level, "an alarm of drift %s: %s", event.what, ", ".join(columns[:5]), extra={"fields": fields})
+
+
+def _looked(monitors: tuple[tuple[Monitor, Alarms | None], ...], *, keep: bool) -> tuple[list[_Sample], list[Event]]:
     if keep:
-        _keep(monitors)
-    return [sample for monitor in monitors for sample in samples_of(monitor.report())]
+        _keep([monitor for monitor, _ in monitors])
+    samples: list[_Sample] = []
+    events: list[Event] = []
+    for monitor, alarms in monitors:
+        if alarms is not None:
+            try:
+                looked = look(monitor, alarms, time.time_ns())
+            except OSError as error:
+                fields = {"route": monitor.route}
+                _log.warning("alarms are not looked at: %s", error.strerror or error, extra={"fields": fields})
+            else:
+                events += looked.events
+                samples.append((telemetry.DRIFT_ALARM, (monitor.route,), float(looked.report.active is not None)))
+        samples += samples_of(monitor.report())
+    return samples, events
 
 
-def _keep(monitors: tuple[Monitor, ...]) -> None:
+def _keep(monitors: Iterable[Monitor]) -> None:
     for monitor in monitors:
         try:
             monitor.keep(time.time_ns())

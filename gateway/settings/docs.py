@@ -40,6 +40,7 @@ This page is made from the docstrings in `gateway/settings/` (`python -m gateway
 | size | `64MiB`, `10KiB`, `1000` | bytes; 1 KiB is 1024 bytes |
 | rate | `1000/s`, `60/m`, `5/h` | requests |
 | quota | `10GiB/day` | bytes in a day (UTC) |
+| budget | `1/month`, `2/week` | times in a day, week, month (a twelfth of a year) or year |
 | address | `127.0.0.1:8080`, `[::1]:8080` | host and port |
 | target | `127.0.0.1:8000`, `dns://triton:8000` | the same, or every address of a name |
 

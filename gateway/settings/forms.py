@@ -13,6 +13,8 @@ Size: TypeAlias = Annotated[int, msgspec.Meta(extra_json_schema={"x-form": "size
 """Bytes; written `64MiB`, `10KiB`, `1000`."""
 Rate: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"x-form": "rate"})]
 """Requests a second; written `1000/s`, `60/m`."""
+Budget: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"x-form": "budget"})]
+"""Times a second; written `1/month`, `2/week`."""
 ByteQuota: TypeAlias = Annotated[int, msgspec.Meta(extra_json_schema={"x-form": "quota"})]
 """Bytes a day; written `10GiB/day`."""
 Address: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"x-form": "address"})]

@@ -16,6 +16,7 @@ from governance.errors import DataError
 from governance.types import Finding
 
 if TYPE_CHECKING:
+    from gateway.settings.routes import Alarms
     from governance.monitor.profile import Profile
 
 
@@ -49,6 +50,7 @@ def read_profiles(settings: Settings, file: str, places: Places) -> tuple[dict[s
             if made_for is None or made_for == name:
                 found[name] = profile
                 findings += _unknown_outputs(route.monitor.outputs, profile, place[:-1], file, places)
+                findings += _alarms(route.monitor.alarms, profile, place[:-1], file, places)
                 continue
             message = (
                 f"`{dotted(place)}`: {route.monitor.profile} was made for route `{made_for}`: name the profile of "
@@ -73,3 +75,20 @@ def _unknown_outputs(
         else:
             continue
         yield Finding(file, *places.of(place), "error", "profile", message)
+
+
+def _alarms(alarms: Alarms | None, profile: Profile, monitor: Place, file: str, places: Places) -> Iterator[Finding]:
+    """Alarms that the profile has no thresholds for."""
+    if alarms is None:
+        return
+    place = (*monitor, "alarms")
+    if profile.head.alarms is None:
+        message = f"`{dotted(place)}`: the profile has no thresholds: make it with `tidegate profile build --alarms`"
+    elif not profile.head.alarms.looks[0] <= 1 / (alarms.budget * alarms.every) <= profile.head.alarms.looks[-1]:
+        message = (
+            f"`{dotted(place)}`: `budget` is one false alarm in {1 / (alarms.budget * alarms.every):.4g} windows of "
+            f"`every`; thresholds are of one in {profile.head.alarms.looks[0]} to {profile.head.alarms.looks[-1]}"
+        )
+    else:
+        return
+    yield Finding(file, *places.of(place), "error", "profile", message)

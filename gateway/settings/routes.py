@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.settings.forms import Duration, FilePath, Section
+from gateway.settings.forms import Budget, Duration, FilePath, Section
 
 
 class Compare(Section, frozen=True):
@@ -79,6 +79,21 @@ class Features(Section, frozen=True):
     the model's own as ever."""
 
 
+class Alarms(Section, frozen=True):
+    """When drift of a route is worth somebody's time. Needs a profile made with `profile build --alarms`."""
+
+    budget: Budget
+    """False alarms that are put up with, over all columns together, while nothing changes."""
+    every: Duration = 3600.0
+    """How long a window is; it goes on until 100 rows are in it."""
+    effect: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    """The least shift worth an alarm, in standard deviations (of shapes and missing values: Cohen's w and h)."""
+    clear: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """Windows in a row without evidence, after which an alarm ends."""
+    cooldown: Annotated[int, msgspec.Meta(ge=0)] = 6
+    """Windows after that in which none begins."""
+
+
 class Monitor(Section, frozen=True):
     """What callers send, held against what the model was made with."""
 
@@ -86,6 +101,8 @@ class Monitor(Section, frozen=True):
     """The reference, as `tidegate profile build` writes it. Every served row counts; another profile begins anew."""
     outputs: tuple[str, ...] = ()
     """Output tensors that are columns of the profile too (predictions); all other columns are inputs."""
+    alarms: Alarms | None = None
+    """Alarms of drift: in the page, metrics, log and audit log. Absent: none."""
 
 
 class FairnessAttribute(Section, frozen=True):

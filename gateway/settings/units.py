@@ -1,4 +1,4 @@
-"""Durations, sizes, rates, quotas and addresses as `tidegate.yaml` writes them.
+"""Durations, sizes, rates, quotas, budgets and addresses as `tidegate.yaml` writes them.
 
 Contract: each reader takes the text of one YAML scalar and returns the value in base units (seconds, bytes,
 requests a second, bytes a day), or raises ValueError whose text says what to write instead. No I/O, no
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 _NUMBER_AND_UNIT = re.compile(r"([+-]?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]*)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_DAY = 86400.0
+_SPANS = {"day": _DAY, "week": 7 * _DAY, "month": 365.25 / 12 * _DAY, "year": 365.25 * _DAY}
 _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 # What people write instead, by the unit that is right. Decimal prefixes are refused rather than read as
@@ -129,6 +131,19 @@ def quota(text: str) -> int:
     return _bytes(amount, "a quota such as 10GiB/day", "/day")
 
 
+def budget(text: str) -> float:
+    """Times a second from `1/month`; a month is a twelfth of 365.25 days.
+
+    Raises:
+        ValueError: another form.
+    """
+    amount, _, span = text.partition("/")
+    found = re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", amount.strip())
+    if found is None or not float(amount) or span.strip() not in _SPANS:
+        raise ValueError(f"expected a budget such as 1/month: a number above 0, and one of {', '.join(_SPANS)}")
+    return float(amount) / _SPANS[span.strip()]
+
+
 def address(text: str) -> str:
     """`HOST:PORT` as it stands; the host is a name, an IPv4 address, or an IPv6 address in brackets.
 
@@ -199,6 +214,7 @@ READERS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "size": (size, "a size such as 64MiB"),
     "rate": (rate, "a rate such as 1000/s"),
     "quota": (quota, "a quota such as 10GiB/day"),
+    "budget": (budget, "a budget such as 1/month"),
     "address": (address, "HOST:PORT"),
     "target": (target, "HOST:PORT or dns://NAME:PORT"),
 }

@@ -68,8 +68,7 @@ def values_of(column: Column, kind: Kind) -> Values:
     """The values as that; what cannot be read so is missing."""
     rows = len(column.values)
     if kind == "numeric":
-        read = number_written if column.written else _number
-        numbers = np.array([read(value) for value in column.values], dtype=np.float64)
+        numbers = numbers_of(column)
         numbers = numbers[~np.isnan(numbers)]
         return Values(numbers, [], len(numbers), rows - len(numbers))
     there = (value for value in column.values if not is_missing(value))
@@ -78,6 +77,12 @@ def values_of(column: Column, kind: Kind) -> Values:
         return Values(None, [], n, rows - n)
     labels = [label(value, kind) for value in there]
     return Values(None, labels, len(labels), rows - len(labels))
+
+
+def numbers_of(column: Column) -> npt.NDArray[np.float64]:
+    """One number a row; NaN: it is missing."""
+    read = number_written if column.written else _number
+    return np.array([read(value) for value in column.values], dtype=np.float64)
 
 
 def label(value: Any, kind: Kind = "categorical") -> str:

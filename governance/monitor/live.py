@@ -8,7 +8,7 @@ at the edges alone) and Wasserstein and Cramér-von Mises are null.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import frexp, isfinite, sqrt
 from typing import Any, Literal
 
@@ -63,6 +63,14 @@ class LiveReport(msgspec.Struct, frozen=True):
 def counted(profile: Profile) -> tuple[drift.Column, ...]:
     """What a shard counts for a profile."""
     return tuple(map(_counted, profile.columns))
+
+
+def cells_of(columns: Sequence[drift.Column], block: Words) -> list[Counts]:
+    """The cells of each column of a block."""
+    places = drift.places(columns)
+    return [
+        block[place : place + column.cells].astype(np.int64) for column, place in zip(columns, places, strict=False)
+    ]
 
 
 def _counted(column: Numbers | Names | Times) -> drift.Column:

@@ -19,6 +19,7 @@ import numpy as np
 from governance.errors import DataError
 from governance.monitor.cells import CATEGORIES, categories_of, count_bins, count_categories, edges_of
 from governance.monitor.kinds import Values, kind_of, values_of
+from governance.monitor.thresholds import Thresholds, flaw
 from governance.tables import Column, Table
 
 BINS = 10
@@ -88,6 +89,8 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """SHA-256 of the file that it was made from, in hex."""
     route: str | None = None
     """The route that it was made for; absent: any."""
+    alarms: Thresholds | None = None
+    """How much evidence an alarm needs; absent: there can be none."""
     sha256: str = ""
     """Of this profile, in hex."""
 
@@ -133,6 +136,11 @@ def build(
     with table.path.open("rb") as file:
         data = hashlib.file_digest(file, "sha256").hexdigest()
     head = Head("tidegate.profile/1", table.rows, len(columns), data, route)
+    return sealed(head, columns)
+
+
+def sealed(head: Head, columns: list[ColumnProfile]) -> Profile:
+    """The profile of these, with its hash."""
     return Profile(msgspec.structs.replace(head, sha256=_digest(head, columns)), columns)
 
 
@@ -231,6 +239,8 @@ def decode(data: bytes, path: Path) -> Profile:
         seen[column.name] = at
     if len(columns) != head.columns or not columns:
         raise DataError(f"{path}: {len(columns)} columns where the first line says {head.columns}; build it again")
+    if head.alarms is not None and (why := flaw(head.alarms)):
+        raise DataError(f"{path}:1: {why}; build the profile again")
     if _digest(head, columns) != head.sha256:
         raise DataError(f"{path}:1: its content is not what `sha256` says; build it again rather than edit it")
     return Profile(head, columns)

@@ -217,6 +217,6 @@ def test_metrics_are_of_the_first_hundred_columns(tmp_path):
 def test_a_full_disk_costs_a_line_and_no_report(tmp_path, caplog):
     one = board_in(tmp_path).of({"r": made(tmp_path)})["r"]
     (one.folder / "tiles").mkdir()
-    assert meters._samples((one,), keep=True)
+    assert meters._looked(((one, None),), keep=True)[0]
     assert "a window's minute is not kept" in caplog.text
     assert list((one.folder / "tiles").iterdir()) == []
