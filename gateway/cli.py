@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from gateway.commands import (
     audit,
+    backfill,
     card,
     check,
     compliance,
@@ -42,7 +43,22 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 """
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
-_COMMANDS = (serve, check, keys, policy, registry, audit, features, profile, drift, fairness, card, compliance, triton)
+_COMMANDS = (
+    serve,
+    check,
+    keys,
+    policy,
+    registry,
+    audit,
+    features,
+    profile,
+    drift,
+    backfill,
+    fairness,
+    card,
+    compliance,
+    triton,
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
