@@ -99,7 +99,7 @@ class MonitorReport(msgspec.Struct):
     """Null: the route has none, or nobody has looked yet."""
 
 
-def _key(profile: Profile, outputs: tuple[str, ...]) -> str:
+def key_of(profile: Profile, outputs: tuple[str, ...]) -> str:
     """What counts belong to, in hex: with other outputs their columns would lack the rows before."""
     if not outputs:
         return profile.hash
@@ -118,7 +118,7 @@ class Monitor:
         """Of the profile's columns."""
         self.outputs = outputs
         """Output tensors that are watched."""
-        self.key = _key(profile, outputs)
+        self.key = key_of(profile, outputs)
         # A route's name may hold any character, a folder's not.
         self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.key[:16]}"
         columns = live.counted(profile)
@@ -209,7 +209,7 @@ class Board:
         found = {}
         for route, profile in profiles.items():
             watched = (outputs or {}).get(route, ())
-            key = (route, _key(profile, watched))
+            key = (route, key_of(profile, watched))
             if key not in self._monitors:
                 try:
                     self._monitors[key] = Monitor(self._root, route, profile, watched, self.history)

@@ -31,6 +31,8 @@ EVERY_S = 5.0
 TILE_S = 60
 """How often what was counted is remembered, and goes to the store; at whole minutes."""
 
+_TURN_S, _TURNS = 0.1, 10
+
 _log = logs.get("monitors")
 _Sample = tuple[Metric, tuple[str, ...], float]
 
@@ -94,9 +96,12 @@ def finish(run_dir: Path, monitors: Mapping[str, Monitor], history: History) -> 
         return
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if take(lock):
-            _keep(monitors.values())
-            _feed(tuple((monitor, None) for monitor in monitors.values()), history)
+        for _ in range(_TURNS):  # others may be ending as well
+            if take(lock):
+                _keep(monitors.values())
+                _feed(tuple((monitor, None) for monitor in monitors.values()), history)
+                return
+            time.sleep(_TURN_S)
     finally:
         os.close(lock)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -67,16 +68,20 @@ class Past:
         self._zero = drift.merge(columns, ())
         self._replica = _named(folder / "replica")
         self._began = 0
+        # A worker that ends may still have a thread that is at it.
+        self._keeping, self._feeding = threading.Lock(), threading.Lock()
         self._fields = {"route": route}
 
     def keep(self, now_ns: int, began_ns: int, block: Words) -> None:
         """Write a record of what all workers have counted. One process at a time. Raises OSError."""
-        self._began = began_ns
-        tiles.keep(self._journal, now_ns, block.tobytes(), _times(self._held))
+        with self._keeping:
+            self._began = began_ns
+            tiles.keep(self._journal, now_ns, block.tobytes(), _times(self._held))
 
     def feed(self, plain: Plain) -> None:
         """Write tiles of what the store has not, behind `keep`. Raises StoreError, OSError."""
-        _write(self._held, str(stored.append(plain, self._series, self._replica, self._fresh)))
+        with self._feeding:
+            _write(self._held, str(stored.append(plain, self._series, self._replica, self._fresh)))
 
     def _fresh(self, through: int) -> tuple[list[stored.Tile], int]:
         """Tiles of what was counted after a record, and the record that they reach; see `stored.append`."""

@@ -59,7 +59,7 @@ def kind_of(column: Column, *, categorical: bool = False) -> Kind:
         return "categorical" if categorical else "numeric"
     if column.declared == "boolean" or (there and _all(there, _is_truth)):
         return "boolean"
-    if column.declared == "timestamp" or (there and _all(there, _is_time)):
+    if column.declared == "timestamp" or (there and _all(there, is_time)):
         return "timestamp"
     return "categorical"
 
@@ -73,14 +73,14 @@ def values_of(column: Column, kind: Kind) -> Values:
         return Values(numbers, [], len(numbers), rows - len(numbers))
     there = (value for value in column.values if not is_missing(value))
     if kind == "timestamp":
-        n = sum(map(_is_time, there))
+        n = sum(map(is_time, there))
         return Values(None, [], n, rows - n)
     labels = [label(value, kind) for value in there]
     return Values(None, labels, len(labels), rows - len(labels))
 
 
 def numbers_of(column: Column) -> npt.NDArray[np.float64]:
-    """One number a row; NaN: it is missing."""
+    """A number a row; NaN where there is none."""
     read = number_written if column.written else _number
     return np.array([read(value) for value in column.values], dtype=np.float64)
 
@@ -109,7 +109,8 @@ def _is_truth(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _TRUTHS)
 
 
-def _is_time(value: Any) -> bool:
+def is_time(value: Any) -> bool:
+    """Whether it is a time, or a text that is one in ISO 8601."""
     if isinstance(value, _TIMES):
         return True
     if not isinstance(value, str):

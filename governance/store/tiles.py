@@ -9,7 +9,7 @@ been merged already. Whoever reads sees each count once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -25,8 +25,15 @@ _ADVISORY = 0x7469_6C65
 """`tile`: PostgreSQL's advisory lock of who merges."""
 _AT_ONCE = 1000
 """Most tiles that are merged in one transaction."""
+AGES = ((2 * HOUR, MINUTE), (2 * DAY, 5 * MINUTE), (35 * DAY, HOUR), (KEEP_S, DAY))
+"""The same by age: up to how old a count is in tiles of which level."""
 _NOBODY = "*"
 """No gateway's name: a host has none with it."""
+# Locks the row as well, or makes it.
+_LOCKED = (
+    "INSERT INTO monitor_replica (route, key, replica, through) VALUES (?, ?, ?, 0) "
+    "ON CONFLICT (route, key, replica) DO UPDATE SET through = monitor_replica.through RETURNING through"
+)
 _OWN = "SELECT through FROM monitor_replica WHERE route = ? AND key = ? AND replica = ?"
 _REACHED = "UPDATE monitor_replica SET through = ? WHERE route = ? AND key = ? AND replica = ?"
 _LATER = (
@@ -104,15 +111,40 @@ def append(plain: Plain, series: Series, replica: str, fresh: Callable[[int], tu
     """
     own = (*series, replica)
     with plain.transaction(write=True) as execute:
-        execute(
-            "INSERT INTO monitor_replica (route, key, replica, through) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", own
-        )
-        ((before,),) = execute(_OWN + " FOR UPDATE", own)
+        ((before,),) = execute(_LOCKED, own)
         tiles, through = fresh(int(before))
         for each in tiles:
             _add(execute, series, MINUTE, each.start, replica, [each.tile])
         execute(_REACHED, (through, *own))
     return through
+
+
+def add(plain: Plain, series: Series, name: str, tiles: Mapping[tuple[int, int], bytes], newest: int) -> bool:
+    """Add tiles of any level that were counted elsewhere, once.
+
+    Args:
+        plain: the database.
+        series: what was counted.
+        name: of the tiles; it is forgotten with them.
+        tiles: by level and start.
+        newest: Unix seconds of the newest count, above 0.
+
+    Returns:
+        Whether they were added; False: they are there.
+
+    Raises:
+        StoreError: nothing was added.
+    """
+    own = (*series, name)
+    with plain.transaction(write=True) as execute:
+        if plain.shared:
+            execute("SELECT pg_advisory_xact_lock(?)", (_ADVISORY,))
+        if execute(_LOCKED, own) != [(0,)]:
+            return False
+        for (level, start), each in tiles.items():
+            _add(execute, series, level, start, "", [each])
+        execute(_REACHED, (newest * 10**9, *own))
+    return True
 
 
 def read(plain: Plain, series: Series, replica: str, since: int) -> Found:
@@ -146,44 +178,34 @@ def fold(plain: Plain, now: int) -> int:
     Returns:
         How many tiles were merged; 0 as well where another gateway is at it.
     """
-    return sum(_folded(plain, step, now) for step in LADDER) + _forgotten(plain, now)
-
-
-def _folded(plain: Plain, step: Step, now: int) -> int:
-    before = (now - step.after) // step.to * step.to
     done = 0
     while True:
         with plain.transaction(write=True) as execute:
-            if not mine(plain, execute):
+            if not _mine(plain, execute):
                 return done
-            # Where gateways are merged at one level, what is merged already has no name, and stays.
-            merged = "" if step.level == step.to else _NOBODY
-            rows = execute(_OLD + _FIRST, (step.level, before, merged, _AT_ONCE))
-            # Rows before sums: with gateways merged at one level, their sum may be one of the rows to come.
-            for route, key, start, replica, _ in rows:
-                execute(_GONE, (route, key, step.level, start, replica))
-            for (route, key, start), group in groupby(rows, lambda row: (row[0], row[1], row[2] // step.to * step.to)):
-                _add(execute, Series(route, key), step.to, start, "", [bytes(row[4]) for row in group])
-        done += len(rows)
-        if len(rows) < _AT_ONCE:
+            merged = [_folded(execute, step, now) for step in LADDER]
+            execute("DELETE FROM monitor_tile WHERE level = ? AND start < ?", (DAY, now - KEEP_S))
+            # Its tiles are gone as well, so that nothing doubles where such a gateway comes back.
+            execute("DELETE FROM monitor_replica WHERE through < ?", ((now - KEEP_S) * 10**9,))
+        done += sum(merged)
+        if max(merged) < _AT_ONCE:
             return done
 
 
-def _forgotten(plain: Plain, now: int) -> int:
-    oldest = now - KEEP_S
-    query = "SELECT COUNT(*) FROM monitor_tile WHERE level = ? AND start < ?"
-    with plain.transaction(write=False) as execute:
-        if execute(query, (DAY, oldest)) == [(0,)]:
-            return 0
-    with plain.transaction(write=True) as execute:
-        if mine(plain, execute):
-            execute("DELETE FROM monitor_tile WHERE level = ? AND start < ?", (DAY, oldest))
-            # Its tiles are gone as well, so that nothing doubles where such a gateway comes back.
-            execute("DELETE FROM monitor_replica WHERE through < ?", (oldest * 10**9,))
-    return 0
+def _folded(execute: Execute, step: Step, now: int) -> int:
+    # Where gateways are merged at one level, what is merged already has no name, and stays.
+    skipped = "" if step.level == step.to else _NOBODY
+    before = (now - step.after) // step.to * step.to
+    rows = execute(_OLD + _FIRST, (step.level, before, skipped, _AT_ONCE))
+    # Rows before sums: with gateways merged at one level, their sum may be one of the rows to come.
+    for route, key, start, replica, _ in rows:
+        execute(_GONE, (route, key, step.level, start, replica))
+    for (route, key, start), group in groupby(rows, lambda row: (row[0], row[1], row[2] // step.to * step.to)):
+        _add(execute, Series(route, key), step.to, start, "", [bytes(row[4]) for row in group])
+    return len(rows)
 
 
-def mine(plain: Plain, execute: Execute) -> bool:
+def _mine(plain: Plain, execute: Execute) -> bool:
     """Whether this transaction is the one that may write merged tiles."""
     if not plain.shared:
         return True

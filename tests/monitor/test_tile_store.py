@@ -204,11 +204,10 @@ def test_a_hundred_gateways_write_and_merge_at_once(postgres_server, tmp_path):
             block[form._at] = mine.integers(0, 2**40, len(form._at), dtype=np.uint64)
             expected.append(block.tobytes())
             new = stored.Tile(BEGIN + 60 * minute, form.encode(block))
+            at_ns = (BEGIN + minute) * SECOND
             # Twice, as after a crash that hid the commit.
             for _ in range(2):
-                stored.append(
-                    plain, series, f"g{at}", lambda through, new=new, m=minute: ([new] if through <= m else [], m + 1)
-                )
+                stored.append(plain, series, f"g{at}", lambda through, new=new, to=at_ns: ([new] * (through < to), to))
         stored.fold(plain, BEGIN + 60 * int(mine.integers(0, 90)))
 
     with ThreadPoolExecutor(16) as pool:

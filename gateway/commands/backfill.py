@@ -1,0 +1,123 @@
+"""`tidegate backfill`: the history of a monitor, from recorded data."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
+from gateway.settings.file import load
+from governance.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from governance.monitor.backfill import Span
+    from governance.monitor.profile import Profile
+
+_EXAMPLES = """\
+examples:
+  tidegate backfill --config tidegate.yaml --route credit --time at log-2026-*.parquet
+  tidegate backfill --config tidegate.yaml --route credit --time at --until 2026-11-30T12:00:00Z november.csv --jobs 4
+
+Counts recorded rows as the route's monitor would have, and adds them to its history: windows of
+`GET /gateway/v1/monitors/ROUTE` show them. A file has all columns of the profile, and one of times: ISO 8601 (without
+an offset: UTC) or Unix seconds. Rows that a gateway has counted under this profile would count twice: leave them out
+with --until. A file is added once, by its content: after an interruption run the same command again.
+exit status: 0 all files are there, 2 one cannot be read (the others are there) or the store cannot be written
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = subparsers.add_parser(
+        "backfill",
+        help="the history of a route's monitor, from recorded data",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, nargs="+", metavar="DATA", help="CSV, JSONL or Parquet, by the name's end")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings (tidegate.yaml)")
+    parser.add_argument("--route", required=True, metavar="NAME", help="a route with a monitor")
+    parser.add_argument("--time", required=True, metavar="COLUMN", help="when a row was served")
+    parser.add_argument("--until", type=_time, metavar="TIME", help="rows from then on are left out (default: now)")
+    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="files that are read at once (default: 1)")
+    add_format(parser)
+    parser.set_defaults(run=run)
+
+
+def _time(text: str) -> int:
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"no time: {text!r}; write 2026-11-30T12:00:00Z") from None
+    return int((found if found.tzinfo is not None else found.replace(tzinfo=dt.UTC)).timestamp())
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Its exit status."""
+    settings, findings = load(args.config)
+    if settings is None:
+        return not_judged(findings, f"; `tidegate check {args.config}` lists them")
+    # Other commands do not wait for numpy.
+    from gateway.monitors.board import key_of  # noqa: PLC0415
+    from governance.monitor import profile as profiles  # noqa: PLC0415
+    from governance.monitor.backfill import Span  # noqa: PLC0415
+    from governance.store import tiles as stored  # noqa: PLC0415
+    from governance.store.plain import Plain  # noqa: PLC0415
+
+    route = settings.routes.get(args.route)
+    if route is None or route.monitor is None:
+        say(f"tidegate: {args.config}: no route '{args.route}' with a monitor: it needs `monitor: {{profile: FILE}}`")
+        return NOT_JUDGED
+    now = int(time.time())
+    span = Span(now - stored.KEEP_S, min(args.until or now + 1, now + 1), stored.AGES, now)
+    try:
+        profile = profiles.load(route.monitor.profile)
+        plain = Plain(settings.store.url or "", settings.state_dir)
+        plain.ready()
+        series = stored.Series(args.route, key_of(profile, route.monitor.outputs))
+        return _all(args, plain, series, profile, span)
+    except (DataError, StoreError) as error:
+        say(f"tidegate: {error}")
+        return NOT_JUDGED
+
+
+def _all(args: argparse.Namespace, plain: Any, series: Any, profile: Profile, span: Span) -> int:
+    from governance.monitor.backfill import count  # noqa: PLC0415
+    from governance.store import tiles as stored  # noqa: PLC0415
+
+    files: list[dict[str, Any]] = []
+    status = HOLDS
+    # Not forked: the parent may hold locks of libraries.
+    with ProcessPoolExecutor(min(args.jobs, len(args.data)), multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(count, profile, path, args.time, span): path for path in args.data}
+        for done in as_completed(running):
+            path = running[done]
+            try:
+                found = done.result()
+            except DataError as error:
+                say(f"tidegate: {error}")
+                status = NOT_JUDGED
+                continue
+            new = bool(found.rows) and stored.add(plain, series, f"backfill-{found.digest}", found.tiles, found.newest)
+            files.append({"file": str(path), "rows": found.rows, "left_out": found.left_out, "added": new})
+            if args.format == "json":
+                say(f"{len(files)} of {len(args.data)} files: {path}")
+            else:
+                why = "added" if new else "were there before" if found.rows else "of the time asked for"
+                said = f"{path}: {found.rows} rows {why}, {found.left_out} left out"
+                emit(f"{said} ({len(files)} of {len(args.data)} files)")
+    if args.format == "json":
+        rows = sum(each["rows"] for each in files if each["added"])
+        emit_json({"route": args.route, "profile": profile.hash, "rows": rows, "files": files})
+    return status
