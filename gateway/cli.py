@@ -45,8 +45,8 @@ exit status: 0 it holds, 1 it was judged and does not hold, 2 it could not be ju
 
 # One module a command: each has `add_parser(subparsers)` and the parser's default `run`.
 _COMMANDS = (
-    serve, check, keys, policy, registry, webhooks, audit, features, profile, drift, backfill, fairness, card, compliance,
-    triton,
+    serve, check, keys, policy, registry, webhooks, audit, features, profile, drift, backfill, fairness, card,
+    compliance, triton,
 )  # fmt: skip
 
 
