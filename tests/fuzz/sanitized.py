@@ -23,6 +23,7 @@ EXTENSIONS = (
     "gateway.upstream._grpc_client_c",
     "gateway.wire._http2_c",
     "gateway.wire._infer_c",
+    "gateway.wire._infer_write_c",
     "gateway.wire._nghttp2_c",
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",
