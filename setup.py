@@ -33,6 +33,7 @@ EXTENSIONS = [
     extension("gateway.wire._nghttp2_c"),
     extension("gateway.wire._http2_c"),
     extension("gateway.wire._infer_c"),
+    extension("gateway.wire._infer_write_c"),
     extension("gateway.doors._fast_grpc_c"),
     extension("governance.audit._writer_c"),
     extension("gateway.upstream._grpc_client_c"),

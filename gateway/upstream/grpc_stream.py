@@ -38,7 +38,7 @@ from gateway.upstream.grpc_channel import GrpcChannel, check_metadata
 from gateway.upstream.http_response import TOO_LATE
 from gateway.upstream.http_stream import DRAIN_BYTES, DRAIN_SECONDS
 from gateway.upstream.stream_rpc import ENDED, StreamRpc
-from gateway.wire import grpc as codec
+from gateway.wire import grpc_stream as codec
 from gateway.wire.types import InferAnswer, InferCall
 
 Deliver: TypeAlias = Callable[[InferAnswer | TidegateError, bool], Coroutine[Any, Any, None]]

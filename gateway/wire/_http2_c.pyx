@@ -21,21 +21,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from gateway.wire._nghttp2_c cimport (
-    ACK,
-    DATA,
-    END_STREAM,
-    ERR_CALLBACK,
-    ERR_DEFERRED,
-    FLAG_EOF,
-    FLAG_NO_COPY,
-    HEADERS,
-    PING,
-    SETTINGS,
-    Frame,
-    Provider,
-    Setting,
-    lib,
-    open_library,
+    ACK, DATA, END_STREAM, ERR_CALLBACK, ERR_DEFERRED, FLAG_EOF, FLAG_NO_COPY, HEADERS, PING, SETTINGS,
+    Frame, Provider, Setting, lib, make_options, open_library,
 )
 
 cdef extern from "Python.h":
@@ -48,11 +35,6 @@ cdef void *_options = NULL
 
 cdef enum:
     MOST_SETTINGS = 6
-
-# Streams reset by the client before they end, a second, and at once (CVE-2023-44487). A call costs us less than its
-# reset costs the client, and a client whose calls all come too late resets them all: so both are generous.
-cdef int RESETS_AT_ONCE = 4000
-cdef int RESETS_A_SECOND = 1000
 
 # What a DATA frame may hold at most, where the other side takes more than the least that it must (RFC 9113, 4.2).
 cdef int MOST_FRAME = 1 << 20
@@ -88,8 +70,9 @@ def load(str name="libnghttp2.so.14"):
         return
     open_library(name)
     cdef void *callbacks = NULL
-    if lib.callbacks_new(&callbacks) or lib.option_new(&_options):
+    if lib.callbacks_new(&callbacks):
         raise MemoryError
+    _options = make_options()
     lib.on_begin_headers(callbacks, <void *>_on_begin_headers)
     lib.on_header(callbacks, <void *>_on_header)
     lib.on_frame_recv(callbacks, <void *>_on_frame_recv)
@@ -98,9 +81,6 @@ def load(str name="libnghttp2.so.14"):
     lib.on_stream_close(callbacks, <void *>_on_stream_close)
     lib.send_data(callbacks, <void *>_on_send_data)
     lib.read_length(callbacks, <void *>_on_read_length)
-    lib.no_auto_window(_options, 1)
-    lib.no_closed_streams(_options, 1)
-    lib.reset_rate(_options, RESETS_AT_ONCE, RESETS_A_SECOND)
     _callbacks = callbacks
 
 

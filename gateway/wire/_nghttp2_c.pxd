@@ -107,5 +107,6 @@ cdef Library lib
 """What `open_library` found."""
 
 cdef int open_library(str name) except -1
+cdef void *make_options() except NULL
 cdef size_t fields_of(Field *fields, size_t count, size_t most, object pairs) except? 0
 cdef void static_field(Field *field, const char *name, size_t name_size, const char *value, size_t value_size) noexcept

@@ -16,6 +16,11 @@ cdef extern from "dlfcn.h" nogil:
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
+# Streams reset by the client before they end, a second, and at once (CVE-2023-44487). A call costs us less than its
+# reset costs the client, and a client whose calls all come too late resets them all: so both are generous.
+cdef int RESETS_AT_ONCE = 4000
+cdef int RESETS_A_SECOND = 1000
+
 
 cdef void *_symbol(void *library, const char *name) except NULL:
     cdef void *found = dlsym(library, name)
@@ -94,6 +99,17 @@ cdef int open_library(str name) except -1:
         so, b"nghttp2_submit_goaway")
     lib.shutdown_notice = <int (*)(void *) noexcept nogil>_symbol(so, b"nghttp2_submit_shutdown_notice")
     return 0
+
+
+cdef void *make_options() except NULL:
+    """Of every session: windows are given back by hand, closed streams forgotten, floods of resets ended."""
+    cdef void *options = NULL
+    if lib.option_new(&options):
+        raise MemoryError
+    lib.no_auto_window(options, 1)
+    lib.no_closed_streams(options, 1)
+    lib.reset_rate(options, RESETS_AT_ONCE, RESETS_A_SECOND)
+    return options
 
 
 cdef size_t fields_of(Field *fields, size_t count, size_t most, object pairs) except? 0:

@@ -1,19 +1,18 @@
-"""OIP over gRPC: `ModelInfer` and the messages of `ModelStreamInfer`.
+"""OIP over gRPC: `ModelInfer`, and the requests of `ModelStreamInfer`; `grpc_stream` has an upstream's side of that.
 
-Contract: sans-IO, over serialised messages where bytes come in or go out at a door, over protobuf objects
-where grpcio's streams take and give those. What is wrong with a request is a `BadRequest` in Triton's
-words.
+Contract: sans-IO, over serialised messages where bytes come in or go out, over protobuf objects between the steps.
+What is wrong with a request is a `BadRequest` in Triton's words.
 
-The usual request and answer are read and written by `_infer_c`, everything else by protobuf, which is its
-specification (`TIDEGATE_NO_EXTENSIONS=1` takes protobuf for all). Raw tensors of large messages stay views of the
-message: for protobuf, which would copy them twice, their fields are cut out before it reads the rest.
+The usual request is read by `_infer_c` and the usual answer written by `_infer_write_c`, everything else by protobuf,
+which is their specification (`TIDEGATE_NO_EXTENSIONS=1` takes protobuf for all). Raw tensors of large messages stay
+views of the message: for protobuf, which would copy them twice, their fields are cut out before it reads the rest.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -39,21 +38,13 @@ NO_EXTENSIONS: Final = bool(os.environ.get("TIDEGATE_NO_EXTENSIONS"))
 
 if TYPE_CHECKING or not NO_EXTENSIONS:
     from gateway.wire._infer_c import read_request as _read_usual
-    from gateway.wire._infer_c import read_stream_response as _read_usual_answer
-    from gateway.wire._infer_c import write_response as _write_usual
-    from gateway.wire._infer_c import write_stream_request as _write_usual_request
+    from gateway.wire._infer_write_c import write_response as _write_usual
 else:
 
     def _read_usual(message: bytes, tensors: int) -> None:
         """Never."""
 
-    def _read_usual_answer(message: bytes) -> None:
-        """Never."""
-
     def _write_usual(answer: InferAnswer) -> None:
-        """Never."""
-
-    def _write_usual_request(call: InferCall, model: str, version: str, call_id: str) -> None:
         """Never."""
 
 
@@ -65,8 +56,7 @@ _RAW_INPUT: Final = 7 << 3 | 2  # tag of ModelInferRequest.raw_input_contents
 _RAW_OUTPUT: Final = b"\x32"  # tag of ModelInferResponse.raw_output_contents: 6 << 3 | 2
 _MOST_FIELDS: Final = 256 * 1024
 """Top-level fields of one message: inputs, raw contents, outputs and parameters, however high `limits.tensors`."""
-_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
-_FINAL: Final = "triton_final_response"
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 _INT64: Final = range(-(2**63), 2**63)
 _UINT64: Final = 2**64
 
@@ -257,7 +247,7 @@ _RESERVED: Final[dict[str, tuple[frozenset[str], str]]] = {
     "sequence_end": (frozenset({"bool_param"}), "bool_param"),
     "priority": (frozenset({"int64_param", "uint64_param"}), "int64_param or uint64_param"),
     "timeout": (frozenset({"int64_param"}), "int64_param"),
-    _EMPTY_FINAL: (frozenset({"bool_param"}), "bool_param"),
+    EMPTY_FINAL: (frozenset({"bool_param"}), "bool_param"),
 }
 """Parameters with a meaning of their own: the types they may have, and Triton's words for those."""
 
@@ -280,7 +270,7 @@ def _request_parameters(parameters: Any) -> dict[str, Param]:
         elif key.startswith("triton_"):
             raise BadRequest(
                 "parameter keys starting with 'triton_' are reserved for Triton usage. "
-                f"Only the following keys starting with 'triton_' are allowed: {_EMPTY_FINAL}"
+                f"Only the following keys starting with 'triton_' are allowed: {EMPTY_FINAL}"
             )
         found[key] = value
     return found
@@ -385,53 +375,6 @@ def _put_shared_memory(parameters: Any, shm: SharedMemory) -> None:
     parameters["shared_memory_byte_size"].int64_param = shm.byte_size
     if shm.offset:
         parameters["shared_memory_offset"].int64_param = shm.offset
-
-
-def encode_stream_request(call: InferCall, model: str, version: str, call_id: str) -> bytes:
-    """The call as a serialised `ModelInferRequest` for an upstream's stream.
-
-    Its end will be told (`triton_enable_empty_final_response`); model, version and id are those given here.
-    """
-    usual = _write_usual_request(call, model, version, call_id)
-    return _encode_stream_request(call, model, version, call_id) if usual is None else usual
-
-
-def _encode_stream_request(call: InferCall, model: str, version: str, call_id: str) -> bytes:
-    message = encode_request(call)
-    message.model_name, message.model_version, message.id = model, version, call_id
-    message.parameters[_EMPTY_FINAL].bool_param = True
-    return bytes(message.SerializeToString())
-
-
-StreamAnswer: TypeAlias = tuple[str, str, InferAnswer | BadGateway | None, bool]
-"""Id, error message, answer (None with an error message; BadGateway: it cannot be read), whether it is the last."""
-
-
-def decode_stream_answer(message: bytes) -> StreamAnswer:
-    """A serialised `ModelStreamInferResponse` of an upstream.
-
-    Triton says which message of a call is the last, except that nothing follows an error without that word.
-
-    Raises:
-        BadGateway: not such a message.
-    """
-    usual = _read_usual_answer(message)
-    return _decode_stream_answer(message) if usual is None else usual
-
-
-def _decode_stream_answer(message: bytes) -> StreamAnswer:
-    try:
-        read = service_pb2.ModelStreamInferResponse.FromString(message)
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise BadGateway("the model server's answer could not be read", detail=str(error)) from None
-    response = read.infer_response
-    final = response.parameters[_FINAL].bool_param if _FINAL in response.parameters else bool(read.error_message)
-    if read.error_message:
-        return response.id, read.error_message, None, final
-    try:
-        return response.id, "", decode_response(response), final
-    except BadGateway as unreadable:
-        return response.id, "", unreadable, final
 
 
 def decode_response(message: Any) -> InferAnswer:

@@ -24,6 +24,7 @@ EXTENSIONS = (
     "gateway.wire._http2_c",
     "gateway.wire._infer_c",
     "governance.audit._writer_c",
+    "gateway.wire._infer_write_c",
     "gateway.wire._nghttp2_c",
     "kernels.counters._counters_c",
     "kernels.drift._drift_c",

@@ -1,4 +1,4 @@
-"""wire._infer_c against protobuf: where it answers, it answers the same, and to what is usual it does answer."""
+"""wire._infer_c and wire._infer_write_c against protobuf: where it answers, it answers the same, and to what is usual it does answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tritonclient.grpc import service_pb2 as pb
 from wire_tensors import answers, calls, plain
 
 from gateway.errors import BadGateway, TidegateError
-from gateway.wire import grpc
-from gateway.wire._infer_c import read_request, read_stream_response, write_response, write_stream_request
+from gateway.wire import grpc, grpc_stream
+from gateway.wire._infer_c import read_request, read_stream_response
+from gateway.wire._infer_write_c import write_response, write_stream_request
 from gateway.wire.types import InferAnswer, InferCall, OutputTensor
 
 NAMES = st.text(max_size=8)
@@ -26,7 +27,7 @@ VALUES = st.one_of(
 KEYS = st.one_of(
     NAMES,
     st.sampled_from(
-        ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "triton_x", grpc._EMPTY_FINAL]
+        ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "triton_x", grpc.EMPTY_FINAL]
     ),
 )
 DIMENSIONS = st.lists(st.one_of(st.integers(0, 300), st.integers(-(2**63), 2**63 - 1)), max_size=5)
@@ -193,7 +194,7 @@ def test_calls_are_written_as_protobuf_writes_them(call, model, version, ident):
         assert unusual or any(output.classification for output in call.outputs)
         return
     assert not unusual
-    expected = grpc._encode_stream_request(call, model, version, ident)
+    expected = grpc_stream._encode_stream_request(call, model, version, ident)
     assert pb.ModelInferRequest.FromString(written) == pb.ModelInferRequest.FromString(expected)
     if not call.parameters:
         assert written == expected
@@ -210,14 +211,14 @@ def test_calls_are_written_as_protobuf_writes_them(call, model, version, ident):
         {"p": -1},
         {"p": 1.5},
         {"p": False},
-        {grpc._EMPTY_FINAL: False},
+        {grpc.EMPTY_FINAL: False},
     ],
 )
 def test_parameters_have_the_types_that_triton_reads(parameters):
     call = InferCall("m", parameters=parameters)
     written = write_stream_request(call, "m", "", "")
     assert written is not None
-    expected = grpc._encode_stream_request(call, "m", "", "")
+    expected = grpc_stream._encode_stream_request(call, "m", "", "")
     assert pb.ModelInferRequest.FromString(written) == pb.ModelInferRequest.FromString(expected)
 
 
@@ -254,7 +255,7 @@ def same_answer(data: bytes) -> bool:
     found = read_stream_response(data)
     if found is None:
         return False
-    ident, error, answer, final = grpc._decode_stream_answer(data)
+    ident, error, answer, final = grpc_stream._decode_stream_answer(data)
     assert (ident, error, final) == (found[0], found[1], found[3])
     for one in (found[2], answer):
         one.parameters = {key: repr(value) for key, value in one.parameters.items()}  # a NaN is not equal to itself
@@ -266,7 +267,7 @@ def same_answer(data: bytes) -> bool:
 def test_an_answer_of_any_kind_is_read_as_protobuf_reads_it(made):
     data = made.SerializeToString()
     read = same_answer(data)
-    _, _, answer, _ = grpc._decode_stream_answer(data)
+    _, _, answer, _ = grpc_stream._decode_stream_answer(data)
     if not made.error_message and not any(item.parameters for item in made.infer_response.outputs):
         assert read or isinstance(answer, BadGateway), "the usual form is read here"
     assert not (read and made.error_message)
@@ -289,4 +290,4 @@ def test_any_bytes_are_an_answer_as_protobuf_reads_them(data):
 
 def test_what_is_no_answer_is_said():
     with pytest.raises(BadGateway):
-        grpc.decode_stream_answer(b"\x12\x05ab")
+        grpc_stream.decode_stream_answer(b"\x12\x05ab")
