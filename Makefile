@@ -121,4 +121,4 @@ lock:
 
 clean:
 	rm -rf build .venv* .triton state deploy/local/state
-	find gateway kernels -name '*.so' -o -name '*_c.c' -o -name '*_c.cpp' | xargs rm -f
+	find gateway governance kernels -name '*.so' -o -name '*_c.c' -o -name '*_c.cpp' | xargs rm -f

@@ -14,16 +14,18 @@
 
 enum { BEFORE, AFTER, TORN };
 static char failing[32];
-static volatile int code, half;
+static volatile int code, half, stuck;
 static volatile long times, steps, last_step = -1;
 static volatile int last_how;
 
-/* The next `count` calls of that name fail with `error`; `halves`: a write takes half before it does. */
+/* The next `count` calls of that name fail with `error`; `halves`: a write takes half before it does, and with 2 that
+   half cannot be taken back. */
 void faults_fail(const char *call, int error, long count, int halves) {
     times = 0;
     snprintf(failing, sizeof failing, "%s", call);
     code = error;
-    half = halves;
+    half = halves > 0;
+    stuck = halves > 1;
     times = count;
 }
 
@@ -38,6 +40,8 @@ void faults_kill(long step, int how) {
 
 long faults_steps(void) { return steps; }
 
+long faults_stuck(void) { return stuck; }
+
 static int ours(int fd) {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -49,6 +53,11 @@ static int ours(int fd) {
 
 /* Whether the call is to fail. */
 static int fails(const char *call) {
+    if (stuck && !strcmp(call, "ftruncate")) {
+        stuck = 0;
+        errno = EIO;
+        return 1;
+    }
     if (times <= 0 || strcmp(call, failing)) return 0;
     times--;
     errno = code;

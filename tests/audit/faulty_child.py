@@ -21,8 +21,11 @@ faults = ctypes.CDLL(None)
 HOW = ["before", "after", "torn"]
 
 
-def fail(call, error, times, half=False):
-    faults.faults_fail(call.encode(), error, ctypes.c_long(times), int(half))
+FOR_EVER = 1 << 30
+
+
+def fail(call, error, times, half=0):
+    faults.faults_fail(call.encode(), error, ctypes.c_long(times), half)
 
 
 async def until(holds):
@@ -44,7 +47,7 @@ async def failed_fsync(state):
     """The request is refused; whether its record stayed is not known, and it is there at most once."""
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="strict"))
     await log.record(a_record(0))
-    fail("fdatasync", errno.EIO, 1)
+    fail("fdatasync", errno.EIO, FOR_EVER)
     try:
         await log.record(a_record(1))
     except AuditUnavailable as error:
@@ -57,6 +60,7 @@ async def failed_fsync(state):
         pass
     else:
         raise AssertionError("it was admitted")
+    fail("fdatasync", errno.EIO, 0)
     await until(lambda: not log.failing)
     await log.record(a_record(2))
     assert log.recorded == 2
@@ -70,9 +74,10 @@ async def failed_fsync_async(state):
     """What was written is not written again: it could be doubled; the next segment is another."""
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="async"))
     first = next(Layout(state).wal.iterdir())
-    fail("fdatasync", errno.EIO, 1)
+    fail("fdatasync", errno.EIO, FOR_EVER)
     log.record(a_record(0))
     await until(lambda: log.failing)
+    fail("fdatasync", errno.EIO, 0)
     await until(lambda: not log.failing)
     log.record(a_record(1))
     await asyncio.to_thread(log.close)
@@ -83,7 +88,7 @@ async def failed_fsync_async(state):
 async def strict_refused(state):
     """Everyone who waits for a group that was given up is told, and none of it is in the log."""
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="strict"))
-    fail("write", errno.ENOSPC, 1, half=True)
+    fail("write", errno.ENOSPC, 1, half=1)
     waits = [log.record(a_record(number)) for number in range(100)]
     told = await asyncio.gather(*waits, return_exceptions=True)
     refused = [number for number, answer in enumerate(told) if isinstance(answer, AuditUnavailable)]
@@ -95,28 +100,21 @@ async def strict_refused(state):
     assert ids(state) == names(range(len(refused), 100))
 
 
-async def kept(state, truncate=False):
+async def kept(state, half=1):
     """An asynchronous log keeps what it could not write, in its order; of half a write nothing stays."""
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="async", on_failure="serve"))
-    if truncate:
-        # The half cannot be taken back either: the segment is let go with a torn end, and the next one has all.
-        fail("write", errno.EIO, 1, half=True)
-        real = log._journal
-        log.record(a_record(0))
-        await until(lambda: log.failing)
-        fail("ftruncate", errno.EIO, 1)
-        assert real is log._journal
-    else:
-        fail("write", errno.ENOSPC, 3, half=True)
-    for number in range(truncate, 10):
+    fail("write", errno.ENOSPC, 3, half)
+    for number in range(10):
         log.record(a_record(number))
     await until(lambda: log.recorded == 10)
+    assert faults.faults_left() == faults.faults_stuck() == 0
     await asyncio.to_thread(log.close)
     assert ids(state) == names(range(10))
 
 
 async def torn_end(state):
-    await kept(state, truncate=True)
+    """The half cannot be taken back: the segment is let go with a torn end, and the next one has all."""
+    await kept(state, half=2)
 
 
 async def served(state):
@@ -129,7 +127,7 @@ async def served(state):
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="async", on_failure="serve"))
     log.record(a_record(0))
     await until(lambda: log.recorded == 1)
-    fail("write", errno.ENOSPC, 1 << 30)
+    fail("write", errno.ENOSPC, FOR_EVER)
     log.record(a_record(1))
     await until(lambda: log.failing)
     for number in range(2, 22):
@@ -163,7 +161,7 @@ async def no_next_segment(state):
 async def closed_while_full(state):
     """Tried once more, then lost and said so: a process that ends does not wait for room."""
     log = await asyncio.to_thread(lambda: AuditLog(state, mode="async", on_failure="serve"))
-    fail("write", errno.ENOSPC, 1 << 30)
+    fail("write", errno.ENOSPC, FOR_EVER)
     for number in range(5):
         log.record(a_record(number))
     await until(lambda: log.failing)

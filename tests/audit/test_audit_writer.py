@@ -14,6 +14,7 @@ import pytest
 from audit_fixture import a_record, records_of
 
 from governance.audit import log as log_module
+from governance.audit import wal
 from governance.audit.layout import Layout
 from governance.audit.log import AuditLog
 from governance.audit.segments import read_segment
@@ -210,6 +211,8 @@ def test_an_entry_that_cannot_be_made_refuses_and_then_serves_again(tmp_path, mo
 
     asyncio.run(asynchronous())
     assert [record["id"] for record in records_of(tmp_path / "async")] == [f"request-{n}" for n in range(10)]
+
+    monkeypatch.setattr(wal, "RETRY_S", 3.0)
 
     async def strict():
         log = await asyncio.to_thread(lambda: AuditLog(tmp_path / "strict", mode="strict"))
