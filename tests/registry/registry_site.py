@@ -76,6 +76,18 @@ class Site:
         assert "Traceback" not in err
         return status, json.loads(out) if out else {}, err
 
+    def of_registry(self, verb: str, *words: str, by: str | None = None) -> tuple[int, dict, str]:
+        """`tidegate registry import|push mlflow`."""
+        self._monkeypatch.setenv("TIDEGATE_API_KEY", KEYS[by] if by else "")
+        self._capsys.readouterr()
+        try:
+            status = cli.main(["registry", verb, "mlflow", "--config", str(self.config), "--format", "json", *words])
+        except SystemExit as ended:  # bad usage
+            status = int(ended.code or 0)
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        return status, json.loads(out) if out else {}, err
+
     def register(self, by: str = "ann", version: str = "2") -> tuple[int, dict, str]:
         f = self.folder
         return self.run(
