@@ -70,7 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "--log", type=Path, required=wanted, metavar="DIR", help="the audit log, or records exported"
         )
         parser.add_argument("--key", type=Path, metavar="FILE", help="the log's vkey file (default: DIR/log.vkey)")
-        what = "settings, whose names the policy's are held against" if parser is lint else "settings"
+        what = "settings, whose names the policy's are held against" if parser is not replay else "settings"
         help_ = f"{what}; their state_dir has people's keys"
         parser.add_argument("--config", type=Path, metavar="FILE", help=help_)
 

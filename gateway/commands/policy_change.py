@@ -7,7 +7,9 @@ import argparse
 import msgspec
 
 from gateway.commands.output import DOES_NOT_HOLD, HOLDS, NOT_JUDGED, emit, emit_json, not_judged, say
-from gateway.commands.policy_records import NoLogError, records
+from gateway.commands.policy_records import NoLogError, records, settings_of
+from gateway.settings.policy import registered
+from gateway.settings.policy_names import unknown_names
 from governance.audit.pruned import read_pruned
 from governance.audit.show import read_checkpoint
 from governance.errors import AuditError
@@ -15,6 +17,7 @@ from governance.policy.cases import parse_cases
 from governance.policy.compare import Changes, Replay, compare, replay
 from governance.policy.report import Change, html
 from governance.policy.snapshot import GATEWAY_FIELDS, PolicySnapshot, read_policy
+from governance.types import Finding
 
 DIFF = """\
 examples:
@@ -44,9 +47,11 @@ REPORT = """\
 examples:
   tidegate policy report policy.csv draft.csv --output change.html
   tidegate policy report policy.csv draft.csv --tests policy_tests.yaml --log state/audit --output change.html
+  tidegate policy report policy.csv draft.csv --config tidegate.yaml --output change.html
 
 One page, without any other file, for the person who approves: hashes, grants gained and lost, findings, tests,
-recorded requests decided again, changed lines.
+recorded requests decided again, changed lines. With `--config` the findings hold names that the settings and the
+registry do not know, too.
 exit status: 0 it was written, 2 a file cannot be read or written
 """
 
@@ -113,7 +118,11 @@ def run_report(args: argparse.Namespace) -> int:
         if args.log is not None:
             with records(args) as found:
                 again = replay(new, found)
-        page = html(Change(old, new, texts[0], texts[1], tests, again))
+        names: list[Finding] = []
+        if args.config is not None:
+            settings = settings_of(args.config)
+            names = list(unknown_names(new, settings, registered(settings)))
+        page = html(Change(old, new, texts[0], texts[1], tests, again, names))
         args.output.write_text(page, "utf-8")
     except (NoLogError, AuditError) as error:
         say(f"tidegate: {error}")

@@ -16,6 +16,7 @@ import msgspec
 from governance.policy.cases import CaseFile
 from governance.policy.compare import Grant, Replay, compare
 from governance.policy.snapshot import PolicySnapshot
+from governance.types import Finding
 
 _MOST_ROWS = 500
 """Rows of one table; how many were left out is said."""
@@ -43,6 +44,8 @@ class Change(msgspec.Struct, frozen=True):
     new_text: bytes
     tests: CaseFile | None = None
     replay: Replay | None = None
+    names: Sequence[Finding] = ()
+    """Names of the new policy that nothing else has."""
 
 
 def html(change: Change) -> str:
@@ -63,7 +66,7 @@ def html(change: Change) -> str:
         _grants("Gained", [one for one in grants.gained if not one.escalates]),
         _grants("Lost", grants.lost),
         "</section>",
-        _findings(change.new),
+        _findings([*change.new.findings, *change.names]),
         _tests(change),
         _replay(change.replay),
         _lines(change),
@@ -86,8 +89,8 @@ def _grants(caption: str, grants: Sequence[Grant]) -> str:
     return _table(caption, ("Who", "May", "On", "In tenant"), rows)
 
 
-def _findings(policy: PolicySnapshot) -> str:
-    rows = [(str(one.line), one.severity, one.message) for one in policy.findings]
+def _findings(findings: Sequence[Finding]) -> str:
+    rows = [(str(one.line), one.severity, one.message) for one in sorted(findings, key=lambda one: one.line)]
     table = _table("What lint says of the proposed policy", ("Line", "Is", "Says"), rows)
     return f"<section><h2>Findings</h2>{table}</section>"
 

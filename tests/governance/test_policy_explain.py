@@ -195,3 +195,14 @@ def test_the_page_of_a_change_stands_alone_and_escapes(files, tmp_path, capsys):
     ):
         assert hashed.hash in text
     assert command("report", *files, "--output", str(tmp_path / "no" / "where.html")) == 2
+
+
+def test_the_page_says_which_names_the_settings_do_not_know(files, tmp_path):
+    config, page = tmp_path / "tidegate.yaml", tmp_path / "change.html"
+    config.write_text("upstreams: {triton: {http: 127.0.0.1:1}}\nroutes: {loan: {}}\n")
+    assert command("report", *files, "--output", str(page)) == 0
+    assert "unknown model" not in page.read_text()
+    assert command("report", *files, "--config", str(config), "--output", str(page)) == 0
+    assert "unknown model `credit`" in page.read_text()
+    config.write_text("nothing: 1\n")
+    assert command("report", *files, "--config", str(config), "--output", str(page)) == 2
