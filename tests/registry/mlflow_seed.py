@@ -36,6 +36,9 @@ for number in (1, 2):
 client.set_registered_model_alias("income", "champion", "2")
 with mlflow.start_run() as run:
     logged = mlflow.initialize_logged_model(name="modern")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "MLmodel").write_text("flavors: {}\n")
+        client.log_model_artifacts(logged.model_id, folder)
     mlflow.finalize_logged_model(logged.model_id, "READY")
     mlflow.log_metric("f1", 0.5, model_id=logged.model_id, dataset=test)
 client.create_registered_model("modern's")
