@@ -6,7 +6,12 @@ to 100,000 of them. The same rows and seed give the same thresholds.
 
 A window of n rows is the sum of `_PARTS` blocks, drawn from a pool of `_POOL` that together hold every row equally
 often (a balanced bootstrap, Davison, Hinkley and Schechtman 1986): the pool's mean is the reference's, and a million
-windows cost a million sums and not a billion draws.
+windows cost a million sums and not a billion draws. What the reference itself is off, being a sample, is not in this:
+effects of that size are no alarm at all (`scores.Layout.noise`). To draw a population for each stream (a double
+bootstrap) was tried and makes thresholds that no real shift reaches, since an unlucky population alarms at any.
+
+Each stream runs `alarms.turn` at a threshold of its own; how the rate of alarms falls with the threshold is a Poisson
+regression over all of them, logarithm by a parabola, and a straight line beyond what was seen.
 """
 
 from __future__ import annotations
@@ -18,10 +23,11 @@ import msgspec
 import numpy as np
 
 from governance.errors import DataError
-from governance.monitor import evidence
+from governance.monitor import alarms
+from governance.monitor.alarms import Rule
 from governance.monitor.kinds import Kind, is_missing, label, numbers_of
 from governance.monitor.profile import ColumnProfile, Names, Numbers, Profile, sealed
-from governance.monitor.scores import LEAST, Floats, Ints, Layout, Window, layout, scores
+from governance.monitor.scores import LEAST, Floats, Ints, Layout, Window, layout
 from governance.monitor.thresholds import Thresholds
 from governance.tables import Column, Table
 
@@ -29,18 +35,16 @@ SIZES = (100, 300, 1000)
 """Rows of the windows that are simulated; larger ones are as the largest, whose scores are normal enough."""
 LOOKS = tuple(round(10 ** (power / 4)) for power in range(4, 21))
 """Windows per false alarm, 10 to 100,000."""
-STREAMS, WINDOWS = 400, 1500
-"""What is simulated for each size: 600,000 windows."""
+STREAMS, WINDOWS = 800, 1500
+"""What is simulated for each size: 1.2 million windows."""
 _POOL, _PARTS = 4096, 5
-_GRID = np.linspace(0.5, 30.0, 119)
-_MOST = 60.0
-"""More evidence than any threshold."""
-_CLEAR = 3
-"""Windows without evidence that end an alarm, as settings have it by default."""
-_POINTS = 4
-"""Of the grid, that a line takes."""
-_SURE = 400
-"""Alarms that a rate is taken from; beyond it is extrapolated, since rates fall exponentially with the threshold."""
+_LOW, _HIGH = 1.0, 8.0
+"""Thresholds of streams: one false alarm in some twenty windows, and in some thirty thousand."""
+_RULE = Rule(effect=0.0, clear=3, cooldown=0)
+"""As settings have it by default, but for the effect, which can only take alarms away."""
+_ENOUGH, _SEEN = 400, 100
+"""Alarms without which there is no regression; and above the threshold from which on it is a straight line."""
+_GRID = np.linspace(0.5, 40.0, 791)
 
 
 def calibrate(
@@ -65,13 +69,14 @@ def calibrate(
         progress: is told each size.
     """
     rng = np.random.default_rng(seed)
+    bare = msgspec.structs.replace(of, noise=np.zeros_like(of.noise))
     found = []
     for rows in sizes:
         progress(f"windows of {rows} rows")
         pool = _pool(of, cells, rows, rng)
         # In windows that are large beside the reference, chance is hardly ever as large as the reference's own: then
         # by significance alone, which is the stricter. Where nothing varies at all, by theory: 1 in exp(h) at most.
-        tried = (_thresholds(_evidence(of, pool, rows, least, (windows, streams), rng)) for least in (of.noise, 0.0))
+        tried = (_thresholds(*_simulated(each, pool, rows, (windows, streams), rng), windows) for each in (of, bare))
         found.append(next(filter(None, tried), [round(log(looks), 4) for looks in LOOKS]))
     return Thresholds(list(sizes), list(LOOKS), found)
 
@@ -99,9 +104,8 @@ def cells_of(values: Column, of: ColumnProfile) -> Ints:
 
 
 def _pool(of: Layout, cells: Sequence[Ints], rows: int, rng: np.random.Generator) -> Floats:
-    """Counts of blocks of rows / _PARTS rows."""
-    block = rows // _PARTS
-    n = len(cells[0])
+    """Counts of blocks of rows / _PARTS rows: (blocks, cells)."""
+    block, n = rows // _PARTS, len(cells[0])
     whole, rest = divmod(_POOL * block, n)
     drawn = np.concatenate((np.tile(np.arange(n), whole), rng.permutation(n)[:rest]))
     rng.shuffle(drawn)
@@ -115,45 +119,46 @@ def _pool(of: Layout, cells: Sequence[Ints], rows: int, rng: np.random.Generator
     return found.reshape(_POOL, width)
 
 
-def _evidence(
-    of: Layout, pool: Floats, rows: int, least: Floats | float, shape: tuple[int, int], rng: np.random.Generator
-) -> Floats:
-    """What all columns together have, (windows, streams): as `alarms.turn` has it, but that nothing begins or ends."""
+def _simulated(
+    of: Layout, pool: Floats, rows: int, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """The threshold of each stream, and how many alarms began there."""
     windows, streams = shape
-    gathered = evidence.none(len(of.names), streams)
-    found = np.empty(shape)
+    thresholds = np.linspace(_LOW, _HIGH, streams)
+    standing = alarms.quiet(len(of.names), streams)
+    began = np.zeros(streams)
     n = np.full(streams, float(rows // _PARTS * _PARTS))
-    for at in range(windows):
-        picked = rng.integers(len(pool), size=(_PARTS, streams))
-        cells = pool[picked[0]]
-        for part in picked[1:]:
+    for _ in range(windows):
+        first, *others = rng.integers(len(pool), size=(_PARTS, streams))
+        cells = pool[first]
+        for part in others:
             cells += pool[part]
-        gathered = evidence.gathered(gathered, scores(of, Window(cells, n)), n, _MOST)
-        found[at] = evidence.overall(evidence.by_column(gathered, least))
-    return found
+        turned = alarms.turn(of, standing, Window(cells, n), thresholds, _RULE)
+        standing = turned.standing
+        began += turned.began
+    return thresholds, began
 
 
-def _thresholds(found: Floats) -> list[float] | None:
-    """By the times that evidence rises over each of the grid and falls again, as alarms do; None: too few."""
-    height = _GRID[:, None]
-    active = np.zeros((len(_GRID), found.shape[1]), dtype=np.bool_)
-    calm = np.zeros(active.shape, dtype=np.int8)
-    began, over = np.zeros(len(_GRID)), np.zeros(len(_GRID))
-    for row in found:
-        up = row >= height
-        began += (up & ~active).sum(axis=1)
-        active |= up
-        calm = np.where(row < height / 2, calm + 1, 0).astype(np.int8)
-        active &= calm < _CLEAR
-        over += active.sum(axis=1)
-        calm[calm >= _CLEAR] = 0
-    sure = began >= _SURE
-    if sure.sum() < _POINTS:
+def _thresholds(at: Floats, began: Floats, windows: int) -> list[float] | None:
+    """The threshold for each of `LOOKS`; None: too few alarms began to tell."""
+    if began.sum() < _ENOUGH:
         return None
-    grid, looks = _GRID[sure], np.log((found.size - over[sure] + began[sure]) / began[sure])
-    # The line through the last decade, for what is rarer than can be counted.
-    last = looks >= looks[-1] - np.log(10)
-    slope, base = np.polyfit(looks[last], grid[last], 1, w=np.sqrt(began[sure][last]))
-    wanted = np.log(LOOKS)
-    inside = np.interp(wanted, np.maximum.accumulate(looks), grid)
-    return [round(float(h), 4) for h in np.where(wanted <= looks[-1], inside, base + slope * wanted)]
+    order = np.argsort(-at)
+    top = float(at[order][np.searchsorted(np.cumsum(began[order]), _SEEN)])
+    a, b, c = _poisson(at, began, windows)
+    seen = np.minimum(_GRID, top)
+    rate = a + b * seen + c * seen**2 + (b + 2 * c * top) * (_GRID - seen)
+    return [round(float(h), 4) for h in np.interp(np.log(LOOKS), np.maximum.accumulate(-rate), _GRID)]
+
+
+def _poisson(at: Floats, began: Floats, windows: int) -> Floats:
+    """The parabola of the logarithm of the rate a window: maximum likelihood, by reweighted least squares."""
+    terms = np.stack((np.ones_like(at), at, at**2), axis=1)
+    found = np.array([log(began.mean() / windows) + at.mean(), -1.0, 0.0])
+    for _ in range(50):
+        mean = windows * np.exp(np.clip(terms @ found, -40.0, 5.0))
+        step = np.linalg.solve(terms.T @ (terms * mean[:, None]), terms.T @ (began - mean))
+        found = found + step
+        if np.abs(step).max() < 1e-9:
+            break
+    return found

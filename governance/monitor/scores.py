@@ -11,6 +11,7 @@ about d: the difference of means, the square of w, and h.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import asin, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ LEAST = 30
 RARE = 0.02
 """Cells of a smaller share of the reference are one cell: of 100 rows, two are expected there."""
 RARELY = 0.005
-"""A share of missing values that is taken for none: one of 200."""
+"""A share of missing values that is taken for none: one of 200. Fewer than that are no change."""
+_RARELY = 2 * asin(sqrt(RARELY))
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -112,9 +114,14 @@ def layout(profile: Profile) -> Layout | None:
         shares=np.array(shares),
         shape_starts=np.array(shape_starts),
         freedom=sizes - 1.0,
-        noise=np.sqrt((sizes - 1 + 3 * np.sqrt(2 * np.maximum(sizes - 1, 1))) / [column.n for column in columns]),
+        noise=np.sqrt(_tail(np.maximum(sizes - 1.0, 1.0)) / [column.n for column in columns]),
         missing=2 * np.arcsin(np.sqrt(absent)),
     )
+
+
+def _tail(df: Floats) -> Floats:
+    """Chi-square that chance passes once in 30,000 columns (Wilson and Hilferty, four standard deviations)."""
+    return np.asarray(df * (1 - 2 / (9 * df) + 4 * np.sqrt(2 / (9 * df))) ** 3)
 
 
 def _cells(column: Numbers | Names) -> Floats:
@@ -168,6 +175,7 @@ def scores(of: Layout, now: Window) -> Scores:
     df = np.maximum(of.freedom, 1.0)
     deviate = (np.cbrt(chi2 / df) - (1 - 2 / (9 * df))) / np.sqrt(2 / (9 * df))
     absent = 2 * np.arcsin(np.sqrt(np.clip(1 - n / rows, 0.0, 1.0))) - of.missing
+    absent = np.where(of.missing > _RARELY, absent, np.maximum(absent, 0.0))
     z = np.stack(
         (
             location * np.sqrt(some),

@@ -54,8 +54,8 @@ class Reference:
 
     def windows(self, rng, rows: np.ndarray, streams: int, size: int) -> Window:
         """One window of `size` drawn rows for each stream."""
-        width = len(self.layout.weights) + 1
         drawn = rows[rng.integers(len(rows), size=(streams, size))].reshape(streams, -1)
+        width = len(self.layout.weights) + 1
         where = (drawn + np.arange(streams)[:, None] * width).ravel()
         cells = np.bincount(where, minlength=streams * width).reshape(streams, width)[:, :-1]
         return Window(cells.astype(np.float64), np.full(streams, float(size)))

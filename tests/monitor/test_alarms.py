@@ -19,7 +19,7 @@ MONTH = 365.25 * 24 / 12
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A simulation that is short, and good for thresholds of one false alarm in 100 windows."""
-    return Reference(tmp_path_factory.mktemp("small") / "t.csv", 4000, sizes=(100, 300), streams=200, windows=300)
+    return Reference(tmp_path_factory.mktemp("small") / "t.csv", 4000, sizes=(100, 300), streams=200, windows=400)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_false_alarms_are_about_as_many_as_the_budget_says(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [100])
+@pytest.mark.parametrize("size", [100, 300])
 def test_false_alarms_of_forty_years_are_within_a_tenth_of_one_a_month(whole, size):
     began = false_alarms(whole, MONTH, size, streams=480, windows=round(40 * 12 * MONTH / 480))
     assert 0.9 * 480 <= began <= 1.1 * 480
@@ -153,7 +153,7 @@ def test_scores_are_those_of_the_textbook_in_windows_of_the_reference(small):
     assert np.abs(said.z[:, numbers].std(axis=0) - 1).max() < 0.2
     assert (said.z[:, 8:, LOCATION] == 0).all()
     # Fewer missing values than none are none.
-    assert said.z[:, 8:, MISSING].max() < 0
+    assert (said.z[:, 8:, MISSING] == 0).all()
     assert np.isfinite(said.z[..., SHAPE]).all()
 
 
