@@ -103,6 +103,7 @@ def test_the_description_lists_the_pages(site):
         "/gateway/v1/monitors/{name}",
         "/gateway/v1/snapshot",
         "/gateway/v1/fairness/{name}",
+        "/gateway/v1/fairness/{name}/attributes",
         "/gateway/v1/registry",
         "/gateway/v1/registry/{model}",
         "/gateway/v1/routes",

@@ -60,7 +60,7 @@ class Gateway:
             self.history.feed([self.monitor.past], at * SECOND)
 
     def block(self):
-        return self.monitor._merged()[1]
+        return self.monitor.merged()[1]
 
 
 def in_store(plain, monitor, levels=stored.LEVELS):
