@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"tidegate: {args.config}: no route '{args.route}' with a monitor: it needs `monitor: {{profile: FILE}}`")
         return NOT_JUDGED
     now = int(time.time())
-    span = Span(now - stored.KEEP_S, min(args.until or now + 1, now + 1), stored.AGES, now)
+    span = Span(now - stored.KEEP_S, now + 1 if args.until is None else min(args.until, now + 1), stored.AGES, now)
     try:
         profile = profiles.load(route.monitor.profile)
         plain = Plain(settings.store.url or "", settings.state_dir)

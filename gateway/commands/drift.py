@@ -100,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
     from governance import tables  # noqa: PLC0415  numpy
     from governance.monitor.report import compare  # noqa: PLC0415  numpy
 
+    if args.html is not None and any(_same(args.html, table) for table in (args.reference, args.current)):
+        say(f"tidegate: --html {args.html}: is one of the tables: name another file")
+        return NOT_JUDGED
     try:
         reference, current = (tables.read(path) for path in (args.reference, args.current))
         report = compare(
@@ -120,6 +123,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(report)
     return HOLDS
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _written(args: argparse.Namespace, report: Report) -> bool:

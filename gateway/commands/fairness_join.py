@@ -107,6 +107,8 @@ def _batches(args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
 
 def _connection(url: str, ca: Path | None) -> http.client.HTTPConnection:
     """Raises _Asked."""
+    if "@" in url:  # not told: it may hold a password
+        raise _Asked("--url: holds a user: write https://HOST:PORT, and the key into TIDEGATE_API_KEY")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -127,6 +129,8 @@ def _post(connection: http.client.HTTPConnection, route: str, requests: list[dic
     """What became of them. Raises _Asked."""
     headers = {"content-type": "application/json"}
     key = os.environ.get("TIDEGATE_API_KEY", "")
+    if not (key.isascii() and key.isprintable()):  # http.client would tell the value
+        raise _Asked("TIDEGATE_API_KEY: holds what no header may, such as the end of a line: set the key alone")
     if key:
         headers["x-api-key"] = key
     path = f"/gateway/v1/fairness/{quote(route, safe='')}/attributes"
@@ -139,6 +143,9 @@ def _post(connection: http.client.HTTPConnection, route: str, requests: list[dic
         raise _Asked(f"{where}: cannot be asked ({error}): check --url, and that the gateway runs") from None
     if answer.status != 200:
         status = DOES_NOT_HOLD if answer.status in _NOT_ALLOWED else NOT_JUDGED
-        raise _Asked(f"route {route}: {body.get('error', answer.status)}", status)
+        said = body.get("error", answer.status) if isinstance(body, dict) else answer.status
+        raise _Asked(f"route {route}: {said}", status)
+    if not (isinstance(body, dict) and all(type(count) is int for count in body.values())):
+        raise _Asked(f"{connection.host}:{connection.port}: answers as no Tidegate does: check --url")
     found: dict[str, int] = body
     return found

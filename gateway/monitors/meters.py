@@ -127,16 +127,15 @@ def _looked(monitors: tuple[tuple[Monitor, Alarms | None], ...], *, keep: bool) 
     samples: list[_Sample] = []
     events: list[Event] = []
     for monitor, alarms in monitors:
-        if alarms is not None:
-            try:
+        # Each by itself: what one monitor's files are like must not lose another one's alarm, which is told once.
+        try:
+            if alarms is not None:
                 looked = look(monitor, alarms, time.time_ns())
-            except OSError as error:
-                fields = {"route": monitor.route}
-                _log.warning("alarms are not looked at: %s", error.strerror or error, extra={"fields": fields})
-            else:
                 events += looked.events
                 samples.append((telemetry.DRIFT_ALARM, (monitor.route,), float(looked.report.active is not None)))
-        samples += samples_of(monitor.report())
+            samples += samples_of(monitor.report())
+        except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
+            _log.exception("a monitor could not be read", extra={"fields": {"route": monitor.route}})
     return samples, events
 
 

@@ -165,8 +165,15 @@ class History:
             if pasts and not self._ready:
                 self.plain.ready()
                 self._ready = True
-            for past in pasts:
-                past.feed(self.plain)
+            failed: StoreError | OSError | None = None
+            for past in pasts:  # a journal, or a row, that cannot be read holds up no other monitor
+                try:
+                    past.feed(self.plain)
+                except (StoreError, OSError) as error:
+                    failed = error
+                    self.plain.ready()  # raises when it is the store that is away: then no other one gets there either
+            if failed is not None:
+                raise failed
             if pasts:
                 stored.fold(self.plain, (time.time_ns() if now_ns is None else now_ns) // 10**9)
         except (StoreError, OSError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def _seconds(value: Any, *, written: bool) -> int | None:
     if isinstance(value, dt.datetime):
         return int((value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)).timestamp())
     number = number_written(value) if written else value
-    if isinstance(number, (int, float)) and not isinstance(number, bool) and isfinite(number):
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) < inf:
         return int(number) if 0 <= number < _LARGEST else None
     try:
         return _seconds(dt.datetime.fromisoformat(value.strip()), written=False) if isinstance(value, str) else None
