@@ -21,8 +21,8 @@ BEFORE = 512
 
 @pytest.fixture(scope="session")
 def whole(session_path):
-    an_old_log(session_path / "whole", OLD, NEW, steps=1)
-    return session_path / "whole"
+    an_old_log(session_path / "old", OLD, NEW, steps=1)
+    return session_path / "old"
 
 
 def killed(state_dir, kill_at, how):
