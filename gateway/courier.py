@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import itertools
 import os
 import random
 import threading
@@ -30,7 +29,7 @@ from gateway.settings.file import load
 from governance.audit.files import read_private
 from governance.errors import AuditInputError, RegistryBroken, StoreError, WebhookError
 from governance.policy.changes import ChangeError
-from governance.webhooks.sending import Post
+from governance.webhooks.sending import LONGEST_S, Post
 from governance.webhooks.signing import Signer, headers, signers
 
 if TYPE_CHECKING:
@@ -45,7 +44,9 @@ WAITS_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 8
 _JITTER = 0.1
 LOOK_S = 1.0
 _AT_ONCE = 50
-"""Messages that are tried in one look."""
+"""Messages of one endpoint that are tried in one look."""
+_TURN_S = LONGEST_S
+"""After so long an endpoint gets no other message in a look: the next look is everybody's."""
 _THREADS = 8
 _REST_S = (5.0, 60.0)
 """For how long an endpoint that failed is left alone, at first and at most."""
@@ -135,9 +136,8 @@ class Courier:
             self._put_in(outbox)
             now = time.monotonic()
             ready = [name for name in section.endpoints if self._rest.get(name, (0.0, 0.0))[0] <= now]
-            due = outbox.due(ready, time.time(), _AT_ONCE)
-            due.sort(key=lambda one: (one.endpoint, one.id))
-            batches = [list(group) for _, group in itertools.groupby(due, key=lambda one: one.endpoint)]
+            # Each for itself: what waits for one must not keep another's out.
+            batches = [batch for name in ready if (batch := outbox.due([name], time.time(), _AT_ONCE))]
             if batches:
                 with ThreadPoolExecutor(min(_THREADS, len(batches))) as pool:
                     list(pool.map(lambda batch: self._deliver(outbox, batch), batches))
@@ -146,9 +146,10 @@ class Courier:
             self._told(str(error))
 
     def _deliver(self, outbox: Outbox, batch: Sequence[Delivery]) -> None:
-        """What waits for one endpoint, until it fails. Raises StoreError."""
+        """What waits for one endpoint, until it fails or its turn is over. Raises StoreError."""
+        end = time.monotonic() + _TURN_S
         for one in batch:
-            if self._closing.is_set() or not self._deliver_one(outbox, one):
+            if self._closing.is_set() or not self._deliver_one(outbox, one) or time.monotonic() >= end:
                 return
 
     def _deliver_one(self, outbox: Outbox, one: Delivery) -> bool:

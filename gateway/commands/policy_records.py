@@ -33,7 +33,10 @@ def settings_of(path: Path) -> Settings:
 
 @contextmanager
 def records(args: argparse.Namespace) -> Iterator[Iterator[dict[str, Any]]]:
-    """The records of `--log`. Raises NoLogError, AuditError; also while they are read."""
+    """The records of `--log`, with people's names where `--config` leads to their keys.
+
+    Raises NoLogError, AuditError; also while they are read.
+    """
     path, key = args.log, args.key
     if not path.is_dir():
         yield _exported(path)
@@ -43,10 +46,12 @@ def records(args: argparse.Namespace) -> Iterator[Iterator[dict[str, Any]]]:
         if not key.exists():
             raise NoLogError(f"{path}: there is no log.vkey in it: give the log's vkey file, `--key FILE`")
     keys = read_keys(key)
-    if args.config is None:
+    settings = None if args.config is None else settings_of(args.config)
+    # `lint` and `report` are given settings for the names in them, and most seal nobody.
+    if settings is None or not (settings.audit.erasure or Layout(settings.state_dir).vault.exists()):
         yield checked_records(path, keys)
         return
-    with open_vault(Layout(settings_of(args.config).state_dir)) as vault:
+    with open_vault(Layout(settings.state_dir)) as vault:
         yield checked_records(path, keys, vault.reveal())
 
 

@@ -59,7 +59,7 @@ class Sequencing:
     def __init__(self, sequencer: Sequencer, layout: Layout, *, standby: bool = False) -> None:
         self._sequencer = sequencer
         self._layout = layout
-        self._parent = os.getppid() if standby else 0
+        self._parent = os.getppid() if standby else None
         self._closing = threading.Event()
         self.broken = ""
         """Why the log was stopped, by this process or another; empty: it was not."""
@@ -88,6 +88,7 @@ class Sequencing:
         """Make public what is written, unless another process will. Blocks."""
         self._closing.set()
         self._thread.join()
+        # Without one nothing is equal to it: the first process of a container has a parent of number 0.
         end = time.monotonic() + (0.0 if self._parent == os.getppid() else _HANDOVER_S)
         while not self.broken and not self._step() and time.monotonic() < end:
             time.sleep(0.05)

@@ -127,7 +127,7 @@ class Tracking:
         """One file of the server's artifacts."""
         with self._answer("GET", f"{_ARTIFACTS}/{quote(path)}") as answer:
             while chunk := answer.read(_CHUNK):
-                into.write(chunk)
+                _write(into, chunk)
             if answer.length:
                 raise RegistryInputError(f"{self.uri}: broke off in the middle of a file: try again")
 
@@ -207,6 +207,13 @@ def _credentials(env: Mapping[str, str]) -> dict[str, str]:
     if not text.isascii() or not text.isprintable():
         raise RegistryInputError("MLFLOW_TRACKING_TOKEN: holds what no header can")
     return {"Authorization": text}
+
+
+def _write(into: BinaryIO, chunk: bytes) -> None:
+    try:
+        into.write(chunk)
+    except OSError as error:  # a full disk is no trouble of the server's
+        raise RegistryInputError(f"{into.name}: cannot be written ({error.strerror})") from None
 
 
 def _loopback(host: str) -> bool:

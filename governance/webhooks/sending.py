@@ -25,6 +25,11 @@ from governance.errors import WebhookError
 LONGEST_S = 15.0
 """As Standard Webhooks 1.0.0 asks for, 15 to 30 s."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out of IPv6's global unicast. Outside lie ways around to IPv4 addresses of any kind: those
+of a network's own NAT64 (64:ff9b:1::/48, RFC 8215), IPv4-translated (RFC 2765) and IPv4-compatible ones."""
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+"""RFC 6890, of which Python takes some for anybody's."""
 _LONGEST_WAIT_S = 86_400
 
 
@@ -99,7 +104,8 @@ class Post:
         self._cut = True
         with contextlib.suppress(OSError):
             if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Not as TLS has it, which takes the cipher away first: what is being sent would go on without.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _connected(self, host: str, port: int, *, tls: bool) -> socket.socket:
         context = ssl.create_default_context(cafile=None if self._ca is None else str(self._ca)) if tls else None
@@ -107,9 +113,17 @@ class Post:
         if context is None:
             return plain
         try:
-            wrapped = self._socket = context.wrap_socket(plain, server_hostname=host)
+            # The handshake is a step of its own, since it is the wrapped one that `cut` has to end.
+            wrapped = self._socket = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
         except BaseException:
             plain.close()
+            raise
+        try:
+            if self._cut:
+                raise TimeoutError
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
             raise
         return wrapped
 
@@ -143,9 +157,11 @@ def public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
         if inner is None and found in _NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
+        if inner is None and found not in _GLOBAL_UNICAST:
+            return False
         if inner is not None:
             found = inner
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and found not in _PROTOCOLS
 
 
 def _seconds(text: str | None) -> int | None:

@@ -261,6 +261,28 @@ def test_a_worker_leaves_it_to_its_parent_to_publish_what_it_wrote_last(tmp_path
     assert len(entries_of(tmp_path)) == 1
 
 
+def test_the_first_process_of_a_container_waits_for_who_writes_the_log_too(tmp_path, monkeypatch):
+    """Its parent has the number 0, and is no sequencer."""
+    monkeypatch.setattr("governance.audit.sequencing.INTERVAL_S", 3600.0)
+    monkeypatch.setattr("governance.audit.sequencing._HANDOVER_S", 60.0)
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    worker = AuditLog(tmp_path, mode="async", standby=True)
+    parent = sequencing_of(tmp_path)  # the worker was first
+    asked = []
+    acquire = parent._sequencer.acquire
+
+    def once_more() -> bool:
+        asked.append(acquire())
+        if len(asked) == 1:
+            worker._sequencing._sequencer.release()
+        return asked[-1]
+
+    monkeypatch.setattr(parent._sequencer, "acquire", once_more)
+    parent.close()
+    assert asked == [False, True]
+    worker.close()
+
+
 def test_a_sequencer_that_cannot_begin_leaves_the_lock(tmp_path):
     a_log(tmp_path, [b"one"])
     head = Layout(tmp_path).head

@@ -85,3 +85,26 @@ def test_a_log_that_still_grows_is_read_to_its_checkpoint(tmp_path, policy, caps
     record_all(state, [seen(n, "user:bob") for n in range(5, 300)])
     (log / "checkpoint").write_bytes(before)
     assert command(capsys, "--policy", policy, "--log", log)[1]["replayed"] == 5
+
+
+@pytest.mark.parametrize("pseudonyms", [False, True])
+def test_settings_of_a_log_that_seals_nobody_are_no_error(tmp_path, policy, capsys, pseudonyms):
+    """They are given for the names in them: `lint` and `report` hold the policy's against those."""
+    state = tmp_path / "state"
+    record_all(state, [seen(0, "user:alice"), seen(1, "user:bob")])
+    config = tmp_path / "tidegate.yaml"
+    audit = f"audit: {{pseudonyms: {str(pseudonyms).lower()}}}\n"
+    config.write_text(f"upstreams: {{t: {{http: '127.0.0.1:1'}}}}\n{audit}state_dir: state\n")
+    words = ["--log", Layout(state).log, "--config", config]
+    status, result, err = command(capsys, "--policy", policy, *words)
+    assert (status, result and result["replayed"]) == (0, 2), err
+    assert main(["policy", "lint", "--policy", str(policy), *map(str, words)]) == 0
+    assert "2 recorded decisions asked again" in capsys.readouterr().err
+
+
+def test_settings_that_seal_need_their_keys(tmp_path, policy, capsys):
+    record_all(tmp_path / "state", [seen(0, "user:alice")])
+    config = tmp_path / "tidegate.yaml"
+    config.write_text("upstreams: {t: {http: '127.0.0.1:1'}}\naudit: {erasure: true}\nstate_dir: state\n")
+    status, _, err = command(capsys, "--policy", policy, "--log", Layout(tmp_path / "state").log, "--config", config)
+    assert (status, "vault.db: no such file" in err) == (2, True)

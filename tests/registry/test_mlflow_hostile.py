@@ -7,10 +7,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from registry_site import Site
+
+from governance.errors import RegistryInputError
+from governance.mlflow.rest import Tracking
 
 VERSION = {"name": "income", "version": "2", "source": "mlflow-artifacts:/0/x"}
 
@@ -148,3 +152,13 @@ def test_a_version_whose_files_lie_elsewhere(site):
         status, said = take(site, uri, "--files", str(site.folder / "{model}" / "{version}"))
     assert status == 0, said
     assert site.run("show")[1]["sources"]["files"] == "income/2"
+
+
+def test_a_full_disk_is_not_the_servers_fault():
+    said = r"^/dev/full: cannot be written \(No space left on device\)$"
+    with (
+        answering(mlflow()) as uri,
+        Path("/dev/full").open("wb", buffering=0) as full,
+        pytest.raises(RegistryInputError, match=said),
+    ):
+        Tracking(uri, {}).download("0/x/model.py", full)

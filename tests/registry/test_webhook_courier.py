@@ -24,7 +24,8 @@ from governance.registry.machine import Standing
 from governance.store.database import open_database
 from governance.store.outbox import LEASE_S, Outbox
 from governance.store.steps import Steps
-from governance.webhooks.messages import TIMED, due
+from governance.webhooks.messages import TIMED, Subscriber, due
+from governance.webhooks.messages import test_message as hook_message
 
 WHSEC = f"whsec_{SECRET}"
 
@@ -155,6 +156,27 @@ def test_endpoints_do_not_wait_for_each_other(site, receiver):
     slow.close()
     (row,) = webhooks(site, "list", "--endpoint", "slow")[1]["deliveries"]
     assert row["state"] == "waiting"  # and due again when the claim ends
+
+
+def test_what_waits_for_one_does_not_keep_out_anothers(site, receiver, monkeypatch):
+    """However much it is: each has its turn in each look."""
+    monkeypatch.setattr("gateway.courier._AT_ONCE", 3)
+    monkeypatch.setattr("gateway.courier._TURN_S", 0.0)
+    other = Receiver()
+    text = site.config.read_text()
+    site.config.write_text(f"{text}    other: {{url: 'http://127.0.0.1:{other.port}/', secret_env: PAGER}}\n")
+    one = courier(site)
+    one.look()
+    outbox = Outbox(open_database("", site.state))
+    now = dt.datetime.now(dt.UTC)
+    for name, count in (("pager", 5), ("other", 1)):
+        outbox.put([Subscriber(name, ("*",))], [hook_message(f"{name}{at}", now) for at in range(count)], time.time())
+    outbox.close()
+    one.look()
+    one.close()
+    other.close()
+    assert [got.id for got in other.got] == ["test-other0"]
+    assert [got.id for got in receiver.got] == ["test-pager0"]
 
 
 def test_several_gateways_tell_once(tmp_path, monkeypatch, capsys, receiver, store_url):

@@ -49,6 +49,14 @@ def receiver():
         ("64:ff9b::808:808", True),
         ("2002:a00:1::", False),
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        ("64:ff9b:1::a00:1", False),
+        ("64:ff9b:1::808:808", False),
+        ("::ffff:0:a00:1", False),
+        ("::a00:1", False),
+        ("fec0::1", False),
+        ("5f00::1", False),
+        ("192.0.0.8", False),
+        ("192.0.0.170", False),
     ],
 )
 def test_addresses_that_are_public(address, allowed):
@@ -149,6 +157,29 @@ def test_an_answer_that_drips_is_cut(monkeypatch):
             Post(f"http://127.0.0.1:{listening.getsockname()[1]}/", ["127.0.0.1"]).send(b"{}", {})
         over.set()
         thread.join()
+
+
+def test_a_handshake_that_does_not_come_is_cut(monkeypatch):
+    """By whoever closes the gateway, long before anything is too late."""
+    monkeypatch.setattr(sending, "LONGEST_S", 120.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        post = Post(f"https://127.0.0.1:{listening.getsockname()[1]}/", ["127.0.0.1"])
+        said: list[str] = []
+
+        def send() -> None:
+            try:
+                post.send(b"{}", {})
+            except WebhookError as error:
+                said.append(str(error))
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        made, _ = listening.accept()
+        with made:
+            assert made.recv(65536)[:1] == b"\x16"  # the hello of TLS: the handshake has begun
+            post.cut()
+            thread.join(30)
+            assert said == ["cannot be reached (no answer in time)"]
 
 
 @pytest.mark.parametrize("said", [b"", b"\x00\xff\r\n\r\n", b"HTTP/1.1 999999 x\r\n\r\n", b"HTTP/1.1 200"])
