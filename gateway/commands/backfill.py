@@ -7,6 +7,7 @@ import datetime as dt
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     if settings is None:
         return not_judged(findings, f"; `tidegate check {args.config}` lists them")
     # Other commands do not wait for numpy.
-    from gateway.monitors.board import key_of  # noqa: PLC0415
-    from governance.monitor import profile as profiles  # noqa: PLC0415
-    from governance.monitor.backfill import Span  # noqa: PLC0415
-    from governance.store import tiles as stored  # noqa: PLC0415
-    from governance.store.plain import Plain  # noqa: PLC0415
+    from gateway.monitors.board import key_of  # noqa: PLC0415  numpy
+    from governance.monitor import profile as profiles  # noqa: PLC0415  numpy
+    from governance.monitor.backfill import Span  # noqa: PLC0415  numpy
+    from governance.store import tiles as stored  # noqa: PLC0415  numpy
+    from governance.store.plain import Plain  # noqa: PLC0415  numpy
 
     route = settings.routes.get(args.route)
     if route is None or route.monitor is None:
@@ -93,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _all(args: argparse.Namespace, plain: Any, series: Any, profile: Profile, span: Span) -> int:
-    from governance.monitor.backfill import count  # noqa: PLC0415
-    from governance.store import tiles as stored  # noqa: PLC0415
+    from governance.monitor.backfill import count  # noqa: PLC0415  numpy
+    from governance.store import tiles as stored  # noqa: PLC0415  numpy
 
     files: list[dict[str, Any]] = []
     status = HOLDS
@@ -105,6 +106,10 @@ def _all(args: argparse.Namespace, plain: Any, series: Any, profile: Profile, sp
             path = running[done]
             try:
                 found = done.result()
+            except BrokenProcessPool:
+                say(f"tidegate: {path}: the process that read it was killed (no memory?): run again with fewer --jobs")
+                status = NOT_JUDGED
+                continue
             except DataError as error:
                 say(f"tidegate: {error}")
                 status = NOT_JUDGED

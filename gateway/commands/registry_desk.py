@@ -64,8 +64,8 @@ def now_of(settings: Settings, config: Path) -> Now:
 def open_desk(settings: Settings, config: Path) -> Iterator[Desk]:
     """What makes steps. Raises StoreError, PolicyError."""
     # Here, since they take a second to import, which no other command should wait for.
-    from governance.store.database import open_database  # noqa: PLC0415
-    from governance.store.steps import Steps  # noqa: PLC0415
+    from governance.store.database import open_database  # noqa: PLC0415  SQLAlchemy
+    from governance.store.steps import Steps  # noqa: PLC0415  SQLAlchemy
 
     audit = settings.audit
     trail = (

@@ -118,8 +118,8 @@ def _guarded(run: Callable[[Settings, argparse.Namespace], int], args: argparse.
 @contextmanager
 def _outbox(settings: Settings) -> Iterator[Outbox]:
     # Here, since they take a second to import, which no other command should wait for.
-    from governance.store.database import open_database  # noqa: PLC0415
-    from governance.store.outbox import Outbox  # noqa: PLC0415
+    from governance.store.database import open_database  # noqa: PLC0415  SQLAlchemy
+    from governance.store.outbox import Outbox  # noqa: PLC0415  SQLAlchemy
 
     outbox = Outbox(open_database(settings.store.url or "", settings.state_dir))
     try:
