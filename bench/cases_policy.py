@@ -13,7 +13,9 @@ from bench.load import MODEL
 from governance.policy.snapshot import PolicySnapshot
 
 SIZES = (10, 1_000, 11_000)
-KINDS = ("allowed, seen before", "allowed, new caller", "denied, new caller")
+KINDS = ("allowed, seen before", "allowed, not kept", "allowed, new caller", "denied, new caller")
+_CALLERS = 32_768
+"""New callers in turn: twice what a snapshot keeps, so that none is known when it comes again."""
 _MODEL = """
 [request_definition]
 r = sub, dom, obj, act
@@ -39,23 +41,33 @@ def _seen(policy: PolicySnapshot) -> Callable[[], object]:
     return partial(policy.decide, *_LOAD)
 
 
-def _allowed(policy: PolicySnapshot, rules: int) -> Callable[[], object]:
-    """Callers that were never seen, with one of the policy's roles on their credential."""
-    half, numbers = rules // 2 - 1, itertools.count()
-
-    def decide() -> object:
-        caller = next(numbers)
-        role = caller % half
-        return policy.decide(f"user:x{caller}", f"tenant{role % 50}", f"model:m{role}", "infer", (f"r{role}",))
-
-    if not decide().allow:  # type: ignore[attr-defined]
+def _member(policy: PolicySnapshot, rules: int) -> Callable[[], object]:
+    """Callers that the policy itself gives a role; nothing is looked up among kept decisions, and nothing kept."""
+    half = rules // 2 - 1
+    asked = itertools.cycle([(f"user:u{n}", f"tenant{n % 50}", f"model:m{n}", "infer") for n in range(half)])
+    if not policy.answer(next(asked)).allow:
         raise RuntimeError("the policy does not allow what it should")
-    return decide
+    return lambda: policy.answer(next(asked))
+
+
+def _allowed(policy: PolicySnapshot, rules: int) -> Callable[[], object]:
+    """Callers that were never seen, or were forgotten, with one of the policy's roles on their credential."""
+    half = rules // 2 - 1
+    roles = [caller % half for caller in range(_CALLERS)]
+    asked = itertools.cycle(
+        [
+            (f"user:x{caller}", f"tenant{role % 50}", f"model:m{role}", "infer", (f"r{role}",))
+            for caller, role in enumerate(roles)
+        ]
+    )
+    if not policy.decide(*next(asked)).allow:
+        raise RuntimeError("the policy does not allow what it should")
+    return lambda: policy.decide(*next(asked))
 
 
 def _denied(policy: PolicySnapshot) -> Callable[[], object]:
-    numbers = itertools.count()
-    return lambda: policy.decide(f"user:x{next(numbers)}", "acme", f"model:{MODEL}", "infer")
+    asked = itertools.cycle([(f"user:x{n}", "acme", f"model:{MODEL}", "infer") for n in range(_CALLERS)])
+    return lambda: policy.decide(*next(asked))
 
 
 def decisions(folder: Path) -> Suite:
@@ -63,8 +75,9 @@ def decisions(folder: Path) -> Suite:
     policies = {rules: PolicySnapshot.load(_policy(folder, rules)) for rules in SIZES}
     kinds: dict[str, Callable[[int], Callable[[], object]]] = {
         KINDS[0]: lambda rules: _seen(policies[rules]),
-        KINDS[1]: lambda rules: _allowed(policies[rules], rules),
-        KINDS[2]: lambda rules: _denied(policies[rules]),
+        KINDS[1]: lambda rules: _member(policies[rules], rules),
+        KINDS[2]: lambda rules: _allowed(policies[rules], rules),
+        KINDS[3]: lambda rules: _denied(policies[rules]),
     }
     return {f"{rules} {kind}": partial(make, rules) for kind, make in kinds.items() for rules in SIZES}
 
