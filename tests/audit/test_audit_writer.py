@@ -145,7 +145,8 @@ def test_what_cannot_be_put(tmp_path):
 
 
 def test_a_writer_that_is_dropped_leaves_nothing_open(tmp_path):
-    before = sorted(Path("/proc/self/fd").iterdir())
+    gc.collect()  # what other tests left is closed now, not between the two looks
+    before = set(Path("/proc/self/fd").iterdir())
     for strict in (False, True):
         writer = a_writer(tmp_path, strict)
         writer.start()
@@ -153,7 +154,7 @@ def test_a_writer_that_is_dropped_leaves_nothing_open(tmp_path):
         writer.close(60)
         del writer
     gc.collect()
-    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_a_child_of_fork_does_not_wait_for_a_thread_that_it_lacks(tmp_path):
