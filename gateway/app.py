@@ -11,7 +11,7 @@ import gc
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from gateway.doors.grpc_engine import Door, open_door
 from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
+from gateway.doors.watch_pages import WatchPages
 from gateway.fairness import Board as FairnessBoard
 from gateway.fairness import alerts
 from gateway.identity import Sources
@@ -199,11 +200,11 @@ class Application:
             self._tls = RollingContext(_http_tls(snapshot))
         door = HttpDoor(self)
         protocols: tuple[type[LargeBodyProtocol], ...] = (protocol_of(self), LargeBodyProtocol)
-        pages = [_Pages(lambda: _litestar(self, door))]
-        apps: list[Any] = [front(door, pages[0])]
-        if metrics is not None:
-            pages.append(_Pages(lambda: _metrics_app(self)))
-            apps.append(pages[1])
+        watched, apart = snapshot.settings.metrics.enabled, metrics is not None
+        rest = _ControlPages(self, door)
+        apps: list[Any] = [front(door, WatchPages(self, health=True, metrics=watched and not apart, rest=rest))]
+        if apart:
+            apps.append(WatchPages(self, health=False, metrics=watched, rest=None))
         self._servers += [
             HttpServer(app, limits, tls=self._tls, ring=self.ring, protocol=protocol)
             for app, protocol in zip(apps, protocols, strict=False)
@@ -219,9 +220,9 @@ class Application:
             await asyncio.sleep(0.005)
         if self.place.grpc is not None:
             self._grpc = await self._open_grpc(snapshot, self.place.grpc)
+        # What was made by now lives about as long as the process: the collector need not look at it.
+        gc.freeze()
         self._serving_now = True
-        for each in pages:
-            self._background(each.build())
 
     async def relieved(self) -> None:
         """Another worker has the ports: take no more connections and let go of those that there are, losing no call.
@@ -407,45 +408,36 @@ def _ring(settings: Settings) -> Ring | None:
         return None
 
 
-class _Pages:
-    """An ASGI application of pages that are not inference, built once the doors are open.
+class _ControlPages:
+    """The ASGI application of the control pages, built when the first of them is asked for.
 
-    Importing Litestar is a fifth of a start's CPU, and inference does not need it. It is done in a thread; a page
-    that is asked for before waits.
+    Importing Litestar is a fifth of a start's CPU, and memory that stays; inference, health and metrics
+    do not need it. It is done in a thread, and whoever asks meanwhile waits.
     """
 
-    def __init__(self, build: Callable[[], Any]) -> None:
-        self._build = build
-        self._building: asyncio.Future[Any] | None = None
+    def __init__(self, application: Application, door: HttpDoor) -> None:
+        self._application = application
+        self._door = door
+        self._building: asyncio.Task[Any] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
-        app = await self._built()
+        if self._building is None:
+            self._building = asyncio.create_task(self._build())
+        # Whoever is cancelled must not end it for the others.
+        app = await asyncio.shield(self._building)
         await app(scope, receive, send)
 
-    async def build(self) -> None:
-        """Build it now, if nobody has asked for a page yet."""
-        await self._built()
+    async def _build(self) -> Any:
+        app = await asyncio.to_thread(self._litestar)
         # What was imported lives as long as the process: the collector need not look at it.
         gc.freeze()
+        return app
 
-    async def _built(self) -> Any:
-        if self._building is None:
-            self._building = asyncio.ensure_future(asyncio.to_thread(self._build))
-        # Whoever is cancelled must not end it for the others.
-        return await asyncio.shield(self._building)
+    def _litestar(self) -> Any:
+        from gateway.control import build_litestar  # noqa: PLC0415  see above
 
-
-def _litestar(application: Application, door: HttpDoor) -> Any:
-    from gateway.control import build_litestar  # noqa: PLC0415  see `_Pages`
-
-    return build_litestar(application, door)
-
-
-def _metrics_app(application: Application) -> Any:
-    from gateway.control import build_metrics_app  # noqa: PLC0415  see `_Pages`
-
-    return build_metrics_app(application)
+        return build_litestar(self._application, self._door)
 
 
 def _http_tls(snapshot: Snapshot) -> ssl.SSLContext:

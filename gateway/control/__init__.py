@@ -1,8 +1,8 @@
-"""Every HTTP surface but inference: control API, health, metrics, OpenAPI. Litestar, one file per resource.
+"""Control API and its OpenAPI description. Litestar, one file per resource.
 
-Contract: each control page names the object and action that the policy is asked for; health pages are open.
-Errors have the one body of every error. The inference door is mounted at `/v2`, and what Litestar does not
-know is answered as Triton answers unknown pages.
+Contract: each control page names the object and action that the policy is asked for. Errors have the one body of
+every error. The inference door is mounted at `/v2`, and what Litestar does not know is answered as Triton answers
+unknown pages. Health and metrics are `gateway.doors.watch_pages`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from gateway import logs
 from gateway.control.access import REFUSED_KEY
 from gateway.control.audit import AuditController
 from gateway.control.fairness import FairnessController
-from gateway.control.health import healthz, readyz
-from gateway.control.metrics import metrics
 from gateway.control.monitors import MonitorController
 from gateway.control.registry import RegistryController
 from gateway.control.routes import RouteController
@@ -43,33 +41,18 @@ _log = logs.get("control")
 
 
 def build_litestar(application: Core, http_door: Any) -> Litestar:
-    """The ASGI application of `listen.http`; `http_door` serves all below `/v2`."""
-    handlers: list[Any] = [
-        AuditController,
-        RouteController,
-        RegistryController,
-        MonitorController,
-        FairnessController,
-        SnapshotController,
-        UpstreamController,
-        healthz,
-        readyz,
-    ]
-    settings = application.snapshot.settings.metrics
-    if settings.enabled and settings.listen is None:
-        handlers.append(metrics)
-    handlers.append(asgi("/v2", is_mount=True, copy_scope=False)(http_door))
-    return _litestar(application, handlers)
-
-
-def build_metrics_app(application: Core) -> Litestar:
-    """The ASGI application of `metrics.listen`."""
-    return _litestar(application, [metrics] if application.snapshot.settings.metrics.enabled else [])
-
-
-def _litestar(application: Core, handlers: list[Any]) -> Litestar:
+    """The ASGI application of the control pages; `http_door` serves all below `/v2`."""
     return Litestar(
-        route_handlers=handlers,
+        route_handlers=[
+            AuditController,
+            RouteController,
+            RegistryController,
+            MonitorController,
+            FairnessController,
+            SnapshotController,
+            UpstreamController,
+            asgi("/v2", is_mount=True, copy_scope=False)(http_door),
+        ],
         state=State({"application": application}),
         before_request=_keys_ready,
         before_send=[_name_request],

@@ -301,13 +301,15 @@ class HttpDoor:
 
 
 def front(door: HttpDoor, rest: Callable[[Any, Any, Any], Coroutine[Any, Any, None]]) -> Any:
-    """One ASGI application of two: what is below `/v2` goes straight to the door, everything else to `rest`.
+    """One ASGI application of two: `/v2` and what is below goes straight to the door, everything else to `rest`.
 
     The door stands in Litestar's mount too, for other servers; on the way there Litestar looks up what the door
-    looks up itself, a twentieth of a request's cost.
+    looks up itself, a twentieth of a request's cost, and has to be imported.
     """
 
     def app(scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
-        return door(scope, receive, send) if scope["path"].startswith("/v2/") else rest(scope, receive, send)
+        path = scope["path"]
+        ours = path.startswith("/v2/") or path == "/v2"
+        return door(scope, receive, send) if ours else rest(scope, receive, send)
 
     return app
