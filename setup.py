@@ -30,6 +30,7 @@ def extension(name: str, language: str = "c") -> Extension:
 
 
 EXTENSIONS = [
+    extension("gateway._driven_c"),
     extension("gateway.wire._nghttp2_c"),
     extension("gateway.wire._http2_c"),
     extension("gateway.wire._infer_c"),

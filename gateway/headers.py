@@ -10,7 +10,12 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from governance.types import Subject
 
 # RFC 9110 section 7.6.1, and what frames a message: the gateway writes these itself on each hop.
 HOP_BY_HOP: Final = frozenset(
@@ -58,6 +63,18 @@ class Travelling(list[tuple[str, str]]):
     """`name: value` + CR LF each; absent: not made yet."""
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """What the policy of one snapshot says of a request of a head: who asks, and the rule that lets them."""
+
+    of: str
+    """That snapshot's hash, the very object; empty: nothing is known yet."""
+    subject: Subject | None = None
+    line: int | None = None
+
+
+UNKNOWN: Final = Standing("")
+
+
 class Headers(dict[str, str]):
     """A request's headers by lower-case name, and how the client spelled the names.
 
@@ -65,13 +82,15 @@ class Headers(dict[str, str]):
     written, and models read it by that.
     """
 
-    __slots__ = ("kept", "kept_for", "spelling")
+    __slots__ = ("kept", "kept_for", "spelling", "standing")
 
     def __init__(self, spelling: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
         self.kept: Travelling | None = None
         """Those that travel to upstreams which let `kept_for` through, for `upstream_headers`."""
         self.kept_for: frozenset[str] | None = None
+        self.standing: Standing | None = None
+        """None: these headers are one request's alone, so that nothing is kept."""
         self.spelling = spelling
         """Lower-case name to the name as sent, where the two differ."""
 

@@ -32,7 +32,7 @@ from gateway.errors import (
     UpstreamAnswered,
     not_the_clients_fault,
 )
-from gateway.headers import upstream_headers
+from gateway.headers import Headers, Standing, upstream_headers
 from gateway.identity import KeysNeeded
 from gateway.routing import CallView, sequence_id, upstream_sequence_id
 from gateway.transform import columns_of
@@ -51,8 +51,10 @@ if TYPE_CHECKING:
     from gateway.routing.shadows import Dropped, ShadowRunner
     from gateway.snapshot import Snapshot
     from gateway.tracing import Step
+    from gateway.upstream import Upstream
     from gateway.wire.types import InferAnswer, InferCall
     from gateway.wire.validate import ModelSignature
+    from governance.types import Subject
 
 _log = logs.get("pipeline")
 _now = time.perf_counter
@@ -124,18 +126,35 @@ class Pipeline:
         self._decisions.admit()
         snapshot = x.snapshot
         x.route = snapshot.routes.routes.get(x.model)  # first: who is refused is counted under it too
-        try:
-            x.subject = snapshot.identifier.identify(x.headers, x.certificate)
-        except KeysNeeded:
-            x.subject = await snapshot.identifier.identified(x.headers, x.certificate)
-        with x.trace.span(telemetry.SPAN_POLICY):
-            x.decision_line = snapshot.authorise_infer(x.subject, x.model)
+        headers = x.headers
+        standing = headers.standing if type(headers) is Headers else None
+        if standing is not None and standing.of is snapshot.hash and not x.trace.sampled:
+            x.subject = subject = standing.subject
+            x.decision_line = standing.line
+            assert subject is not None
+        else:
+            subject = await self._known_and_allowed(x)
         if x.route is None or x.version:
             x.route = await find_route(snapshot, x.model, x.version)
         if snapshot.approvals is not None:
             snapshot.approvals.admit(x.route, x.version)
-        ticket = self._admission.enter(x.subject.tenant, x.nbytes)
+        ticket = self._admission.enter(subject.tenant, x.nbytes)
         x.ticket = ticket if isinstance(ticket, Ticket) else await ticket
+
+    @staticmethod
+    async def _known_and_allowed(x: Exchange) -> Subject:
+        """Steps 3 and 4; kept where only the head and the snapshot say so."""
+        snapshot, headers = x.snapshot, x.headers
+        try:
+            x.subject = subject = snapshot.identifier.identify(headers, x.certificate)
+        except KeysNeeded:
+            x.subject = subject = await snapshot.identifier.identified(headers, x.certificate)
+        with x.trace.span(telemetry.SPAN_POLICY):
+            x.decision_line = snapshot.authorise_infer(subject, x.model)
+        # A listed key holds as long as the settings do; tokens expire, and a certificate is the connection's.
+        if subject.method == "api_key" and type(headers) is Headers and headers.standing is not None:
+            headers.standing = Standing(snapshot.hash, subject, x.decision_line)
+        return subject
 
     def begun(self, x: Exchange) -> Written:
         """A stream is about to give its first answer; what that has to wait for (`decisions.durable`)."""
@@ -165,12 +184,11 @@ class Pipeline:
         assert x.route is not None
         assert x.subject is not None
         parameters = call.parameters
-        with x.trace.span(telemetry.SPAN_ROUTE):
-            assignment = None
-            if draws is None and not x.version and "sequence_id" not in parameters:
-                assignment = x.route.drawn()
-            if assignment is None:
-                assignment = x.route.assign(self._view(x, call, draws))
+        plain = draws is None and not x.version and "sequence_id" not in parameters
+        assignment = x.route.drawn() if plain and not x.trace.sampled else None
+        if assignment is None:
+            with x.trace.span(telemetry.SPAN_ROUTE):
+                assignment = (x.route.drawn() if plain else None) or x.route.assign(self._view(x, call, draws))
         x.assignment = assignment
         x.variant = assignment.variant
         if assignment.unit_missing:
@@ -256,8 +274,10 @@ class Pipeline:
 
     async def _forward(self, x: Exchange, call: InferCall, to: Assignment) -> InferAnswer:
         upstream = x.snapshot.upstreams[to.variant.upstream]
-        with x.trace.span(telemetry.SPAN_TRANSFORM):
-            signature = self._found_to_fit(x, call, to) or await self.fit(x, call, to)
+        signature = None if x.trace.sampled else self._found_to_fit(call, upstream, to)
+        if signature is None:
+            with x.trace.span(telemetry.SPAN_TRANSFORM):
+                signature = self._found_to_fit(call, upstream, to) or await self.fit(x, call, to)
         if signature.decoupled:
             raise Unsupported(_DECOUPLED[x.protocol])
         left = x.time_left()
@@ -358,12 +378,12 @@ class Pipeline:
             raise missing(x, to, error) from None
 
     @staticmethod
-    def _found_to_fit(x: Exchange, call: InferCall, to: Assignment) -> ModelSignature | None:
+    def _found_to_fit(call: InferCall, upstream: Upstream, to: Assignment) -> ModelSignature | None:
         """As `fit`, where a call of the same head has been found to fit; None: it has to be looked at."""
         known = call.known
         if known is None:
             return None
-        signature = x.snapshot.upstreams[to.variant.upstream].known_signature(to.variant.model, to.version)
+        signature = upstream.known_signature(to.variant.model, to.version)
         return signature if signature is not None and known.fits(signature) else None
 
     @staticmethod

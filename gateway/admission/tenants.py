@@ -40,17 +40,13 @@ _REMEMBERED = 8192
 class Ticket:
     """One admitted request; give it back to `Admission.leave` once."""
 
-    __slots__ = ("_tenant", "shared")
+    __slots__ = ("shared", "tenant")
 
     def __init__(self, tenant: _Tenant | None, shared: str = "") -> None:
-        self._tenant = tenant
+        self.tenant = tenant
+        """What it stands for, until it is given back; `Admission`'s alone."""
         self.shared = shared
         """Its name in the shared quotas; empty: it was admitted without them."""
-
-    def take(self) -> _Tenant | None:
-        """What the ticket stands for, the first time; then nothing (for `Admission`)."""
-        tenant, self._tenant = self._tenant, _GONE
-        return tenant
 
 
 class _Tenant:
@@ -68,9 +64,6 @@ class _Tenant:
             self.emission_ns = max(1, round(_SECOND / limit.rate))
             burst = max(1, ceil(limit.rate)) if limit.burst is None else limit.burst
             self.burst_ns = self.emission_ns * burst
-
-
-_GONE = _Tenant("", None, -1)
 
 
 class Admission:
@@ -128,36 +121,38 @@ class Admission:
         """
         known = self._tenants.get(tenant) or self._find(tenant)
         row = known.row
-        if self._shared is not None and row >= 0:
+        if row < 0:  # no limits
+            self.in_flight += 1
+            return Ticket(known)
+        if self._shared is not None:
             return self._ask(self._shared, known, nbytes)
         return self._enter(known, row, nbytes)
 
     def _enter(self, known: _Tenant, row: int, nbytes: int) -> Ticket:
-        if row >= 0:
-            if known.concurrent is not None and not self._words.enter(
-                row + IN_FLIGHT, self._slots, self._slot, known.concurrent
-            ):
-                raise self._refusal(known, "concurrent", _CONCURRENCY_RETRY)
-            if known.concurrent is None:
-                # Counted all the same: the next reload may set a limit.
-                self._words.add(row + IN_FLIGHT + self._slot, 1)
-            if known.emission_ns:
-                wait = self._words.gcra_take(row + TAT, self._monotonic(), known.emission_ns, known.burst_ns)
-                if wait:
-                    self._words.add(row + IN_FLIGHT + self._slot, -1)
-                    raise self._refusal(known, "rate", wait / _SECOND)
-            if known.quota is not None:
-                now = self._wall()
-                if self._words.day_take(row + DAY, now // _DAY_NS, nbytes, known.quota) < 0:
-                    self._words.add(row + IN_FLIGHT + self._slot, -1)
-                    raise self._refusal(known, "bytes", (_DAY_NS - now % _DAY_NS) / _SECOND)
+        if known.concurrent is not None and not self._words.enter(
+            row + IN_FLIGHT, self._slots, self._slot, known.concurrent
+        ):
+            raise self._refusal(known, "concurrent", _CONCURRENCY_RETRY)
+        if known.concurrent is None:
+            # Counted all the same: the next reload may set a limit.
+            self._words.add(row + IN_FLIGHT + self._slot, 1)
+        if known.emission_ns:
+            wait = self._words.gcra_take(row + TAT, self._monotonic(), known.emission_ns, known.burst_ns)
+            if wait:
+                self._words.add(row + IN_FLIGHT + self._slot, -1)
+                raise self._refusal(known, "rate", wait / _SECOND)
+        if known.quota is not None:
+            now = self._wall()
+            if self._words.day_take(row + DAY, now // _DAY_NS, nbytes, known.quota) < 0:
+                self._words.add(row + IN_FLIGHT + self._slot, -1)
+                raise self._refusal(known, "bytes", (_DAY_NS - now % _DAY_NS) / _SECOND)
         self.in_flight += 1
         return Ticket(known)
 
     def leave(self, ticket: Ticket, response_bytes: int = 0) -> None:
         """Gives a ticket back and counts the bytes of the answer; a second time does nothing."""
-        tenant = ticket.take()
-        if tenant is None or tenant is _GONE:
+        tenant, ticket.tenant = ticket.tenant, None
+        if tenant is None:
             return
         self.in_flight -= 1
         if ticket.shared:

@@ -18,7 +18,7 @@ import msgspec
 from gateway.clients import FORWARDING
 from gateway.doors.http_connection import HOST
 from gateway.errors import BadRequest, TidegateError
-from gateway.headers import Headers, request_id, wants_events
+from gateway.headers import UNKNOWN, Headers, request_id, wants_events
 from gateway.operations import Address, parse_path
 from gateway.wire import compression
 from gateway.wire.http import parse_header_length
@@ -79,6 +79,7 @@ def head_of(address: Address, headers: Headers, length: int) -> RequestHead:
     except BadRequest:
         plain = False  # it is refused in its turn
     own = headers.get("x-request-id", "")
+    headers.standing = UNKNOWN
     return RequestHead(
         address,
         headers,

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
+    "gateway._driven_c",
     "gateway.doors._fast_grpc_c",
     "gateway.upstream._grpc_client_c",
     "gateway.wire._http2_c",
