@@ -146,7 +146,7 @@ cdef class Straight(Waiter):
     cdef double began, sent_at
     cdef Py_ssize_t epoch, load
     # Who waits
-    cdef public bint _asyncio_future_blocking
+    cdef bint blocking
     cdef object waiting, context
     # What came
     cdef ResponseHead head
@@ -172,7 +172,7 @@ cdef class Straight(Waiter):
         if self.state == NEW:
             if self.send_off():
                 self.state = WAITING
-                self._asyncio_future_blocking = True
+                self.blocking = True
                 return self
             self.state = HANDED_OVER
             self.coroutine = run(
@@ -221,8 +221,19 @@ cdef class Straight(Waiter):
         """Whoever waits: a `Driven`, which has no context, or a task."""
         self.waiting, self.context = callback, context
 
+    @property
+    def _asyncio_future_blocking(self):
+        """Of the protocol between futures and tasks; None: to asyncio it is no future yet, but a coroutine."""
+        return None if self.state == NEW else self.blocking
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, value):
+        self.blocking = value
+
     def get_loop(self):
         """The loop of the connection."""
+        if self.line is None:
+            raise RuntimeError("it has not been awaited")
         return self.line._loop
 
     def done(self):
