@@ -41,10 +41,15 @@ async def run(upstream: Upstream, sending: Sending, timeout: float) -> InferAnsw
         TidegateError: of the last try; see `Replica.infer`.
         CircuitOpen: every replica that has the model is left alone just now.
     """
-    shared, plan = upstream.resilience, sending.plan
-    began = _now()
-    shared.budget.deposit(began)
-    if "sequence_id" in sending.call.parameters:
+    shared, plan, begun = upstream.resilience, sending.plan, sending.begun
+    if begun is None:
+        began = _now()
+        shared.budget.deposit(began)
+    else:
+        began = begun.began
+    if begun is not None:
+        replica = begun.replica
+    elif "sequence_id" in sending.call.parameters:
         replica = upstream.pick_for(sending.call, sending.model, sending.version, plan)
     else:
         replica = upstream.pick(sending.model, sending.version)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
+from gateway.upstream.counts import Circuit
+
 LONGEST: Final = 30.0
 """Seconds; the opening time doubles up to it."""
 
 State: TypeAlias = Literal["closed", "open", "half_open"]
 
 
-class Breaker:
+class Breaker(Circuit):
     """One circuit."""
 
     __slots__ = (
@@ -29,9 +31,6 @@ class Breaker:
         "_open_now",
         "_probes",
         "_until",
-        "closed",
-        "epoch",
-        "failures",
     )
 
     def __init__(self, failures: int, open_seconds: float, probes: int) -> None:
@@ -39,11 +38,8 @@ class Breaker:
         self._open_first = open_seconds
         self._most_probes = probes
         self.closed = True
-        """The common case; everything else may be looked at only when it does not hold."""
         self.epoch = 0
-        """Grows with each change of state."""
         self.failures = 0
-        """In a row, while it is closed. A success of the closed state may set it to 0 instead of calling `leave`."""
         self._open_now = open_seconds
         self._until = 0.0
         self._probes = 0

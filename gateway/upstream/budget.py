@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.upstream.counts import Deposits
+
 WINDOW: Final = 10
 """Seconds that are looked back on (Finagle's and Linkerd's `ttl`)."""
 
 
-class RetryBudget:
+class RetryBudget(Deposits):
     """Counts by slots of one second; nothing is allocated after it was made."""
 
-    __slots__ = ("_min", "_requests", "_share", "_slot", "_tries")
+    __slots__ = ("_min", "_share", "_tries")
 
     def __init__(self, share: float, min_per_second: float) -> None:
         """`share`: tries a request, 0 to 1; `min_per_second`: tries a second that there always are."""
@@ -27,13 +29,6 @@ class RetryBudget:
         self._requests = [0] * WINDOW
         self._tries = [0] * WINDOW
         self._slot = -1
-
-    def deposit(self, now: float) -> None:
-        """A request begins."""
-        slot = int(now)
-        if slot != self._slot:
-            self._turn(slot)
-        self._requests[slot % WINDOW] += 1
 
     def withdraw(self, now: float) -> bool:
         """Whether one further try may be made; it is counted when it may."""

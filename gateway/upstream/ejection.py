@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from gateway import settings
+from gateway.upstream.counts import Judged, Tally
 
 LEAST_REPLICAS: Final = 5
 """Replicas with enough requests below which success rates are not compared (Envoy's default)."""
@@ -30,14 +31,13 @@ MOST_TIMES: Final = 10
 Reason: TypeAlias = Literal["consecutive_failures", "success_rate"]
 
 
-class Outlier:
+class Outlier(Tally):
     """What is remembered of one replica."""
 
-    __slots__ = ("consecutive", "failed", "out", "probes", "requests", "times", "until")
+    __slots__ = ("failed", "probes", "times", "until")
 
     def __init__(self) -> None:
         self.out = False
-        """Ejected or on probation; everything else may be looked at only when it holds."""
         self.until = 0.0
         self.times = 0
         """How many times in a row, which is how long."""
@@ -51,7 +51,7 @@ class Outlier:
         return not self.out or (now >= self.until and not self.probes)
 
 
-class Ejection:
+class Ejection(Judged):
     """The detectors of one upstream."""
 
     def __init__(self, config: settings.Ejection, *, ejected: Callable[[Outlier, Reason], None] | None = None) -> None:
@@ -59,7 +59,6 @@ class Ejection:
         self._config = config
         self._told = ejected
         self.judge_at = 0.0
-        """When success rates are judged next."""
         self.members: Sequence[Outlier] = ()
         """The replicas that serve (healthy as far as active checks know), ejected or not; kept by the upstream."""
 

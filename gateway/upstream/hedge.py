@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from gateway.upstream.counts import Speed
+
 _SUB: Final = 8  # buckets an octave: their bounds are at most 12.5 % apart
 _OCTAVES: Final = 28  # 2**-20 s (1 us) to 2**8 s (4 min)
 _LOWEST: Final = -19  # frexp's exponent of 2**-20
@@ -67,25 +69,22 @@ class LatencyQuantile:
                 return
 
 
-class Quickness:
+class Quickness(Speed):
     """Whether the median of the last answers is below a bound: a sign test that saturates.
 
     Each answer moves a counter one step up or down within +-`_MOST`; more quick than slow ones drive it up. So a
     model is taken for quick after `KNOWN_AFTER` quick answers, and for slow after at most twice as many slow ones.
     """
 
-    __slots__ = ("_score", "bound", "quick", "sure")
+    __slots__ = ("_score",)
 
     _MOST = 8
 
     def __init__(self, bound: float) -> None:
         self.bound = bound
-        """Seconds."""
         self._score = 0
         self.quick = False
-        """False until enough is known."""
         self.sure = False
-        """Quick with all that counts: a further quick answer changes nothing and need not be told."""
 
     def observe(self, seconds: float) -> None:
         """One answer's latency."""

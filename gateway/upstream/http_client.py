@@ -28,15 +28,13 @@ from gateway.errors import BadGateway, DeadlineExceeded, TidegateError, Unreacha
 from gateway.upstream.http_response import (
     BODYLESS,
     GARBLED,
-    MAX_KNOWN_HEAD,
     TOO_LATE,
     UNREACHABLE,
-    HeaderPairs,
     Response,
     content_length,
-    known_heads,
     remember_head,
 )
+from gateway.upstream.line import Line
 from gateway.wire.types import Buffer
 
 if TYPE_CHECKING:
@@ -53,9 +51,6 @@ every `TICK`, because a timer per request costs as much as reading a small respo
 JOINED = 64 * 1024
 """Bytes of a request up to which copying it into one piece costs less than writing several."""
 
-_FAILED = 500
-"""uvicorn (KServe's SDK, MLServer) closes without a word after a failure of its application: the next request
-on the connection may reach a program that no longer reads."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BYTES_ACKED = struct.Struct("=Q")
 _BYTES_ACKED_AT = 120  # in struct tcp_info of linux/tcp.h
@@ -67,7 +62,7 @@ class NotSent(Exception):
     """The kept-alive connection was closed before the server saw anything of the request."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Line, asyncio.Protocol):
     """One connection; the pool makes it, and gets it back through `on_idle` or loses it through `on_lost`."""
 
     def __init__(
@@ -82,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._peer = peer  # for `detail` only
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
+        self._transport = None
         self._parser = httptools.HttpResponseParser(self)
         self.closed = False
         self._written = 0  # bytes of all requests
@@ -94,9 +89,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0  # loop time; owned by the pool
         self.deadline = math.inf  # loop time; looked at by the pool
         # Per request: one of the two is set while somebody waits
-        self._future: asyncio.Future[Any] | None = None
-        self._stream: Stream | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._future = None
+        self._stream = None
+        self._timer = None
         self._sent = 0
         self._without_body = False
         # Per response
@@ -106,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._first_head = b""  # of the first chunk
         self._status = 0
         self._collected: list[tuple[bytes, bytes]] = []
-        self._headers: HeaderPairs = ()
+        self._headers = ()
         self._body: list[bytes] = []
         self._left = 0  # bytes of a large body still to come, which go around the parser
         self._until_close = False
@@ -141,12 +136,7 @@ class Connection(asyncio.Protocol):
     def _write(self, head: bytes, parts: Sequence[Buffer], size: int, timeout: float) -> None:
         transport = self._transport
         assert transport is not None
-        self._seen = self._head_done = self._complete = self._until_close = False
-        self._head_bytes = self._left = 0
-        self._sent = size
-        if self._secure:
-            self._acked_before, self._untouched = self._acked()[1], False
-        self._written += size
+        self.begin(size)
         if timeout < EXACT_BELOW:
             self._timer = self._loop.call_later(timeout, self.late)
         else:
@@ -157,6 +147,9 @@ class Connection(asyncio.Protocol):
             transport.write(b"".join((head, *parts)))
         else:
             transport.writelines([head, *parts])
+
+    def _count_arrived(self) -> None:
+        self._acked_before, self._untouched = self._acked()[1], False
 
     def abandon(self, waiter: asyncio.Future[Any] | Stream) -> bool:
         """Close at once because `waiter` waits no more; the server can then cancel the call.
@@ -205,31 +198,6 @@ class Connection(asyncio.Protocol):
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self._secure = transport.get_extra_info("ssl_object") is not None
-
-    def data_received(self, data: bytes) -> None:
-        """Parse; finish when the message is whole."""
-        if self._future is None and self._stream is None:
-            # Nobody asked for it (such as a 408 for an idle connection): no answer to what comes next.
-            self._abort()
-            return
-        if self._left:
-            self._take_rest(data)
-            return
-        if not self._seen:
-            self._seen = True
-            end = data.find(b"\r\n\r\n", 0, MAX_KNOWN_HEAD)
-            self._first_head = head = data[:end] if end > 0 else b""
-            known = known_heads.get(head)
-            if known is not None and self._stream is None and not self._without_body:
-                self._status, self._headers, length = known
-                self._head_done = self._keep_alive = True
-                body = data[end + 4 :]
-                if len(body) == length and not self._must_end():
-                    self._whole(body)
-                else:
-                    self._begin_body(body, length)
-                return
-        self._parse(data)
 
     def _whole(self, body: bytes) -> None:
         """As `_finish` for what nearly every response is: one segment with a known head, on a connection that stays."""
@@ -406,23 +374,13 @@ class Connection(asyncio.Protocol):
 
     def _recycle(self) -> None:
         """Give the connection back to the pool, or close it."""
-        if self._surplus or self._until_close or not self._keep_alive or self._must_end():
+        if self._surplus or self._until_close or not self._keep_alive or self.must_end():
             self._abort()
             return
         if self._without_body:
             self._parser = httptools.HttpResponseParser(self)
         self.served += 1
         self._on_idle(self)
-
-    def _must_end(self) -> bool:
-        """Whether the connection cannot be used again, however clean the response was."""
-        transport = self._transport
-        assert transport is not None
-        return (
-            self.closed
-            or self._status == _FAILED
-            or transport.get_write_buffer_size() > 0  # answered before it had read the whole request
-        )
 
     def late(self) -> None:
         """The answer's time is over."""

@@ -5,25 +5,20 @@ Contract: plain values, no I/O. Header names are lower case; `headers` is shared
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
+
+from gateway.upstream._line_py import MAX_KNOWN_HEAD, HeaderPairs
+from gateway.upstream.line import ResponseHead, known_heads
 
 UNREACHABLE: Final = "the model server closed the connection before it answered"
 GARBLED: Final = "the model server's answer could not be understood"
 TOO_LATE: Final = "the model server did not answer in time"
 
-HeaderPairs: TypeAlias = tuple[tuple[bytes, bytes], ...]
-"""(lower-case name, value) in the order they came."""
-
 BODYLESS: Final = frozenset({204, 304})
 """Statuses whose message ends at the empty line (RFC 9112 6.3)."""
 
 MAX_KNOWN_HEADS: Final = 512
-MAX_KNOWN_HEAD: Final = 512
-"""Bytes; Triton's heads have 80 to 150."""
-known_heads: dict[bytes, tuple[int, HeaderPairs, int]] = {}
-"""Heads (without the final CR LF CR LF) that llhttp has parsed: status, headers, content length. A head's meaning
-depends on its bytes alone and a model answers like requests with like heads, so most are found here; reading one
-costs 0.4 us instead of 4 us. Servers that send the time in each head fill it slowly, and it is emptied when full."""
+_DIGITS: Final = 10
 
 
 class Response:
@@ -74,4 +69,24 @@ def remember_head(head: bytes, status: int, headers: HeaderPairs) -> None:
         return
     if len(known_heads) >= MAX_KNOWN_HEADS:
         known_heads.clear()
-    known_heads[head] = (status, headers, length)
+    json_length = find_header(headers, b"inference-header-content-length")
+    # What is no number is told to whoever reads the answer (`answers.header_length_of`).
+    stands = json_length is not None and json_length.isdigit() and len(json_length) < _DIGITS
+    known_heads[head] = ResponseHead(head, status, headers, length, int(json_length or 0) if stands else -1)
+
+
+__all__ = [
+    "BODYLESS",
+    "GARBLED",
+    "MAX_KNOWN_HEAD",
+    "MAX_KNOWN_HEADS",
+    "TOO_LATE",
+    "UNREACHABLE",
+    "HeaderPairs",
+    "Response",
+    "ResponseHead",
+    "content_length",
+    "find_header",
+    "known_heads",
+    "remember_head",
+]

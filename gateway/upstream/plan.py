@@ -18,6 +18,7 @@ answer itself (`is_servers`): a model that raises UNAVAILABLE (503) must not tak
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +32,10 @@ from gateway.upstream.events import Counters
 from gateway.upstream.http_response import TOO_LATE
 
 if TYPE_CHECKING:
+    from gateway.upstream.http_client import Connection
+    from gateway.upstream.http_response import Response
     from gateway.upstream.replica import Replica
+    from gateway.upstream.served import Served
     from gateway.wire.types import InferCall
 
 _FAILED = frozenset({502, 503, 504})
@@ -62,6 +66,24 @@ class CallPlan(msgspec.Struct, gc=False):
     transport: Literal["http", "grpc"] = "http"
 
 
+class Begun(msgspec.Struct):
+    """A try that was sent without a coroutine (`straight.py`), and that one is to end."""
+
+    replica: Replica
+    served: Served
+    epoch: int
+    """Of its circuit, when it was sent."""
+    began: float
+    """Monotonic time."""
+    connection: Connection
+    future: asyncio.Future[Response] | None
+    """Of the response; whoever waits for it takes it out."""
+    request: bytes
+    """The whole of it."""
+    sent_at: float
+    """Loop time."""
+
+
 class Sending(msgspec.Struct, gc=False):
     """One unary call as it goes to a replica."""
 
@@ -74,6 +96,8 @@ class Sending(msgspec.Struct, gc=False):
     headers: Sequence[tuple[str, str]]
     """What else travels."""
     plan: CallPlan
+    begun: Begun | None = None
+    """Its first try is under way already."""
 
 
 class Resilience:

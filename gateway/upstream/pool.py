@@ -26,6 +26,8 @@ from gateway.upstream.http_client import Connection, NotSent
 from gateway.upstream.http_head import header_block, host_header, request_line
 from gateway.upstream.http_response import TOO_LATE, Response
 from gateway.upstream.http_stream import Stream
+from gateway.upstream.line import Shelf
+from gateway.upstream.plan import Begun
 from gateway.wire.types import Buffer
 
 IDLE_SECONDS = 60.0
@@ -48,7 +50,7 @@ Headers: TypeAlias = Sequence[tuple[str, str]] | bytes
 """Pairs, or the lines that `header_block` made of them once."""
 
 
-class Pool:
+class Pool(Shelf):
     """At most `connections` connections to `host:port`; `name` is the label of its events."""
 
     def __init__(
@@ -73,14 +75,14 @@ class Pool:
         self._peer = host_header(host, port)
         # A gateway calls few distinct paths: the line and the host header of each are made once.
         self._start_lines = lru_cache(maxsize=1024)(self._start)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = None
         self._connections: set[Connection] = set()
-        self._idle: list[Connection] = []  # a stack, the latest used last
+        self._idle = []
         self._places = 0  # taken of `_limit`: connections, and those being opened
-        # A waiter is given a connection, or None: a place, to open one itself.
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
-        self._reaper: asyncio.TimerHandle | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._waiters = deque()
+        self._reaper = None
+        self._ticker = None
+        self.probe_after = PROBE_AFTER
         self._closing = False
         self.connects = 0
         """Connections opened so far."""
@@ -111,10 +113,12 @@ class Pool:
         parts: Sequence[Buffer] = (),
         *,
         timeout: float,
+        begun: Begun | None = None,
     ) -> Response:
         """One request and its whole response; `parts` are the body, `timeout` is in seconds.
 
-        Framing headers (`host`, `content-length`) are made here and MUST NOT be in `headers`.
+        Framing headers (`host`, `content-length`) are made here and MUST NOT be in `headers`. `begun`: it was written
+        already, and headers and parts are not looked at.
 
         Raises:
             BadRequest: a header or the target cannot be written safely.
@@ -124,14 +128,20 @@ class Pool:
             Overloaded: too many wait for a connection already.
         """
         loop = self._loop or self._bind()
-        head, size = self._head(method, target, headers, parts)
-        began = loop.time()
-        connection = self._pop_idle(began) if self._idle else None
-        if connection is None:
-            connection = await self._acquire(loop, began + timeout)
-            timeout = _left(loop, began + timeout)
+        future: asyncio.Future[Response] | None = None
+        if begun is None:
+            head, size = self._head(method, target, headers, parts)
+            began = loop.time()
+            connection = self.pop_idle(began) if self._idle else None
+            if connection is None:
+                connection = await self._acquire(loop, began + timeout)
+                timeout = _left(loop, began + timeout)
+        else:
+            head, size, began = begun.request, len(begun.request), begun.sent_at
+            connection, future, begun.future = begun.connection, begun.future, None
         while True:
-            future = connection.request(head, parts, size, timeout, without_body=method == "HEAD")
+            if future is None:
+                future = connection.request(head, parts, size, timeout, without_body=method == "HEAD")
             try:
                 return await future
             except NotSent:
@@ -142,7 +152,7 @@ class Pool:
                     self._counters.on_event("abandon", upstream=self._name)
                 raise
             finally:
-                del future  # it holds the error, whose traceback holds this frame, and all would hold the tensors
+                future = None  # it holds the error, whose traceback holds this frame, and all would hold the tensors
 
     async def stream(
         self,
@@ -161,7 +171,7 @@ class Pool:
         loop = self._loop or self._bind()
         head, size = self._head(method, target, headers, parts)
         began = loop.time()
-        connection = self._pop_idle(began)
+        connection = self.pop_idle(began)
         if connection is None:
             connection = await self._acquire(loop, began + timeout)
         while True:
@@ -231,18 +241,6 @@ class Pool:
     def _start(self, method: str, target: str) -> bytes:
         return request_line(method, target) + header_block([("host", self._peer)])
 
-    def _pop_idle(self, now: float) -> Connection | None:
-        idle = self._idle
-        while idle:
-            connection = idle.pop()
-            if connection.closed:
-                continue
-            if now - connection.idle_since > PROBE_AFTER and connection.gone_while_idle():
-                connection.close()
-                continue
-            return connection
-        return None
-
     async def _acquire(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         while True:
             if self._places < self._limit:
@@ -285,7 +283,7 @@ class Pool:
         try:
             async with asyncio.timeout_at(min(deadline, began + CONNECT_SECONDS)):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._peer, self._on_idle, self._on_lost),
+                    lambda: Connection(loop, self._peer, self.on_idle, self._on_lost),
                     self._host,
                     self._port,
                     ssl=tls,
@@ -323,7 +321,7 @@ class Pool:
             self._places -= 1
             self._give_place()
         elif not connection.closed:
-            self._on_idle(connection)
+            self.on_idle(connection)
 
     def _give_place(self) -> None:
         """A place is free: it is the longest waiter's."""
@@ -335,22 +333,10 @@ class Pool:
         if not self._places and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    def _on_idle(self, connection: Connection) -> None:
-        """A whole response: the connection is the longest waiter's, else free."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
-        if self._closing:
-            connection.close()
-            return
+    def _reap_later(self) -> None:
         loop = self._loop
         assert loop is not None
-        connection.idle_since = loop.time()
-        self._idle.append(connection)
-        if self._reaper is None:
-            self._reaper = loop.call_later(IDLE_SECONDS, self._reap)
+        self._reaper = loop.call_later(IDLE_SECONDS, self._reap)
 
     def _on_lost(self, connection: Connection) -> None:
         if connection not in self._connections:

@@ -19,6 +19,7 @@ from gateway import settings
 from gateway.errors import CircuitOpen, TidegateError, Unreachable, Unsupported, UpstreamAnswered, UpstreamError
 from gateway.upstream.answers import error_of, header_length_of
 from gateway.upstream.capabilities import TRITON, Capabilities
+from gateway.upstream.counts import Counted
 from gateway.upstream.ejection import Outlier
 from gateway.upstream.events import Counters, Silent
 from gateway.upstream.grpc_channel import Engine, GrpcChannel
@@ -27,6 +28,7 @@ from gateway.upstream.http_head import header_block, split_address
 from gateway.upstream.http_response import Response
 from gateway.upstream.http_stream import Stream
 from gateway.upstream.lives import Lives, MemoryLives, life_key
+from gateway.upstream.plan import Begun
 from gateway.upstream.pool import Headers, Pool
 from gateway.upstream.served import Traffic
 from gateway.upstream.shm_calls import FROM, SharedCalls
@@ -53,7 +55,7 @@ Restore: TypeAlias = Callable[["Replica"], Awaitable[None]]
 """Brings a replica that came back to the state that was asked for; raises TidegateError when it cannot."""
 
 
-class Replica:
+class Replica(Counted):
     """One model server.
 
     Args:
@@ -289,6 +291,7 @@ class Replica:
         timeout: float,
         tell: bool = False,
         again: bool = False,
+        begun: Begun | None = None,
     ) -> InferAnswer:
         """One inference over HTTP, its large tensors by shared memory where the server is on this machine.
 
@@ -302,6 +305,7 @@ class Replica:
             timeout: seconds for everything.
             tell: a Triton is told what is left of it, as the request's `timeout` (microseconds).
             again: it may run twice.
+            begun: it was sent already, without shared memory.
 
         Raises:
             UpstreamAnswered: the server's own error.
@@ -316,10 +320,10 @@ class Replica:
         block = header_block(headers)
         target = model_target(model, version, "infer")
         shared = self._shared
-        if shared is None or not shared.carries(call, model, version):
-            head, parts = _formed(call, block, left, binary=binary)
+        if shared is None or begun is not None or not shared.carries(call, model, version):
+            head, parts = _formed(call, block, left, binary=binary) if begun is None else (b"", [])
             try:
-                response = await self._pool.request("POST", target, head, parts, timeout=timeout)
+                response = await self._pool.request("POST", target, head, parts, timeout=timeout, begun=begun)
             except Unreachable as error:
                 self.heard(error)
                 raise

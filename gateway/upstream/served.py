@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from gateway import settings
 from gateway.upstream.breaker import Breaker
+from gateway.upstream.counts import Counted
 from gateway.upstream.hedge import LatencyQuantile, Quickness
 
 QUICK_BELOW = 0.05
@@ -18,10 +19,10 @@ QUICK_BELOW = 0.05
 is less than what gRPC would cost all the others."""
 
 
-class Served:
+class Served(Counted):
     """One model on one replica."""
 
-    __slots__ = ("breaker", "in_flight", "latency", "quickness")
+    __slots__ = ("breaker", "latency", "quickness")
 
     def __init__(self, config: settings.Upstream) -> None:
         self.breaker = Breaker(config.breaker.failures, config.breaker.open, config.breaker.probes)

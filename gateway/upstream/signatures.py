@@ -9,7 +9,6 @@ compare by `is`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import msgspec
 
 from gateway.errors import BadGateway, NotFound, TidegateError, UpstreamAnswered, UpstreamError
 from gateway.upstream.answers import error_of
+from gateway.upstream.counts import Entry, Known
 from gateway.upstream.pool import Headers, Pool
 from gateway.upstream.targets import model_target
 from gateway.wire.validate import ModelSignature
@@ -38,8 +38,8 @@ _NO_SUCH_PAGE = frozenset({404, 405, 501})
 _HEADERS: Headers = b""
 
 
-class _Entry:
-    __slots__ = ("fetched", "signature", "stale_at")
+class _Entry(Entry):
+    __slots__ = ("fetched",)
 
     def __init__(self, signature: ModelSignature, now: float) -> None:
         self.signature = signature
@@ -47,7 +47,7 @@ class _Entry:
         self.stale_at = now + TTL_SECONDS
 
 
-class Signatures:
+class Signatures(Known):
     """The signatures of one model server's models."""
 
     def __init__(self, pool: Pool, on_change: Callable[[], None] = lambda: None) -> None:
@@ -57,16 +57,6 @@ class Signatures:
         self._asked_at: dict[tuple[str, str], float] = {}  # of those that are not known
         self._entries: dict[tuple[str, str], _Entry] = {}  # the one fetched longest ago first
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSignature]] = {}
-
-    def peek(self, model: str, version: str) -> ModelSignature | None:
-        """What is known, however old; asks for news in the background when it is old."""
-        entry = self._entries.get((model, version))
-        if entry is None:
-            return None
-        # The loop's clock, without asking for the loop: CPython 3.11 makes a system call of that.
-        if time.monotonic() > entry.stale_at:
-            self._fetch(model, version)
-        return entry.signature
 
     def knows(self, model: str, version: str) -> bool:
         """Whether it is known, however old; asks for nothing."""

@@ -35,17 +35,22 @@ async def attempt(replica: Replica, shared: Resilience, sending: Sending, timeou
         CircuitOpen: nothing was sent, the circuit is open.
         TidegateError: see `Replica.infer`.
     """
-    model, plan = sending.model, sending.plan
-    served = replica.traffic.get(model) or replica.traffic.of(model)
-    breaker, outlier = served.breaker, replica.outlier
-    epoch = breaker.epoch if breaker.closed else _enter(breaker, began, replica, model)
-    probing = outlier.out and shared.ejection.began(outlier, began)
+    model, plan, begun = sending.model, sending.plan, sending.begun
+    sending.begun = None
+    if begun is None:
+        served = replica.traffic.get(model) or replica.traffic.of(model)
+        breaker, outlier = served.breaker, replica.outlier
+        epoch = breaker.epoch if breaker.closed else _enter(breaker, began, replica, model)
+        probing = outlier.out and shared.ejection.began(outlier, began)
+    else:
+        served, epoch, probing = begun.served, begun.epoch, False
+        breaker, outlier = served.breaker, replica.outlier
     plan.replica = replica
     replica.in_flight += 1
     served.in_flight += 1
     load = served.in_flight
     try:
-        if served.quickness.quick or replica.grpc_address is None:
+        if begun is not None or served.quickness.quick or replica.grpc_address is None:
             answer = await replica.infer(
                 sending.call,
                 model=model,
@@ -54,6 +59,7 @@ async def attempt(replica: Replica, shared: Resilience, sending: Sending, timeou
                 timeout=timeout,
                 tell=plan.heeds_timeout,
                 again=plan.idempotent and plan.sequence is None,
+                begun=begun,
             )
         else:
             answer = await transport.send(replica, sending, timeout)
@@ -76,7 +82,7 @@ async def attempt(replica: Replica, shared: Resilience, sending: Sending, timeou
     if breaker.epoch == epoch and breaker.closed:
         breaker.failures = 0
     else:
-        _leave(replica, model, breaker, epoch, now, failed=False)
+        leave(replica, model, breaker, epoch, now, failed=False)
     if probing:
         shared.ejection.ended(outlier)
     outlier.requests += 1
@@ -125,7 +131,7 @@ class StreamTry:
             _failed(replica, shared, self.model, breaker, self._epoch, error, hurried=hurried, probing=self._probing)
             return
         now = _now()
-        _leave(replica, self.model, breaker, self._epoch, now, failed=False)
+        leave(replica, self.model, breaker, self._epoch, now, failed=False)
         if self._probing:
             shared.ejection.ended(replica.outlier)
         shared.ejection.succeeded(replica.outlier, now)
@@ -147,12 +153,13 @@ def _failed(
     failed = is_failure(error, hurried=hurried)
     if probing:
         shared.ejection.ended(replica.outlier)
-    _leave(replica, model, breaker, epoch, now, failed=failed)
+    leave(replica, model, breaker, epoch, now, failed=failed)
     if failed and is_servers(error):
         shared.ejection.failed(replica.outlier, now)
 
 
-def _leave(replica: Replica, model: str, breaker: Breaker, epoch: int, now: float, *, failed: bool | None) -> None:
+def leave(replica: Replica, model: str, breaker: Breaker, epoch: int, now: float, *, failed: bool | None) -> None:
+    """Tell a circuit, and whoever counts its changes; see `Breaker.leave`."""
     was_closed = breaker.closed
     if breaker.leave(epoch, now, failed=failed):
         replica.traffic.tell(model, "circuit_open")

@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from gateway import settings
 from gateway.errors import ModelAway, NotFound, SequenceLost, TidegateError, Unreachable
@@ -37,6 +36,7 @@ from gateway.upstream.pool import NOT_REACHED
 from gateway.upstream.replica import Replica, Restore
 from gateway.upstream.sequences import LOST, SequencePins, not_started
 from gateway.upstream.shm_ring import Ring
+from gateway.upstream.straight import Calls
 from gateway.upstream.tls import UpstreamTls
 from gateway.upstream.tries import StreamTry
 from gateway.wire.types import Buffer, InferAnswer, InferCall
@@ -46,7 +46,7 @@ MOST_WANTED = 1024
 """Models and versions that are looked after on every replica; beyond, the one asked for longest ago is not."""
 
 
-class Upstream:
+class Upstream(Calls):
     """All replicas under one name of the settings."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Upstream:
         self._sequences = SequencePins(name, MemoryPins() if pins is None else pins)
         self._wanted: dict[tuple[str, str], None] = {}
         self._having: dict[tuple[str, str], list[Replica]] = {}
-        self._only: Replica | None = None
+        self._only = None
         self._cold_until = 0.0
         self._was_ready = False
         self.members: Members = Members(
@@ -147,10 +147,7 @@ class Upstream:
 
     # -- what models take ------------------------------------------------------------------------------------
 
-    def known_signature(self, model: str, version: str = "") -> ModelSignature | None:
-        """What is known of a model without asking; None: nothing yet."""
-        if self._only is not None:
-            return self._only.signatures.peek(model, version)
+    def _known_among(self, model: str, version: str) -> ModelSignature | None:
         for replica in self._having.get((model, version)) or self._candidates(model, version):
             known = replica.signatures.peek(model, version)
             if known is not None:
@@ -307,22 +304,6 @@ class Upstream:
         return found
 
     # -- calls -----------------------------------------------------------------------------------------------
-
-    def infer(
-        self,
-        call: InferCall,
-        *,
-        model: str,
-        version: str = "",
-        headers: Sequence[tuple[str, str]] = (),
-        timeout: float,
-        plan: CallPlan | None = None,
-    ) -> Coroutine[Any, Any, InferAnswer]:
-        """One inference by one of the replicas; see `attempts.run`. Nothing happens until it is awaited."""
-        sending = Sending(call, model, version, headers, CallPlan() if plan is None else plan)
-        if self._only is not None and "sequence_id" not in call.parameters:
-            return attempts.run(self, sending, timeout)  # the common case: without a coroutine in between
-        return self._infer(sending, timeout)
 
     async def _infer(self, sending: Sending, timeout: float) -> InferAnswer:
         """Between several replicas, or in a sequence."""

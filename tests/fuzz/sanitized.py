@@ -21,7 +21,11 @@ BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
     "gateway._driven_c",
     "gateway.doors._fast_grpc_c",
+    "gateway.upstream._counts_c",
     "gateway.upstream._grpc_client_c",
+    "gateway.upstream._line_c",
+    "gateway.upstream._straight_c",
+    "gateway.wire._by_heart_c",
     "gateway.wire._http2_c",
     "gateway.wire._infer_c",
     "governance.audit._writer_c",

@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, TidegateError
-from gateway.wire import by_heart, http_answer, http_request
+from gateway.wire import _by_heart_c, _by_heart_py, http_answer, http_request
+from gateway.wire import by_heart as chosen
+from gateway.wire.grpc import NO_EXTENSIONS
 from gateway.wire.types import MAX_TENSORS, InferCall
 from gateway.wire.validate import ModelSignature, TensorSignature
+
+both = pytest.mark.parametrize("by_heart", [_by_heart_py, _by_heart_c], ids=["python", "c"])
 
 NAMES = st.sampled_from(["INPUT0", "INPUT1", "é", 'a"b'])
 COUNTS = st.integers(0, 3)
@@ -62,8 +66,9 @@ def plain(call: InferCall):
     return call.model, call.version, call.id, call.parameters, inputs, call.outputs, call.binary_data_output, call.raw
 
 
+@both
 @given(requests())
-def test_a_request_is_read_as_by_the_codec(request_):
+def test_a_request_is_read_as_by_the_codec(by_heart, request_):
     body, length = request_
     expected = outcome(http_request.decode_request, body, length, "m", "2", MAX_TENSORS)
     for _ in range(3):  # at first, and then by heart
@@ -81,7 +86,8 @@ def test_a_request_is_read_as_by_the_codec(request_):
                 assert got[0] == wanted[0]
 
 
-def test_other_bytes_behind_a_known_head_are_other_tensors():
+@both
+def test_other_bytes_behind_a_known_head_are_other_tensors(by_heart):
     head = b'{"inputs":[{"name":"a","datatype":"INT32","shape":[1],"parameters":{"binary_data_size":4}}]}'
     calls = [by_heart.decode_request(head + bytes([n, 0, 0, 0]), len(head), "m", "", MAX_TENSORS) for n in range(3)]
     assert [bytes(call.inputs[0].data) for call in calls] == [bytes([n, 0, 0, 0]) for n in range(3)]
@@ -92,7 +98,8 @@ def test_other_bytes_behind_a_known_head_are_other_tensors():
         by_heart.decode_request(head + b"\0\0\0", len(head), "m", "", MAX_TENSORS)
 
 
-def test_a_sequence_id_that_was_changed_is_sent():
+@both
+def test_a_sequence_id_that_was_changed_is_sent(by_heart):
     head = b'{"inputs":[{"name":"a","datatype":"INT32","shape":[1],"parameters":{"binary_data_size":4}}],"parameters":{"sequence_id":1}}'
     for sequence in (5, 6):
         call = by_heart.decode_request(head + b"\0\0\0\0", len(head), "m", "", MAX_TENSORS)
@@ -101,7 +108,8 @@ def test_a_sequence_id_that_was_changed_is_sent():
         assert json.loads(bytes(parts[0]))["parameters"]["sequence_id"] == sequence
 
 
-def test_strings_are_judged_each_time():
+@both
+def test_strings_are_judged_each_time(by_heart):
     signature = ModelSignature("m", {"a": TensorSignature("a", "BYTES", (-1,))}, {}, frozenset({"a"}))
     head = b'{"inputs":[{"name":"a","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":5}}]}'
     for _ in range(2):  # learned at the second sight
@@ -131,10 +139,11 @@ def answers(draw) -> tuple[bytes, int]:
     return head + tail, len(head)
 
 
+@both
 @given(
     answers(), st.booleans(), st.lists(st.tuples(st.sampled_from(["OUTPUT0", "OUTPUT1"]), st.booleans()), max_size=2)
 )
-def test_an_answer_is_written_as_by_the_codec(answer, binary, asked):
+def test_an_answer_is_written_as_by_the_codec(by_heart, answer, binary, asked):
     body, length = answer
     document: dict = {
         "inputs": [{"name": "a", "datatype": "INT32", "shape": [1], "parameters": {"binary_data_size": 4}}],
@@ -163,3 +172,45 @@ def test_an_answer_is_written_as_by_the_codec(answer, binary, asked):
             b"content-type: %b\r\ninference-header-content-length: %d\r\ncontent-length: %d\r\n"
             % (kind.encode(), size, len(whole))
         )
+
+
+def test_the_twin_in_c_is_taken():
+    assert chosen.decode_request is (_by_heart_py if NO_EXTENSIONS else _by_heart_c).decode_request
+
+
+@both
+def test_large_tensors_are_not_copied(by_heart):
+    item = {"name": "a", "datatype": "UINT8", "shape": [100_000], "parameters": {"binary_data_size": 100_000}}
+    head = json.dumps({"inputs": [item]}).encode()
+    body = memoryview(head + bytes(100_000))
+    for _ in range(3):
+        call = by_heart.decode_request(body, len(head), "m", "", MAX_TENSORS)
+        assert call.inputs[0].data.obj is body.obj
+    assert call.known is not None
+    assert call.tail.obj is body.obj
+
+
+@both
+def test_a_length_beyond_the_body_is_the_codecs_to_judge(by_heart):
+    told = {"name": "O", "datatype": "INT8", "shape": [0], "parameters": {"binary_data_size": 0}}
+    body = json.dumps({"model_name": "m", "outputs": [told]}).encode()
+    for _ in range(3):
+        assert by_heart.decode_response(body, len(body)).outputs[0].name == "O"
+    for length in (len(body) + 1, len(body) - 1):
+        with pytest.raises(TidegateError):
+            by_heart.decode_response(body, length)
+
+
+@both
+def test_several_tensors_get_their_own_bytes(by_heart):
+    items = [
+        {"name": name, "datatype": "INT8", "shape": [size], "parameters": {"binary_data_size": size}}
+        for name, size in (("a", 2), ("b", 0), ("c", 3))
+    ]
+    asked, told = json.dumps({"inputs": items}).encode(), json.dumps({"model_name": "m", "outputs": items}).encode()
+    for _ in range(3):
+        call = by_heart.decode_request(asked + b"xxyyy", len(asked), "m", "", MAX_TENSORS)
+        answer = by_heart.decode_response(told + b"xxyyy", len(told))
+        for tensors in (call.inputs, answer.outputs):
+            assert [bytes(each.data) for each in tensors] == [b"xx", b"", b"yyy"]
+    assert bytes(call.tail) == bytes(answer.tail) == b"xxyyy"
