@@ -15,6 +15,7 @@ from gateway.errors import GRPC_CODES
 
 if TYPE_CHECKING:
     from gateway.doors.fast_grpc_connection import Connection
+    from gateway.driven import Driven
     from gateway.tls import PeerCertificate
 
 OK: Final = [("grpc-status", "0")]
@@ -40,7 +41,8 @@ class FastCall(Rpc):
 
     def __init__(self) -> None:
         self.deadline: float | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | Driven | None = None
+        """Its handler, until it has said all."""
         self.timer: asyncio.TimerHandle | None = None
         self.goal = 0
         """Bytes that it is to have sent when its connection next looks at the calls that wait."""

@@ -65,3 +65,5 @@ class Method(msgspec.Struct, frozen=True):
 
     unary: Unary | None = None
     streaming: Streaming | None = None
+    direct: bool = False
+    """The unary handler may run without a task (`gateway.driven`)."""

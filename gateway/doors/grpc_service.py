@@ -59,7 +59,7 @@ def methods(app: Core) -> Mapping[str, Method]:
         for operation in OPERATIONS.values()
         if operation.name in PAGES
     }
-    found[_SERVICE + "ModelInfer"] = Method(unary=_infer(app))
+    found[_SERVICE + "ModelInfer"] = Method(unary=_infer(app), direct=True)
     found[_SERVICE + "ModelStreamInfer"] = Method(streaming=lambda call: StreamDoor(app, call).run())
     return found | health_methods(app)
 
