@@ -66,7 +66,7 @@ check: venv
 	  kernels.features._features_c kernels.groups._groups_c kernels.hashing._hmac_c \
 	  kernels.tensors._scan_c kernels.tensors._parse_c kernels.tensors._format_c \
 	  gateway.doors._fast_grpc_c gateway.upstream._grpc_client_c gateway.wire._http2_c \
-	  gateway.wire._infer_c gateway.wire._infer_write_c governance.audit._writer_c
+	  gateway.wire._infer_c gateway.wire._infer_write_c governance.audit._entry_c governance.audit._writer_c
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find gateway governance kernels -name '*.pyx')
 

@@ -34,6 +34,7 @@ from gateway.wire._http2_c import (
     PINGED,
     PONGED,
     TOO_LARGE,
+    WHOLE,
     ProtocolError,
 )
 
@@ -267,6 +268,13 @@ class Connection(asyncio.Protocol):
             if call.method_of.streaming is not None:
                 call.task = self._loop.create_task(self._stream(call))
 
+    def _whole(self, call: FastCall, what: tuple[bytes, bool]) -> None:
+        """Head, message and end at once."""
+        self._open(call, None)
+        self._message(call, what)
+        if call.method_of.streaming is not None:
+            call.ended()
+
     def _message(self, call: FastCall, what: tuple[bytes, bool]) -> None:
         message, compressed = what
         if compressed:
@@ -427,7 +435,9 @@ class Connection(asyncio.Protocol):
     @property
     def streams_only(self) -> bool:
         """Whether every open call is a stream, which may last for as long as its client likes."""
-        return self._leaving and all(c.method_of.streaming is not None for c in self.session.calls.values())
+        return self._leaving and all(
+            c.method_of is not None and c.method_of.streaming is not None for c in self.session.calls.values()
+        )
 
     def cut(self) -> None:
         """End the calls now, and the connection."""
@@ -490,6 +500,7 @@ _HANDLERS: Final[dict[int, Callable[[Connection, Any, Any], None]]] = {
     MESSAGE: Connection._message,  # noqa: SLF001
     HALF_CLOSED: Connection._half_closed,  # noqa: SLF001
     CLOSED: Connection._gone,  # noqa: SLF001
+    WHOLE: Connection._whole,  # noqa: SLF001
     TOO_LARGE: Connection._too_large,  # noqa: SLF001
     BAD_FRAME: Connection._bad_frame,  # noqa: SLF001
     PINGED: Connection._pinged,  # noqa: SLF001

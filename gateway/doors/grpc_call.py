@@ -32,7 +32,7 @@ class Call(Protocol):
 
     @property
     def headers(self) -> Headers:
-        """The client's metadata without binary values; the handler's own to change."""
+        """The client's metadata without binary values; MUST NOT be changed: calls with the same share it."""
 
     @property
     def deadline(self) -> float | None:

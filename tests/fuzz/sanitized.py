@@ -23,6 +23,7 @@ EXTENSIONS = (
     "gateway.upstream._grpc_client_c",
     "gateway.wire._http2_c",
     "gateway.wire._infer_c",
+    "governance.audit._entry_c",
     "governance.audit._writer_c",
     "gateway.wire._infer_write_c",
     "gateway.wire._nghttp2_c",
