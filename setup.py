@@ -15,16 +15,24 @@ C17 = ["-std=c17"]
 CXX17 = ["-std=c++17"]  # std::from_chars and std::to_chars for floats need gcc 11
 
 
-def extension(name: str, language: str = "c") -> Extension:
-    """The extension module `name`, whose source is the .pyx of that name; `language` is c or c++."""
+def extension(name: str, language: str = "c", also: str = "") -> Extension:
+    """The extension module `name`, whose source is the .pyx of that name.
+
+    `language` is c or c++; `also`: another folder whose headers it includes.
+    """
     folder = name.rpartition(".")[0].replace(".", "/")
     return Extension(
         name,
         [name.replace(".", "/") + ".pyx"],
         language=language,
-        include_dirs=[folder],
+        include_dirs=[folder, also] if also else [folder],
         # Else a changed header builds nothing.
-        depends=sorted(str(path) for suffix in ("h", "hpp", "pxd") for path in Path(folder).glob(f"*.{suffix}")),
+        depends=sorted(
+            str(path)
+            for place in (folder, also or folder)
+            for suffix in ("h", "hpp", "pxd")
+            for path in Path(place).glob(f"*.{suffix}")
+        ),
         extra_compile_args=[*COMMON, *(CXX17 if language == "c++" else C17)],
     )
 
@@ -37,6 +45,7 @@ EXTENSIONS = [
     extension("gateway.wire._infer_c"),
     extension("gateway.wire._infer_write_c"),
     extension("gateway.doors._fast_grpc_c"),
+    extension("governance.audit._entry_c", language="c++", also="kernels/hashing"),
     extension("governance.audit._writer_c"),
     extension("gateway.upstream._counts_c"),
     extension("gateway.upstream._grpc_client_c"),

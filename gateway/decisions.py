@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.monitors.alarms import Event
     from gateway.operations import Operation
     from gateway.snapshot import Admitted, Snapshot
+    from governance.audit.entry import Form
     from governance.audit.witness import Suspicion
     from governance.ports import Body, DecisionLog
     from governance.types import Subject
@@ -65,13 +66,13 @@ class Decisions:
     """
 
     def __init__(self, log: DecisionLog, *, strict: bool = False) -> None:
-        self._log = log
+        self.log = log
         self._strict = strict
 
     def admit(self) -> None:
         """Before anything is done for a request. Raises Overloaded: its decision could not be recorded."""
         try:
-            self._log.admit()
+            self.log.admit()
         except AuditUnavailable as error:
             raise _away(error) from None
 
@@ -82,6 +83,12 @@ class Decisions:
         record.latency_us = int((time.perf_counter() - x.started) * 1e6)
         record.phase = "end" if x.bracketed else None
         return self._record(record, x.inputs, x.outputs)
+
+    def form(self, x: Exchange) -> Form | None:
+        """That of the records of inference requests which were served as this one; see `DecisionLog.form`."""
+        record = _inference(x, "served")
+        record.status = code_of(x.protocol, None)
+        return self.log.form(record)
 
     async def unread(
         self, snapshot: Snapshot, protocol: str, request_id: str, error: TidegateError, model: str = ""
@@ -277,7 +284,7 @@ class Decisions:
 
     def _record(self, record: Record, inputs: Body | None = None, outputs: Body | None = None) -> Written:
         try:
-            return self._log.record(record, inputs, outputs)
+            return self.log.record(record, inputs, outputs)
         except AuditUnavailable as error:
             return _away(error)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
-
 from gateway import logs, telemetry
 from gateway.clients import client_address
 from gateway.tracing import http_server, rpc_server
-from kernels.counters import Counter, Histogram
+from kernels.counters import Tally
 
 if TYPE_CHECKING:
     from gateway.admission.concurrency import Gate
@@ -38,19 +36,10 @@ _RPC_METHODS = {
 }
 
 
-_MOST_HANDLES = 1024
-"""Outcomes whose handles are kept together."""
+_MOST_TALLIES = 1024
+"""Outcomes whose cells are kept together."""
 _Outcome: TypeAlias = tuple[str, str, str, str, str, str]
 """Route, variant, protocol, code, tenant, upstream."""
-
-
-class _Handles(msgspec.Struct, gc=False):
-    """What a request of one outcome counts in."""
-
-    requests: Counter
-    duration: Histogram
-    upstream: Histogram | None
-    overhead: Histogram | None
 
 
 class Observer:
@@ -68,39 +57,26 @@ class Observer:
         self._unit_missing = registry.counter(telemetry.UNIT_MISSING)
         self._unapproved = registry.counter(telemetry.UNAPPROVED)
         in_flight = registry.gauge(telemetry.IN_FLIGHT)
-        self._in_flight = {protocol: in_flight.labels(protocol) for protocol in ("http", "grpc")}
-        self._handles: dict[_Outcome, _Handles] = {}
+        self.in_flight = {protocol: in_flight.labels(protocol) for protocol in ("http", "grpc")}
+        """By protocol."""
+        self._tallies: dict[_Outcome, Tally] = {}
         self._generation = registry.generation
 
     def started(self, x: Exchange) -> None:
         """A door has read a request."""
-        self._in_flight[x.protocol].add(1)
+        self.in_flight[x.protocol].add(1)
         x.trace = self._tracing.start(x.headers)
 
     def finished(self, x: Exchange) -> None:
         """It was answered, refused, or nobody waits for it any more."""
         seconds = time.perf_counter() - x.started
-        self._in_flight[x.protocol].add(-1)
-        protocol, route, variant, subject, error = x.protocol, x.route, x.variant, x.subject, x.error
-        code = code_of(protocol, error)
-        outcome = (
-            "" if route is None else route.name,
-            "" if variant is None else variant.name,
-            protocol,
-            code,
-            "" if subject is None else subject.tenant,
-            variant.upstream if variant is not None and x.upstream_seconds else "",
-        )
-        handles = self._handles.get(outcome)
-        if handles is None or self._generation != self._registry.generation:
-            handles = self._resolve(outcome)
-        handles.requests.inc()
-        handles.duration.observe(seconds)
-        if handles.upstream is not None and handles.overhead is not None:
-            handles.upstream.observe(x.upstream_seconds)
-            handles.overhead.observe(seconds - x.upstream_seconds)
+        self.in_flight[x.protocol].add(-1)
+        error = x.error
+        code = code_of(x.protocol, error)
+        tally = self.tally(x, code)
+        tally.count(seconds, x.upstream_seconds)
         if x.trace.sampled:
-            handles.duration.exemplar(seconds, *x.trace.exemplar(), time.time())
+            tally.duration.exemplar(seconds, *x.trace.exemplar(), time.time())
             name, attributes = _described(x, code)
             x.trace.end(name, attributes, error=error)
         if x.snapshot.monitors and error is None:
@@ -112,19 +88,44 @@ class Observer:
             fields = {**_fields(x, code, seconds), "detail": error.detail}
             _log.warning("%s", error.message, extra={"fields": fields})
 
-    def _resolve(self, outcome: _Outcome) -> _Handles:
-        """The handles of an outcome; one look-up a request instead of four."""
-        if self._generation != self._registry.generation or len(self._handles) >= _MOST_HANDLES:
-            self._handles.clear()
+    def says_more(self, x: Exchange) -> bool:
+        """Whether a request like this one, that was served, leaves more behind than counts."""
+        return self._access_log or x.trace.sampled or bool(x.snapshot.monitors)
+
+    @property
+    def generation(self) -> int:
+        """Changes when what `tally` gave is out of date."""
+        return self._registry.generation
+
+    def tally(self, x: Exchange, code: str) -> Tally:
+        """What a request of this outcome counts in."""
+        route, variant, subject = x.route, x.variant, x.subject
+        outcome = (
+            "" if route is None else route.name,
+            "" if variant is None else variant.name,
+            x.protocol,
+            code,
+            "" if subject is None else subject.tenant,
+            variant.upstream if variant is not None and x.upstream_seconds else "",
+        )
+        tally = self._tallies.get(outcome)
+        if tally is None or self._generation != self._registry.generation:
+            tally = self._resolve(outcome)
+        return tally
+
+    def _resolve(self, outcome: _Outcome) -> Tally:
+        """What an outcome counts in; one look-up a request instead of four."""
+        if self._generation != self._registry.generation or len(self._tallies) >= _MOST_TALLIES:
+            self._tallies.clear()
             self._generation = self._registry.generation
         route, variant, protocol, code, tenant, upstream = outcome
-        handles = self._handles[outcome] = _Handles(
+        tally = self._tallies[outcome] = Tally(
             self._requests.labels(route, variant, protocol, code, tenant),
             self._durations.labels(route, variant, protocol),
             self._upstream.labels(route, variant, upstream) if upstream else None,
             self._overhead.labels(route, protocol) if upstream else None,
         )
-        return handles
+        return tally
 
     def assigned(self, x: Exchange, assignment: Assignment) -> None:
         """A variant was chosen."""
@@ -217,7 +218,7 @@ class GateMeters:
     def __init__(self, registry: Registry) -> None:
         self._shed = registry.counter(telemetry.SHED)
         self._limit = registry.gauge(telemetry.CONCURRENCY_LIMIT)
-        self._in_flight = registry.gauge(telemetry.CONCURRENCY_IN_FLIGHT)
+        self.in_flight = registry.gauge(telemetry.CONCURRENCY_IN_FLIGHT)
         self._queued = registry.gauge(telemetry.CONCURRENCY_QUEUED)
 
     def shed(self, upstream: str, model: str, tenant_class: int, reason: str) -> None:
@@ -227,7 +228,7 @@ class GateMeters:
     def state(self, upstream: str, model: str, gate: Gate) -> None:
         """What a gate looks like now."""
         self._limit.labels(upstream, model).set(gate.limiter.limit)
-        self._in_flight.labels(upstream, model).set(gate.limiter.in_flight)
+        self.in_flight.labels(upstream, model).set(gate.limiter.in_flight)
         self._queued.labels(upstream, model).set(gate.room.waiting)
 
 

@@ -37,6 +37,7 @@ from gateway.identity import KeysNeeded
 from gateway.routing import CallView, sequence_id, upstream_sequence_id
 from gateway.transform import columns_of
 from gateway.upstream.plan import CallPlan
+from gateway.usual import Usual
 from gateway.wire import validate
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Pipeline:
         self._decisions = decisions
         self.gates = gates
         self._observer = observer
+        self._usual = Usual(observer, decisions)
         self._shadows = shadows
 
     async def infer(self, x: Exchange) -> Any:
@@ -164,6 +166,8 @@ class Pipeline:
         """Give the room back, count the request and record it; what its answer has to wait for."""
         if x.ticket is not None:
             self._admission.leave(x.ticket, x.nbytes_out)
+        if self._usual.leave(x):
+            return None
         self._observer.finished(x)
         written = self._decisions.inference(x)
         if x.error is not None:

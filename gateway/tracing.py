@@ -232,7 +232,7 @@ class Tracing:
         if caller is None:
             low = _getrandbits(64)
             if low >= self._bound or self._sink is None:
-                return _SILENT
+                return SILENT
             return SampledTrace(_getrandbits(64) << 64 | low or 1, SAMPLED, None, self._sink)
         if not caller.sampled:
             return Trace(caller.trace_id)
@@ -270,5 +270,5 @@ def _new_id() -> int:
 
 
 _NO_STEP: Final = Step()
-_SILENT: Final = Trace(0)
+SILENT: Final = Trace(0)
 """Of every request without a caller's context that is not sampled: it has nothing of its own."""

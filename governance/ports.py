@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from governance.audit.entry import Form
     from governance.audit.record import Record
 
 Body: TypeAlias = Sequence[bytes | bytearray | memoryview]
@@ -45,6 +46,25 @@ class DecisionLog(Protocol):
             AuditUnavailable: as from the future.
         """
 
+    def form(self, record: Record) -> Form | None:
+        """What `record_as` takes for records like this one, which is handed over; None: there is none.
+
+        It holds for as long as the log is open.
+        """
+
+    def record_as(
+        self,
+        form: Form,
+        request_id: str,
+        latency_us: int,
+        inputs: Body | None,
+        outputs: Body | None,
+    ) -> bool:
+        """As `record` of a record of that form with this id and latency; the answer goes out at once.
+
+        False: nothing was done, since this one is not of that form; `record` takes it.
+        """
+
     def close(self) -> None:
         """Write what was recorded, and make it public if no other process will. Blocks; call it off the loop."""
 
@@ -59,6 +79,21 @@ class NoLog:
 
     def record(self, record: Record, inputs: Body | None = None, outputs: Body | None = None) -> None:
         """Nothing is recorded."""
+
+    def form(self, record: Record) -> None:
+        """There is none."""
+
+    def record_as(
+        self,
+        form: Form,
+        request_id: str,
+        latency_us: int,
+        inputs: Body | None,
+        outputs: Body | None,
+    ) -> bool:
+        """Nothing is recorded."""
+        del form, request_id, latency_us, inputs, outputs
+        return True
 
     def close(self) -> None:
         """Nothing is open."""

@@ -21,6 +21,9 @@ class Kept:
     def admit(self) -> None:
         pass
 
+    def form(self, record) -> None:
+        """There is none."""
+
     def record(self, record, inputs=None, outputs=None) -> None:
         self.records.append((record.kind, record.action, record.outcome, record.status))
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import Any, final
 
 from typing_extensions import disjoint_base
 
@@ -8,6 +8,16 @@ from gateway.wire._http2_c import BaseRpc, BaseSession
 
 @disjoint_base
 class Rpc(BaseRpc):
+    connection: Any
+    method_of: Any
+    deadline: Any
+    task: Any
+    timer: Any
+    goal: int
+    initial: Any
+    queue: Any
+    wake: Any
+    room: Any
     @property
     def path(self) -> str: ...
     @property

@@ -2,14 +2,17 @@
 """The server's side of gRPC on HTTP/2: see `wire/_http2_c.pyx`."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, uint32_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from gateway.wire._http2_c cimport BaseRpc, BaseSession, provide
 from gateway.wire._nghttp2_c cimport (
+    DATA,
     END_STREAM,
     FLAG_NO_END_STREAM,
+    HEADERS,
     SETTINGS_HEADER_LIST,
     SETTINGS_PUSH,
     SETTINGS_STREAMS,
@@ -24,27 +27,62 @@ from gateway.wire._nghttp2_c cimport (
 )
 
 from gateway.headers import Headers
-from gateway.wire._http2_c import STREAM_WINDOW
+from gateway.wire._http2_c import CALL, HALF_CLOSED, MESSAGE, STREAM_WINDOW, WHOLE
 
 cdef enum:
     MOST_FIELDS = 48
+    LONGEST_BLOCK = 2048
+    MOST_BLOCKS = 512
+    MOST_SEEN = 8192
+
+# What header blocks mean, by their bytes (names, values and their lengths): a client sends the same with each call.
+# Those that are learned come a second time; all are forgotten when there are too many. They hold credentials.
+cdef dict _known = {}
+cdef set _seen = set()
+
+
+@cython.final
+cdef class Meaning:
+    """Of a header block; calls share it."""
+
+    cdef str path, method, content_type, encoding
+    cdef object headers
+
+
+cdef struct Block:
+    size_t used
+    bint whole
+    char data[LONGEST_BLOCK]
 
 
 cdef class Rpc(BaseRpc):
-    """One call. Subclasses add what their door needs; they are made without arguments."""
+    """One call. Subclasses add what their door does; they are made without arguments."""
 
     cdef readonly str path
     cdef readonly str method
     cdef readonly str timeout
     """`grpc-timeout` as it was sent, empty where there is none."""
     cdef readonly object headers
-    """Metadata without gRPC's own and without binary values."""
+    """Metadata without gRPC's own and without binary values; MUST NOT be changed, since calls share it."""
     cdef bint headed
     cdef list trailing
+    cdef Block *block
+    """The session's; where the block of this call's head is put together."""
+    # Its door's.
+    cdef public object connection
+    cdef public object method_of
+    cdef public object deadline
+    cdef public object task
+    cdef public object timer
+    cdef public object initial
+    cdef public object queue
+    cdef public object wake
+    cdef public object room
+    cdef public Py_ssize_t goal
 
     def __cinit__(self):
         self.path = self.method = self.timeout = ""
-        self.headers = Headers()
+        self.initial = ()
 
     @property
     def started(self):
@@ -60,6 +98,73 @@ cdef class Rpc(BaseRpc):
         if self.metadata_size > most:
             self.oversized = True
             return 0
+        if name_size == 12 and memcmp(name, b"grpc-timeout", 12) == 0:  # another with each call
+            self.timeout = PyUnicode_DecodeLatin1(value, value_size, NULL)
+            return 0
+        if self.block.whole:
+            if self.keep(name, name_size, value, value_size):
+                return 0
+            self.unfold()
+        return self.read(name, name_size, value, value_size)
+
+    cdef bint keep(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
+        """Put a field into the block; whether there is room."""
+        cdef Block *block = self.block
+        cdef uint32_t sizes[2]
+        if name_size + value_size + sizeof(sizes) > LONGEST_BLOCK - block.used:
+            return False
+        sizes[0], sizes[1] = <uint32_t>name_size, <uint32_t>value_size
+        memcpy(block.data + block.used, sizes, sizeof(sizes))
+        memcpy(block.data + block.used + sizeof(sizes), name, name_size)
+        memcpy(block.data + block.used + sizeof(sizes) + name_size, value, value_size)
+        block.used += sizeof(sizes) + name_size + value_size
+        return True
+
+    cdef int unfold(self) except -1:
+        """Read the fields of the block, and from now on each as it comes."""
+        cdef Block *block = self.block
+        cdef uint32_t sizes[2]
+        cdef size_t at = 0
+        block.whole = False
+        self.headers = Headers()
+        while at < block.used:
+            memcpy(sizes, block.data + at, sizeof(sizes))
+            at += sizeof(sizes)
+            self.read(block.data + at, sizes[0], block.data + at + sizes[0], sizes[1])
+            at += sizes[0] + sizes[1]
+        return 0
+
+    cdef int understand(self) except -1:
+        """The block of the head has ended."""
+        cdef Meaning meaning
+        cdef bytes block
+        if not self.block.whole:
+            return 0
+        if self.oversized:
+            self.unfold()
+            return 0
+        block = PyBytes_FromStringAndSize(self.block.data, self.block.used)
+        meaning = _known.get(block)
+        if meaning is not None:
+            self.path, self.method, self.headers = meaning.path, meaning.method, meaning.headers
+            self.content_type, self.encoding = meaning.content_type, meaning.encoding
+            return 0
+        self.unfold()
+        mark = hash(block)
+        if mark not in _seen:
+            if len(_seen) >= MOST_SEEN:
+                _seen.clear()
+            _seen.add(mark)
+            return 0
+        if len(_known) >= MOST_BLOCKS:
+            _known.clear()
+        meaning = Meaning()
+        meaning.path, meaning.method, meaning.headers = self.path, self.method, self.headers
+        meaning.content_type, meaning.encoding = self.content_type, self.encoding
+        _known[block] = meaning
+        return 0
+
+    cdef int read(self, const char *name, size_t name_size, const char *value, size_t value_size) except -1:
         if name[0] == c":":
             if name_size == 5 and memcmp(name, b":path", 5) == 0:
                 self.path = PyUnicode_DecodeLatin1(value, value_size, NULL)
@@ -76,9 +181,6 @@ cdef class Rpc(BaseRpc):
         if name_size > 4 and memcmp(name + name_size - 4, b"-bin", 4) == 0:
             return 0
         if name_size > 5 and memcmp(name, b"grpc-", 5) == 0:
-            if name_size == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
-                self.timeout = PyUnicode_DecodeLatin1(value, value_size, NULL)
-                return 0
             if name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
                 self.encoding = PyUnicode_DecodeLatin1(value, value_size, NULL)
                 return 0
@@ -93,6 +195,9 @@ cdef class Rpc(BaseRpc):
             text = self.headers[key] + "," + text
         self.headers[key] = text
         return 0
+
+    cdef bint settled(self) noexcept:
+        return self.finished and self.task is None and self.timer is None and self.room is None
 
     cdef int ending(self, void *h2) except -1:
         """Trailers go behind the last message."""
@@ -114,6 +219,7 @@ cdef class Session(BaseSession):
     """
 
     cdef object make
+    cdef Block block
 
     def __init__(self, make, *, Py_ssize_t most_metadata, Py_ssize_t most_message, uint32_t streams):
         self.make, self.most_metadata, self.most_message = make, most_metadata, most_message
@@ -130,11 +236,32 @@ cdef class Session(BaseSession):
         if call is None:
             call = self.make()
             call.stream = stream
+            call.block = &self.block
+            self.block.used = 0
+            self.block.whole = True
             self.calls[stream] = call
             lib.set_user(self.h2, stream, <void *>call)
         else:
             call.in_trailers = True
         return call
+
+    cdef int received(self, const Frame *frame) except -1:
+        cdef Rpc call
+        cdef Py_ssize_t count
+        if frame.kind == HEADERS and self.heading is not None and not self.heading.in_trailers:
+            (<Rpc>self.heading).understand()
+        BaseSession.received(self, frame)
+        count = len(self.events)
+        if count >= 3 and frame.kind == DATA and frame.flags & END_STREAM:
+            kind, call, _ = self.events[count - 1]
+            if (
+                kind == HALF_CLOSED
+                and not call.cut_short
+                and self.events[count - 2][0] == MESSAGE and self.events[count - 2][1] is call
+                and self.events[count - 3][0] == CALL and self.events[count - 3][1] is call
+            ):
+                self.events[count - 3:] = [(WHOLE, call, self.events[count - 2][2])]
+        return 0
 
     cdef int went(self, const Frame *frame) noexcept:
         """What a client still sends when the answer is complete is not wanted (RFC 9113, 8.1)."""

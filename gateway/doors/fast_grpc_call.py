@@ -15,6 +15,7 @@ from gateway.errors import GRPC_CODES
 
 if TYPE_CHECKING:
     from gateway.doors.fast_grpc_connection import Connection
+    from gateway.driven import Driven
     from gateway.tls import PeerCertificate
 
 OK: Final = [("grpc-status", "0")]
@@ -32,22 +33,23 @@ _HIGH: Final = 64 * 1024
 class FastCall(Rpc):
     """One call."""
 
-    __slots__ = ("_initial", "_queue", "_room", "_wake", "connection", "deadline", "goal", "method_of", "task", "timer")
+    __slots__ = ()
 
     connection: Connection
     method_of: Method
     """What serves it."""
-
-    def __init__(self) -> None:
-        self.deadline: float | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.goal = 0
-        """Bytes that it is to have sent when its connection next looks at the calls that wait."""
-        self._initial: Metadata = ()
-        self._queue: deque[bytes] | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+    deadline: float | None
+    task: asyncio.Task[None] | Driven | None
+    """Its handler, until it has said all."""
+    timer: asyncio.TimerHandle | None
+    goal: int
+    """Bytes that it is to have sent when its connection next looks at the calls that wait."""
+    initial: Metadata
+    """What is to be sent with its answer."""
+    queue: deque[bytes] | None
+    """Messages of a stream that were not taken."""
+    wake: asyncio.Future[None] | None
+    room: asyncio.Future[None] | None
 
     def client(self) -> tuple[str, PeerCertificate | None]:
         """Of the connection."""
@@ -57,9 +59,9 @@ class FastCall(Rpc):
 
     def arrived(self, message: bytes) -> None:
         """One more message of a stream."""
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(message)
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(message)
         self._awake()
 
     def ended(self) -> None:
@@ -67,22 +69,22 @@ class FastCall(Rpc):
         self._awake()
 
     def _awake(self) -> None:
-        wake, self._wake = self._wake, None
+        wake, self.wake = self.wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
 
     async def messages(self) -> AsyncIterator[bytes]:
         """In their order, to the client's end."""
         while True:
-            if self._queue:
-                message = self._queue.popleft()
+            if self.queue:
+                message = self.queue.popleft()
                 self.connection.taken(self, len(message))
                 yield message
             elif self.half_closed:
                 return
             else:
-                self._wake = asyncio.get_running_loop().create_future()
-                await self._wake
+                self.wake = asyncio.get_running_loop().create_future()
+                await self.wake
 
     # --- what goes --------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class FastCall(Rpc):
         if self.gone:
             raise Gone
         if self.method_of.unary is not None:
-            self._initial = metadata
+            self.initial = metadata
             return
         self.connection.session.begin(self, metadata)
         self.connection.flush_soon()
@@ -106,9 +108,9 @@ class FastCall(Rpc):
         else:
             self.connection.flush_soon()
         while self.waiting > _HIGH and not self.gone:
-            self._room = asyncio.get_running_loop().create_future()
+            self.room = asyncio.get_running_loop().create_future()
             self.connection.writers.add(self)
-            await self._room
+            await self.room
         if self.gone:
             raise Gone
 
@@ -116,13 +118,13 @@ class FastCall(Rpc):
         """Some of what waited has been sent, or never will be."""
         if self.waiting <= _HIGH or self.gone:
             self.connection.writers.discard(self)
-            room, self._room = self._room, None
+            room, self.room = self.room, None
             if room is not None and not room.done():
                 room.set_result(None)
 
     def answer(self, message: bytes) -> None:
         """The end of a unary call that went well."""
-        self.connection.session.answer(self, self._initial, message, OK)
+        self.connection.session.answer(self, self.initial, message, OK)
 
     async def abort(self, code: str, message: str, trailing: Metadata = ()) -> NoReturn:
         """End the call with this status."""
@@ -134,7 +136,7 @@ class FastCall(Rpc):
         if self.gone:
             return
         if not self.started:
-            self.connection.session.begin(self, self._initial)
+            self.connection.session.begin(self, self.initial)
         fields = [("grpc-status", _CODES[code])]
         if message:
             text = message.encode("utf-8", "replace")[:_MOST_MESSAGE]
@@ -144,8 +146,8 @@ class FastCall(Rpc):
 
     def started_with(self, metadata: Metadata) -> None:
         """Initial metadata for an end that comes before the handler has said any."""
-        if not self._initial:
-            self._initial = metadata
+        if not self.initial:
+            self.initial = metadata
 
 
 def seconds_of(timeout: str) -> float | None:

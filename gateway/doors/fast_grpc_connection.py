@@ -20,6 +20,7 @@ from gateway.doors.fast_grpc_call import FastCall, seconds_of
 from gateway.doors.grpc_call import Ended, Gone, Method
 from gateway.doors.grpc_exchange import served
 from gateway.doors.sending import LEAST_TAKEN, SendClock
+from gateway.driven import Driven
 from gateway.errors import TidegateError
 from gateway.headers import request_id
 from gateway.tls import PeerCertificate, certificate_of
@@ -33,6 +34,7 @@ from gateway.wire._http2_c import (
     PINGED,
     PONGED,
     TOO_LARGE,
+    WHOLE,
     ProtocolError,
 )
 
@@ -72,6 +74,8 @@ class Connection(asyncio.Protocol):
         """Calls that wait for room."""
         self._paused = False
         self._flushing = False
+        self._receiving = False
+        """What is answered meanwhile goes out at its end."""
         self._closed = True
         self._timer: asyncio.TimerHandle | None = None
         self._send_clock: SendClock | None = None
@@ -122,6 +126,7 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._heard = self._loop.time()
+        self._receiving = True
         try:
             self._handle(self.session.receive(data))
             if self.session.chatter > _MOST_CHATTER:
@@ -130,6 +135,8 @@ class Connection(asyncio.Protocol):
             _log.debug("a gRPC connection ends: %s", error)
             self.close()
             return
+        finally:
+            self._receiving = False
         self.flush()
 
     def eof_received(self) -> None:
@@ -261,6 +268,13 @@ class Connection(asyncio.Protocol):
             if call.method_of.streaming is not None:
                 call.task = self._loop.create_task(self._stream(call))
 
+    def _whole(self, call: FastCall, what: tuple[bytes, bool]) -> None:
+        """Head, message and end at once."""
+        self._open(call, None)
+        self._message(call, what)
+        if call.method_of.streaming is not None:
+            call.ended()
+
     def _message(self, call: FastCall, what: tuple[bytes, bool]) -> None:
         message, compressed = what
         if compressed:
@@ -272,7 +286,11 @@ class Connection(asyncio.Protocol):
         if call.method_of.streaming is not None:
             call.arrived(message)
         elif call.task is None and not call.finished:
-            call.task = self._loop.create_task(self._unary(call, message))
+            if call.method_of.direct:
+                call.task = driven = Driven(self._loop, self._unary(call, message), _over)
+                driven.start()
+            else:
+                call.task = self._loop.create_task(self._unary(call, message))
 
     def _plain(self, call: FastCall, message: bytes) -> bytes:
         if call.encoding in ("", "identity"):
@@ -291,7 +309,7 @@ class Connection(asyncio.Protocol):
             self._refuse(call, "INTERNAL", "the message was cut short")
         elif call.method_of.streaming is not None:
             call.ended()
-        elif call.task is None:
+        elif call.task is None and not call.finished:
             self._refuse(call, "INTERNAL", "the call has no message")
 
     def _refuse(self, call: FastCall, code: str, message: str) -> None:
@@ -313,7 +331,7 @@ class Connection(asyncio.Protocol):
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
-        if call.task is not None and not call.task.done():
+        if call.task is not None:
             call.task.cancel()
         if call in self.writers:
             call.sending()
@@ -341,7 +359,9 @@ class Connection(asyncio.Protocol):
             raise
         except Exception:  # noqa: BLE001  the last line of defence
             self._defect(call)
-        self.flush()
+        call.task = None  # it has nothing left to be cancelled for
+        if not self._receiving:
+            self.flush()
 
     async def _stream(self, call: FastCall) -> None:
         streaming = call.method_of.streaming
@@ -415,7 +435,9 @@ class Connection(asyncio.Protocol):
     @property
     def streams_only(self) -> bool:
         """Whether every open call is a stream, which may last for as long as its client likes."""
-        return self._leaving and all(c.method_of.streaming is not None for c in self.session.calls.values())
+        return self._leaving and all(
+            c.method_of is not None and c.method_of.streaming is not None for c in self.session.calls.values()
+        )
 
     def cut(self) -> None:
         """End the calls now, and the connection."""
@@ -469,11 +491,16 @@ class Connection(asyncio.Protocol):
         return max(min(least, self._old - now) if not self._leaving else least, _LEAST_S)
 
 
+def _over(_: object, __: object) -> None:
+    """A handler without a task has ended; it has said all itself."""
+
+
 _HANDLERS: Final[dict[int, Callable[[Connection, Any, Any], None]]] = {
     CALL: Connection._open,  # noqa: SLF001 - the table of this file
     MESSAGE: Connection._message,  # noqa: SLF001
     HALF_CLOSED: Connection._half_closed,  # noqa: SLF001
     CLOSED: Connection._gone,  # noqa: SLF001
+    WHOLE: Connection._whole,  # noqa: SLF001
     TOO_LARGE: Connection._too_large,  # noqa: SLF001
     BAD_FRAME: Connection._bad_frame,  # noqa: SLF001
     PINGED: Connection._pinged,  # noqa: SLF001

@@ -32,7 +32,7 @@ class Call(Protocol):
 
     @property
     def headers(self) -> Headers:
-        """The client's metadata without binary values; the handler's own to change."""
+        """The client's metadata without binary values; MUST NOT be changed: calls with the same share it."""
 
     @property
     def deadline(self) -> float | None:
@@ -65,3 +65,5 @@ class Method(msgspec.Struct, frozen=True):
 
     unary: Unary | None = None
     streaming: Streaming | None = None
+    direct: bool = False
+    """The unary handler may run without a task (`gateway.driven`)."""

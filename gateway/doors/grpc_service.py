@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from gateway import logs
-from gateway.clients import drop_untrusted
 from gateway.decisions import PageDecision
 from gateway.doors.grpc_call import Call, Method, Unary
-from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, served
+from gateway.doors.grpc_exchange import GrpcExchange, believed, check_size, fail, served
 from gateway.doors.grpc_health import health_methods
 from gateway.doors.grpc_pages import PAGES, GrpcPage
 from gateway.doors.grpc_stream import StreamDoor
@@ -22,7 +21,7 @@ from gateway.errors import Defect, TidegateError
 from gateway.headers import request_id
 from gateway.operations import OPERATIONS
 from gateway.snapshot import admitted_page
-from gateway.wire import grpc as codec
+from gateway.wire.grpc_by_heart import read_request
 
 if TYPE_CHECKING:
     from gateway.approvals import Notices
@@ -59,7 +58,7 @@ def methods(app: Core) -> Mapping[str, Method]:
         for operation in OPERATIONS.values()
         if operation.name in PAGES
     }
-    found[_SERVICE + "ModelInfer"] = Method(unary=_infer(app))
+    found[_SERVICE + "ModelInfer"] = Method(unary=_infer(app), direct=True)
     found[_SERVICE + "ModelStreamInfer"] = Method(streaming=lambda call: StreamDoor(app, call).run())
     return found | health_methods(app)
 
@@ -80,20 +79,19 @@ def _infer(app: Core) -> Unary:
         settings = snapshot.settings
         try:
             check_size(request, settings.limits.body)
-            read = codec.read_request(request, settings.limits.tensors)
+            read = read_request(request, settings.limits.tensors)
         except TidegateError as error:
             await fail(call, await app.decisions.unread(snapshot, "grpc", rid, error), rid, variant)
         try:
             peer, certificate = call.client()
             if settings.identity is not None:
-                drop_untrusted(headers, peer, settings.listen.trusted_proxies)
+                headers = believed(headers, peer, settings.listen.trusted_proxies)
             x = GrpcExchange(
                 snapshot,
                 headers,
                 operation="infer",
                 read=read,
                 request=request,
-                nbytes=len(request),
                 request_id=rid,
                 peer=peer,
                 deadline=call.deadline,
@@ -124,7 +122,7 @@ def _page(app: Core, name: str) -> Unary:
             asked = GrpcPage.parse(app, snapshot, operation, request)
             peer, certificate = call.client()
             if snapshot.settings.identity is not None:
-                drop_untrusted(headers, peer, snapshot.settings.listen.trusted_proxies)
+                headers = believed(headers, peer, snapshot.settings.listen.trusted_proxies)
             decision = PageDecision(snapshot, asked.operation, "grpc", asked.model, rid)
             async with app.decisions.deciding(decision):
                 admitted = await admitted_page(snapshot, asked.operation, asked.model, headers, certificate)

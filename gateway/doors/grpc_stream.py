@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from tritonclient.grpc import service_pb2
 
-from gateway.clients import drop_untrusted
 from gateway.doors.grpc_call import Call, Gone
-from gateway.doors.grpc_exchange import GrpcExchange, check_size, fail, retry_metadata, served
+from gateway.doors.grpc_exchange import GrpcExchange, believed, check_size, fail, retry_metadata, served
 from gateway.errors import Cancelled, TidegateError
 from gateway.headers import request_id
 from gateway.stream import StreamSession
@@ -55,7 +54,7 @@ class StreamDoor:
             self._peer, self._certificate = self._call.client()
             settings = self._app.snapshot.settings
             if settings.identity is not None:
-                drop_untrusted(self._headers, self._peer, settings.listen.trusted_proxies)
+                self._headers = believed(self._headers, self._peer, settings.listen.trusted_proxies)
             await self._app.snapshot.identifier.identified(self._headers, self._certificate)
         except TidegateError as error:
             await fail(self._call, await self._unread(self._app.snapshot, error), self._rid, "")
@@ -97,7 +96,6 @@ class StreamDoor:
             operation="stream",
             read=read,
             request=request,
-            nbytes=len(request),
             request_id=self._rid,
             peer=self._peer,
             certificate=self._certificate,

@@ -43,6 +43,7 @@ cdef class BaseRpc:
 
     cdef int field(self, const char *name, size_t name_size, const char *value, size_t value_size,
                    size_t most) except -1
+    cdef bint settled(self) noexcept
     cdef int ending(self, void *h2) except -1
     cdef int feed(self, BaseSession session, const char *data, size_t size) except -1
     cdef int put_data(self, BaseSession session, size_t length) except -1

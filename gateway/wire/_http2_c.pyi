@@ -10,6 +10,7 @@ TOO_LARGE: Literal[4]
 BAD_FRAME: Literal[5]
 PINGED: Literal[6]
 PONGED: Literal[7]
+WHOLE: Literal[8]
 STREAM_WINDOW: int
 CONNECTION_WINDOW: int
 

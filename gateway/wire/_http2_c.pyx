@@ -49,7 +49,7 @@ CONNECTION_WINDOW = 16 * 1024 * 1024
 cdef Py_ssize_t _STREAM_WINDOW = STREAM_WINDOW
 
 # Kinds of events.
-CALL, MESSAGE, HALF_CLOSED, CLOSED, TOO_LARGE, BAD_FRAME, PINGED, PONGED = range(8)
+CALL, MESSAGE, HALF_CLOSED, CLOSED, TOO_LARGE, BAD_FRAME, PINGED, PONGED, WHOLE = range(9)
 cdef int _CALL = 0, _MESSAGE = 1, _HALF_CLOSED = 2, _CLOSED = 3, _TOO_LARGE = 4, _BAD_FRAME = 5, _PINGED = 6
 cdef int _PONGED = 7
 
@@ -151,7 +151,8 @@ cdef int _on_stream_close(void *h2, int32_t stream, uint32_t code, void *user) n
             (<BaseRpc>call).gone = True
             session.pending -= (<BaseRpc>call).waiting
             (<BaseRpc>call).waiting = 0
-            session.events.append((_CLOSED, call, code))
+            if not (<BaseRpc>call).settled():
+                session.events.append((_CLOSED, call, code))
     except BaseException as error:
         return session.broke(error)
     return 0
@@ -210,6 +211,10 @@ cdef class BaseRpc:
                    size_t most) except -1:
         """One field of a header block of the other side."""
         raise NotImplementedError
+
+    cdef bint settled(self) noexcept:
+        """Whether nobody has to be told that the stream has closed."""
+        return False
 
     cdef int ending(self, void *h2) except -1:
         """The last message goes out now; flags for nghttp2 beside that it was the last."""
@@ -371,7 +376,9 @@ cdef class BaseSession:
         Returns:
             `[(kind, call, what), ...]`: CALL (its header block has ended), MESSAGE (`what`: bytes, whether they are
             compressed), HALF_CLOSED, CLOSED (`what`: the error code of RFC 9113, 7), TOO_LARGE and BAD_FRAME (of a
-            message; `what`: its size), PINGED, PONGED (no call).
+            message; `what`: its size), PINGED, PONGED (no call). A server has WHOLE (`what` as MESSAGE) for CALL,
+            MESSAGE and HALF_CLOSED that came at once, and no CLOSED for calls that had their end and for which nothing
+            runs.
 
         Raises:
             ProtocolError: this is not HTTP/2, or a flood of it.

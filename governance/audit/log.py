@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from governance.audit import record as records
+from governance.audit.entry import SMALL, Form, form_of
 from governance.audit.layout import Layout
 from governance.audit.people import People, Person, open_people
 from governance.audit.record import Record, RecordError
@@ -39,10 +40,9 @@ else:
 
 _log = logging.getLogger("tidegate.audit")
 
+_SMALL = SMALL
 _MOST_HELD = 64 << 20
 """Bytes of bodies that wait for their digests; beyond it they are taken on the spot."""
-_SMALL = 32 << 10
-"""Bytes of bodies whose digests are taken on the spot: 19 us at most, about what the thread's waking costs."""
 
 
 class Pending(msgspec.Struct):
@@ -91,6 +91,14 @@ class Scribe:
         if outputs is not None:
             record.output_digest = person.mac.hexdigest(outputs)
         return self._written(record, time_ns, person)
+
+    def form(self, record: Record) -> Form | None:
+        """See `DecisionLog.form`."""
+        person = self._people.at_hand(record.subject) if self._people.lasting else None
+        if person is None:
+            return None
+        record.subject, record.sealed = person.subject, person.sealed
+        return form_of(record, person.mac)
 
     def digest_now(self, pending: Pending) -> None:
         """Take the digests of one record, and let its bodies go. Raises AuditUnavailable."""
@@ -208,14 +216,40 @@ class AuditLog:
                 self._scribe.digest_now(pending)
             self._journal.put(pending)
         except AuditUnavailable as error:
-            if self._refuse:
-                raise
-            self.dropped += 1
-            if self.dropped & (self.dropped - 1) == 0:  # the first, and each time it has doubled
-                _log.error("%d decisions are in no record: %s", self.dropped, error)
+            self._unrecorded(error)
             return None
         self._held += nbytes
         return waiter
+
+    def form(self, record: Record) -> Form | None:
+        """See `DecisionLog`. A strict log has none: its records are waited for one by one."""
+        return None if self._strict else self._scribe.form(record)
+
+    def record_as(
+        self,
+        form: Form,
+        request_id: str,
+        latency_us: int,
+        inputs: Body | None,
+        outputs: Body | None,
+    ) -> bool:
+        """See `DecisionLog`."""
+        entry = form.entry(request_id, latency_us, time.time_ns(), inputs, outputs)
+        if entry is None:
+            return False
+        try:
+            self._journal.put(entry)
+        except AuditUnavailable as error:
+            self._unrecorded(error)
+        return True
+
+    def _unrecorded(self, error: AuditUnavailable) -> None:
+        """A decision is in no record. Raises the error where its answer must not go out then."""
+        if self._refuse:
+            raise error
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:  # the first, and each time it has doubled
+            _log.error("%d decisions are in no record: %s", self.dropped, error)
 
     def _entries(self, batch: Sequence[Pending | bytes]) -> list[bytes]:
         """On the journal's thread: see `Scribe.entries`."""

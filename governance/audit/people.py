@@ -46,6 +46,9 @@ class Person(msgspec.Struct, frozen=True):
 class People(Protocol):
     """From subjects to what is written of them."""
 
+    lasting: bool
+    """Whether what is written of a subject never changes while this is open."""
+
     def of(self, subjects: Iterable[str | None]) -> dict[str | None, Person]:
         """Each subject's person, of a batch at once. Raises AuditUnavailable."""
 
@@ -58,6 +61,8 @@ class People(Protocol):
 
 class Named:
     """Subjects by their names; one digest key for all."""
+
+    lasting = True
 
     def __init__(self, digest_key: bytes) -> None:
         self._mac = Mac(digest_key)
@@ -80,6 +85,8 @@ class Keyed:
     Whoever has the key can say which pseudonym a given name has; nobody can go the other way, and no one person's can
     be destroyed.
     """
+
+    lasting = True
 
     def __init__(self, digest_key: bytes) -> None:
         self._mac = Mac(digest_key)
@@ -114,6 +121,8 @@ class HeldError(AuditError):
 
 class Vault:
     """Subjects under pseudonyms. For one thread, but for `at_hand`; several processes may have it open."""
+
+    lasting = False
 
     def __init__(self, path: Path, master_key: bytes, digest_key: bytes) -> None:
         """Open the vault, or make it.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 NO_EXTENSIONS = bool(os.environ.get("TIDEGATE_NO_EXTENSIONS"))
 
 if TYPE_CHECKING or NO_EXTENSIONS:
-    from kernels.counters._counters_py import SHARED, Atomics, Counter, Gauge, Histogram, Pins
+    from kernels.counters._counters_py import SHARED, Atomics, Counter, Gauge, Histogram, Pins, Tally
 else:
-    from kernels.counters._counters_c import SHARED, Atomics, Counter, Gauge, Histogram, Pins
+    from kernels.counters._counters_c import SHARED, Atomics, Counter, Gauge, Histogram, Pins, Tally
 
-__all__ = ["NO_EXTENSIONS", "SHARED", "Atomics", "Counter", "Gauge", "Histogram", "Pins"]
+__all__ = ["NO_EXTENSIONS", "SHARED", "Atomics", "Counter", "Gauge", "Histogram", "Pins", "Tally"]

@@ -28,6 +28,19 @@ class Histogram:
     def exemplar(self, value: float, trace_high: int, trace_low: int, span: int, time: float) -> None: ...
 
 @final
+class Tally:
+    @property
+    def duration(self) -> Histogram: ...
+    def __init__(
+        self,
+        requests: Counter,
+        duration: Histogram,
+        upstream: Histogram | None = None,
+        overhead: Histogram | None = None,
+    ) -> None: ...
+    def count(self, seconds: float, upstream_seconds: float) -> None: ...
+
+@final
 class Atomics:
     def __init__(self, buffer: Buffer) -> None: ...
     def __len__(self) -> int: ...

@@ -181,6 +181,9 @@ cdef class Histogram(_Cells):
 
     def observe(self, double value):
         """Counts `value`; a NaN counts into +Inf, as in Prometheus' own clients."""
+        self._observe(value)
+
+    cdef void _observe(self, double value) noexcept:
         cdef double *bucket = self._buckets + self._bucket(value)
         tg_write(bucket, tg_read(bucket) + 1.0)
         tg_write(self._sum, tg_read(self._sum) + value)
@@ -195,6 +198,30 @@ cdef class Histogram(_Cells):
         tg_write(<double *>(at + 3), value)
         tg_write(<double *>(at + 4), time)
         tg_store(self._version, tg_load(self._version) + 1)
+
+
+@cython.final
+cdef class Tally:
+    """What a request of one outcome counts in; see the specification."""
+
+    cdef Counter _requests
+    cdef readonly Histogram duration
+    cdef Histogram _upstream
+    cdef Histogram _overhead
+
+    def __init__(
+        self, Counter requests not None, Histogram duration not None, Histogram upstream=None, Histogram overhead=None
+    ):
+        self._requests, self.duration, self._upstream, self._overhead = requests, duration, upstream, overhead
+
+    def count(self, double seconds, double upstream_seconds):
+        """One request that took so long, of which so much upstream."""
+        tg_write(self._requests._cell, tg_read(self._requests._cell) + 1.0)
+        self.duration._observe(seconds)
+        if self._upstream is not None:
+            self._upstream._observe(upstream_seconds)
+        if self._overhead is not None:
+            self._overhead._observe(seconds - upstream_seconds)
 
 
 @cython.final

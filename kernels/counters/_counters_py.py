@@ -150,6 +150,40 @@ class Histogram:
         self._words[version] = (self._words[version] + 1) & _MASK
 
 
+class Tally:
+    """What a request of one outcome counts in, each in its own cells.
+
+    Args:
+        requests: one more.
+        duration: how long it took.
+        upstream: how much of that upstream; None: it went nowhere.
+        overhead: the rest; None likewise.
+    """
+
+    __slots__ = ("_overhead", "_requests", "_upstream", "duration")
+
+    def __init__(
+        self,
+        requests: Counter,
+        duration: Histogram,
+        upstream: Histogram | None = None,
+        overhead: Histogram | None = None,
+    ) -> None:
+        self._requests = requests
+        self.duration = duration
+        self._upstream = upstream
+        self._overhead = overhead
+
+    def count(self, seconds: float, upstream_seconds: float) -> None:
+        """One request that took so long, of which so much upstream."""
+        self._requests.inc()
+        self.duration.observe(seconds)
+        if self._upstream is not None:
+            self._upstream.observe(upstream_seconds)
+        if self._overhead is not None:
+            self._overhead.observe(seconds - upstream_seconds)
+
+
 class Atomics:
     """Unsigned 64-bit cells that several processes change at once (sequentially consistent)."""
 

@@ -14,8 +14,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "sha256.hpp" nogil:
-    ctypedef struct tg_sha256:
-        uint32_t state[8]
     const uint32_t TG_SHA256_BEGIN[8]
     bint tg_sha256_available()
     void tg_sha256_begin(tg_sha256 *it, const uint32_t *state, uint64_t length)
@@ -38,9 +36,6 @@ def available() -> bool:
 @cython.final
 cdef class HmacSha256:
     """HMAC-SHA-256 under one key of at most 64 bytes."""
-
-    cdef tg_sha256 _inner
-    cdef tg_sha256 _outer
 
     def __init__(self, bytes key):
         cdef unsigned char block[64]

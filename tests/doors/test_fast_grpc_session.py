@@ -36,6 +36,7 @@ from gateway.wire._http2_c import (
     PONGED,
     STREAM_WINDOW,
     TOO_LARGE,
+    WHOLE,
     ProtocolError,
     load,
 )
@@ -142,8 +143,72 @@ def test_an_answer_is_headers_data_trailers_and_the_rest_is_not_wanted():
     assert [(kind, end) for kind, end, _ in kinds] == [(HEADERS, 0), (DATA, 0), (HEADERS, END_STREAM), (RST, 0)]
     assert kinds[1][2] == message(b"answer")
     assert kinds[3][2] == bytes(4), "NO_ERROR: the client had not ended its half"
-    assert made.late_events() == [(CLOSED, call, 0)]
+    assert made.late_events() == [], "nothing runs for it that would have to be told"
+    assert call.gone
     assert not made.calls
+
+
+def test_the_end_of_a_call_is_told_where_something_runs_for_it():
+    made = session()
+    for stream, name in ((1, "task"), (3, "timer"), (5, "room")):
+        call = opened(made, stream)
+        setattr(call, name, object())
+        made.answer(call, (), b"", OK)
+        out(made)
+        assert made.late_events() == [(CLOSED, call, 0)]
+
+
+def test_a_call_that_comes_at_once_is_one_event():
+    made = session()
+    ((kind, call, what),) = made.receive(head(1) + frame(DATA, END_STREAM, 1, message(b"in")))
+    assert (kind, what, call.half_closed) == (WHOLE, (b"in", 0), True)
+    events = made.receive(head(3) + frame(DATA, END_STREAM, 3, message(b"in") + b"\0"))
+    assert [kind for kind, *_ in events] == [CALL, MESSAGE, HALF_CLOSED]
+    events = made.receive(head(5) + frame(DATA, END_STREAM, 5, message(b"one") + message(b"two")))
+    assert [kind for kind, *_ in events] == [CALL, MESSAGE, MESSAGE, HALF_CLOSED]
+
+
+FIELDS = st.tuples(
+    st.sampled_from(["a", "b", "x-api-key", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "b-bin"]),
+    st.sampled_from(["1", "2", "gzip", "ü", "v" * 700]),
+)
+
+
+@given(st.lists(FIELDS, max_size=6), st.sampled_from([UNARY, "/other"]), st.integers(1, 3))
+def test_a_head_means_the_same_each_time(fields, path, pieces):
+    """Also where it is known by heart, where it does not fit there, and where it comes in several frames."""
+    wanted: dict[str, str] = {}
+    for name, value in fields:
+        if name in ("a", "b", "x-api-key"):
+            wanted[name] = f"{wanted[name]},{value}" if name in wanted else value
+    last = {name: value for name, value in fields if value != "ü"}
+    made = session()
+    for number in range(4):
+        whole = head(2 * number + 1, *fields, path=path)
+        at = [len(whole) * piece // pieces for piece in range(pieces + 1)]
+        events = [event for start, end in zip(at, at[1:], strict=False) for event in made.receive(whole[start:end])]
+        ((kind, call, _),) = events
+        assert (kind, call.path, call.method) == (CALL, path, "POST")
+        assert call.headers == wanted
+        if len(last) == len(fields):
+            assert (call.timeout, call.encoding) == (last.get("grpc-timeout", ""), last.get("grpc-encoding", ""))
+
+
+def test_calls_of_one_head_share_its_headers_whatever_time_they_have():
+    made = session()
+    calls = [opened(made, 2 * n + 1, ("own", "1"), ("grpc-timeout", f"{n}S")) for n in range(4)]
+    assert calls[3].headers is calls[2].headers is calls[1].headers
+    assert [call.timeout for call in calls] == ["0S", "1S", "2S", "3S"]
+    assert opened(made, 9, ("own", "2")).headers == {"own": "2"}
+
+
+def test_a_head_that_goes_beyond_the_limit_leaves_the_known_one_as_it_is():
+    made = session()
+    known = [opened(made, 2 * n + 1, ("same", "1")) for n in range(3)][-1]
+    call = opened(made, 9, ("same", "1"), ("large", "v" * 16_100))
+    assert call.oversized
+    call.headers.clear()
+    assert known.headers == {"same": "1"}
 
 
 def test_a_client_that_has_ended_is_not_reset():

@@ -28,6 +28,7 @@ EXTENSIONS = (
     "gateway.wire._by_heart_c",
     "gateway.wire._http2_c",
     "gateway.wire._infer_c",
+    "governance.audit._entry_c",
     "governance.audit._writer_c",
     "gateway.wire._infer_write_c",
     "gateway.wire._nghttp2_c",

@@ -40,6 +40,9 @@ class Kept:
     def admit(self):
         pass
 
+    def form(self, record) -> None:
+        """There is none."""
+
     def record(self, record, inputs=None, outputs=None):
         self.entries.append(encode(record, MAC.hex))
 

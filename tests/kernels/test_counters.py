@@ -3,6 +3,7 @@
 import mmap
 import multiprocessing
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ def test_the_switch_takes_the_specification():
 
 
 def test_twins_have_the_same_names():
-    for name in ("Counter", "Gauge", "Histogram", "Atomics", "Pins"):
+    for name in ("Counter", "Gauge", "Histogram", "Tally", "Atomics", "Pins"):
         public = {n for n in vars(getattr(py, name)) if not n.startswith("_")}
         assert public == {n for n in vars(getattr(c, name)) if not n.startswith("_")}
 
@@ -356,3 +357,29 @@ def _pin_once(path, slot, gate, results, keys):
 def test_processes_that_pin_at_once_agree(shared):
     got = _spawn(_pin_once, shared, 300)
     assert all(len(set(held)) == 1 and 0 not in held for held in zip(*got, strict=True))
+
+
+@given(st.lists(st.tuples(floats, floats), max_size=5), st.booleans(), st.booleans())
+def test_a_tally_counts_what_its_cells_would(requests, upstream, overhead):
+    cells = c.Histogram.cells(2)
+    buffers = [bytearray(8 * (1 + 3 * cells)) for _ in range(3)]
+    tallies = []
+    for twin, buffer in zip((py, c, py), buffers, strict=True):
+        parts = [twin.Counter(buffer, 0), *(twin.Histogram(buffer, 1 + n * cells, (0.1, 1.0)) for n in range(3))]
+        parts[2] = parts[2] if upstream else None
+        parts[3] = parts[3] if overhead else None
+        tallies.append(parts)
+    counted = [py.Tally(*tallies[0]), c.Tally(*tallies[1])]
+    assert counted[1].duration is tallies[1][1]
+    for seconds, there in requests:
+        for tally in counted:
+            tally.count(seconds, there)
+        one, duration, up, over = tallies[2]
+        one.inc()
+        duration.observe(seconds)
+        if up is not None:
+            up.observe(there)
+        if over is not None:
+            over.observe(seconds - there)
+    values = [struct.unpack(f"={len(buffer) // 8}d", buffer) for buffer in buffers]
+    assert repr(values[0]) == repr(values[1]) == repr(values[2])
