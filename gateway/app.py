@@ -147,6 +147,9 @@ class Application:
         self._serving_now = False
         """Every door is open and none drains."""
         self._hurried = asyncio.Event()
+        self._covered: dict[int, list[asyncio.Server]] = {}
+        """Listeners of seats that have no worker."""
+        self._covering = asyncio.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -200,11 +203,11 @@ class Application:
             self._tls = RollingContext(_http_tls(snapshot))
         door = HttpDoor(self)
         protocols: tuple[type[LargeBodyProtocol], ...] = (protocol_of(self), LargeBodyProtocol)
-        watched, apart = snapshot.settings.metrics.enabled, metrics is not None
+        here = snapshot.settings.metrics.enabled and metrics is None
         rest = _ControlPages(self, door)
-        apps: list[Any] = [front(door, WatchPages(self, health=True, metrics=watched and not apart, rest=rest))]
-        if apart:
-            apps.append(WatchPages(self, health=False, metrics=watched, rest=None))
+        apps: list[Any] = [front(door, WatchPages(self, health=True, metrics=here, rest=rest))]
+        if metrics is not None:
+            apps.append(WatchPages(self, health=False, metrics=True, rest=None))
         self._servers += [
             HttpServer(app, limits, tls=self._tls, ring=self.ring, protocol=protocol)
             for app, protocol in zip(apps, protocols, strict=False)
@@ -223,6 +226,19 @@ class Application:
         # What was made by now lives about as long as the process: the collector need not look at it.
         gc.freeze()
         self._serving_now = True
+
+    async def cover(self, seat: int, sockets: list[socket.socket]) -> None:
+        """Answer at the sockets of another seat too, whose worker has died: `http`, then `metrics`."""
+        async with self._covering:
+            self._covered[seat] = [
+                await server.serve_also(sock) for server, sock in zip(self._servers, sockets, strict=True)
+            ]
+
+    async def uncover(self, seat: int) -> None:
+        """It has a worker again."""
+        async with self._covering:
+            for listener in self._covered.pop(seat, ()):
+                listener.close()
 
     async def relieved(self) -> None:
         """Another worker has the ports: take no more connections and let go of those that there are, losing no call.

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Final
+
+COVER: Final = b"+"
+UNCOVER: Final = b"-"
+"""What a worker is told about another seat, whose number follows in two bytes; with the first come its sockets."""
 
 
 class Life:
@@ -56,6 +62,15 @@ class Life:
             self._process.send_signal(sig)
         elif sig not in self._owed:
             self._owed.append(sig)
+
+    def cover(self, seat: int, descriptors: Sequence[int]) -> None:
+        """Accept connections at another seat's listening sockets too, which has no worker. Raises OSError."""
+        socket.send_fds(self._pipe, [COVER + seat.to_bytes(2)], descriptors)
+
+    def uncover(self, seat: int) -> None:
+        """That seat has a worker again."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._pipe.send(UNCOVER + seat.to_bytes(2))
 
     async def leave(self, sig: int, patience: float) -> int:
         """Send a signal upon which it leaves; kill it when it has not within `patience` seconds. Its exit status."""

@@ -127,6 +127,10 @@ class Observer:
         )
         return tally
 
+    def unread(self, protocol: str, error: TidegateError) -> None:
+        """An inference request was refused before anybody knew what it asks for: of no route, tenant or duration."""
+        self._requests.labels("", "", protocol, code_of(protocol, error), "").inc()
+
     def assigned(self, x: Exchange, assignment: Assignment) -> None:
         """A variant was chosen."""
         if assignment.unit_missing:

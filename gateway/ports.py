@@ -1,8 +1,8 @@
 """Listening sockets. The supervisor reserves ports and holds one socket for each worker's HTTP port.
 
 Contract: HTTP sockets are bound by the supervisor, listened on by the worker that gets the descriptor, and stay
-open with the supervisor: what waits in the queue of a worker that dies or leaves is served by the next one of
-its seat. All of a port are one SO_REUSEPORT group, in which the kernel spreads connections (socket(7)). gRPC's
+open with the supervisor: what waits in the queue of a worker that dies is served by another, and then by the next
+one of its seat. All of a port are one SO_REUSEPORT group, in which the kernel spreads connections (socket(7)). gRPC's
 library opens its port by itself, beside a reservation that is bound and never listens.
 """
 

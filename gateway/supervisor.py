@@ -82,6 +82,8 @@ class Supervisor:
         """What workers are told when it stops: SIGUSR2 when another gateway has the ports."""
         self._lives: dict[int, Life] = {}
         """The worker in charge of each seat."""
+        self._covers: dict[int, Life] = {}
+        """Who answers at seats that have no worker."""
         self._leaving: dict[Life, asyncio.Task[None]] = {}
         """Workers that were relieved."""
         self._turned: dict[int, asyncio.Event] = {seat: asyncio.Event() for seat in range(workers)}
@@ -265,6 +267,8 @@ class Supervisor:
                 ready = await self._until_ready(life)
                 if ready:
                     self._all_ready()
+                    if (cover := self._covers.pop(seat, None)) is not None:
+                        cover.uncover(seat)
                 life, status = await self._until_ended(seat)
             except OSError as error:
                 ready, status = False, f"could not be started ({error.strerror})"
@@ -279,10 +283,32 @@ class Supervisor:
             if time.monotonic() - born > _GROWN_UP_S:
                 backoff = _FIRST_BACKOFF_S
             _log.error("worker %d %s; starting another in %.2f s", life.slot, status, backoff)
+            for alone in {seat, *(other for other, cover in self._covers.items() if cover is life)}:
+                self._cover(alone)
             try:
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             except TimeoutError:
                 backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
+
+    def _cover(self, seat: int) -> None:
+        """Let another worker answer what comes to a seat whose own has died, until there is one again.
+
+        The kernel goes on to spread connections over all seats, and a worker takes seconds to start where the
+        processor is short, and more where it dies again.
+        """
+        now = self._covers.get(seat)
+        if now is not None and not now.ended.done():
+            return
+        others = [life for life in self._lives.values() if life.ready.is_set() and not life.ended.done()]
+        if not others:
+            return
+        cover = others[seat % len(others)]
+        try:
+            cover.cover(seat, [sockets[seat].fileno() for sockets in self._seats.values()])
+        except OSError as error:
+            _log.warning("nobody answers at the seat of the worker that died: %s", error.strerror)
+            return
+        self._covers[seat] = cover
 
     async def _begin(self, seat: int) -> Life:
         """A new worker on the seat, in a slot of its own. Raises OSError."""

@@ -27,8 +27,12 @@ gc.disable()
 from gateway.app import Application, Place  # noqa: E402
 from gateway.compiling import SnapshotError  # noqa: E402
 from gateway.errors import TidegateError  # noqa: E402
+from gateway.life import COVER  # noqa: E402
 from gateway.memory import keep_freed_memory  # noqa: E402
 from governance.errors import GovernanceError  # noqa: E402
+
+_DOORS = 2
+"""Sockets of a seat: HTTP and metrics."""
 
 
 def main() -> int:
@@ -85,8 +89,26 @@ async def _serve(place: Place, status: socket.socket, http: socket.socket, metri
     loop.add_signal_handler(signal.SIGHUP, application.reload_soon)
     loop.add_signal_handler(signal.SIGUSR2, relieved.set)
     status.setblocking(False)
-    # The supervisor's end closes when it dies; then nobody would stop this worker.
-    loop.add_reader(status.fileno(), stop.set)
+    covers: set[asyncio.Task[None]] = set()
+
+    def told_of_a_seat() -> None:
+        data = b""
+        descriptors: list[int] = []
+        with contextlib.suppress(ConnectionError):
+            data, descriptors, _, _ = socket.recv_fds(status, 3, _DOORS)
+        if not data:
+            stop.set()  # the supervisor has died; nobody else would stop this worker
+            return
+        seat = int.from_bytes(data[1:])
+        task = loop.create_task(
+            application.cover(seat, [_bound(each) for each in descriptors])
+            if data[:1] == COVER
+            else application.uncover(seat)
+        )
+        covers.add(task)
+        task.add_done_callback(covers.discard)
+
+    loop.add_reader(status.fileno(), told_of_a_seat)
     try:
         await application.start(http, metrics)
     except (OSError, RuntimeError) as error:  # grpcio says with a RuntimeError that it cannot bind

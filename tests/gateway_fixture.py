@@ -160,7 +160,7 @@ def start_gateway(
     """
     folder.mkdir(parents=True, exist_ok=True)
     http, grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
-    if "listen:" not in text:
+    if not re.search(r"(?m)^ *listen:", text):
         text = f"listen: {{http: {http}, grpc: {grpc}}}\n{text}"
     if "state_dir:" not in text:
         text += "\nstate_dir: state\n"

@@ -81,7 +81,9 @@ def _infer(app: Core) -> Unary:
             check_size(request, settings.limits.body)
             read = read_request(request, settings.limits.tensors)
         except TidegateError as error:
-            await fail(call, await app.decisions.unread(snapshot, "grpc", rid, error), rid, variant)
+            told = await app.decisions.unread(snapshot, "grpc", rid, error)
+            app.observer.unread("grpc", told)
+            await fail(call, told, rid, variant)
         try:
             peer, certificate = call.client()
             if settings.identity is not None:

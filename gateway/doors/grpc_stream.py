@@ -107,7 +107,9 @@ class StreamDoor:
         """What the client is told of a message, or of the whole stream, that is not even looked at."""
         if isinstance(error, Cancelled):
             return error
-        return await self._app.decisions.unread(snapshot, "grpc", self._rid, error)
+        told = await self._app.decisions.unread(snapshot, "grpc", self._rid, error)
+        self._app.observer.unread("grpc", told)
+        return told
 
     async def _deliver(self, x: Exchange, answer: InferAnswer | TidegateError, _: bool) -> None:
         if isinstance(answer, TidegateError):

@@ -79,28 +79,31 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which has no time limit for handshakes of its own."""
-        if self._tls is None:
-            await super().startup(sockets=sockets)
-            return
         await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-
-        def connection() -> Inlet:
-            given = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
-            return Inlet(self._protocol(**given))
-
-        self.servers = [
-            await loop.create_server(
-                connection,
-                sock=sock,
-                ssl=self._tls,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=self._handshake_timeout,
-                ssl_shutdown_timeout=_TLS_GOODBYE_S,
-            )
-            for sock in sockets or ()
-        ]
+        self.servers = []
+        for sock in sockets or ():
+            await self.serve_also(sock)
         self.started = True
+
+    async def serve_also(self, sock: socket.socket) -> asyncio.Server:
+        """Accept connections at this socket, which is the server's from now on."""
+        over_tls: dict[str, Any] = {}
+        if self._tls is not None:
+            over_tls = {
+                "ssl": self._tls,
+                "ssl_handshake_timeout": self._handshake_timeout,
+                "ssl_shutdown_timeout": _TLS_GOODBYE_S,
+            }
+
+        def connection() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]  # any protocol's, to a type checker
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(connection, sock=sock, backlog=self.config.backlog, **over_tls)
+        self.servers.append(server)
+        return server
 
     def relieve(self) -> None:
         """Take no more connections, and let go of each with its next answer; idle ones may still ask once.

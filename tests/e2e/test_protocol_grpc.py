@@ -314,6 +314,18 @@ def test_same_as_triton(triton, shared_gateway, case):
             assert initial["x-tidegate-variant"] == "default"
 
 
+def test_what_cannot_be_read_is_counted(shared_gateway):
+    """As an INVALID_ARGUMENT of no route: nobody knows what it asked for."""
+
+    def counted() -> float:
+        return shared_gateway.metric("tidegate_requests_total", protocol="grpc", code="INVALID_ARGUMENT", route="")
+
+    before = counted()
+    code, _, _ = call(shared_gateway.grpc, "ModelInfer", b"\xff\xff\xff\xff", ())
+    assert code == "INVALID_ARGUMENT"
+    assert counted() == before + 1
+
+
 def test_health_service(triton, shared_gateway):
     """`grpc.health.v1`: Check as Triton; unknown services are NOT_FOUND; Watch tells the state."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc

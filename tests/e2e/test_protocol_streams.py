@@ -196,10 +196,13 @@ def test_garbage_keeps_its_place(routed):
 
 
 def test_garbage_is_one_message_only(routed):
-    """A message that cannot be read is answered and the stream goes on."""
+    """A message that cannot be read is answered and counted, and the stream goes on."""
+    labels = {"protocol": "grpc", "code": "INVALID_ARGUMENT", "route": ""}
+    before = routed.metric("tidegate_requests_total", **labels)
     answers, code, _ = stream(routed.grpc, [b"\xff\xff", word("b", "2")])
     assert code == "OK"
     assert [bool(answer.error_message) for answer in answers] == [True, False]
+    assert routed.metric("tidegate_requests_total", **labels) == before + 1
 
 
 def test_variant_and_request_id_lead_the_stream(routed):
