@@ -1,8 +1,9 @@
-"""What the policy's change control has to tell webhooks, from its ledger to the outbox.
+"""What the policy has to tell webhooks: from its ledger, or where nobody approves from its edits, to the outbox.
 
-Contract: `state_dir/policy/announced` says how many of the ledger's entries are in the outbox. It is there before the
-first step that has to be told (`begin`), and moves on only when the messages are durable; so a crash anywhere makes a
-message again, which the outbox knows by its id, and loses none.
+Contract: `state_dir/policy/announced` says how many of the ledger's entries are in the outbox, `edits.announced` how
+many of its edits. It is there before the first step that has to be told (`begin`; the first edit is none), and moves on
+only when the messages are durable; so a crash anywhere makes a message again, which the outbox knows by its id, and
+loses none.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.edits import edits, edits_file
 from gateway.policy_in_force import ledger_of
 from gateway.settings import Settings
 from governance.audit.files import make_folder, replace
-from governance.webhooks.messages import Subscriber, of_entries
+from governance.webhooks.messages import Subscriber, of_edits, of_entries
 
 if TYPE_CHECKING:
     from governance.store.outbox import Outbox  # SQLModel takes a second to import
@@ -38,31 +40,48 @@ def begin(settings: Settings) -> None:
 
 def announce(settings: Settings, outbox: Outbox, to: Sequence[Subscriber]) -> None:
     """Put in what has not been. Raises ChangeError, OSError, StoreError."""
+    edited = edits_file(settings)
+    if edited is not None:
+        mark = edited.with_suffix(".announced")
+        found = edits(edited)
+        told = max(_told(mark), 1)  # the first one is where it began
+        if len(found) > told:
+            outbox.put(to, of_edits(found[told:]), time.time())
+        _mark(mark, told, len(found))
     path = _file(settings)
     if path is None:
         return
     begin(settings)
-    told = 0  # a file that is none: what was put in before is known by its id
-    with contextlib.suppress(ValueError):
-        told = int(path.read_bytes())
+    told = _told(path)
     entries = ledger_of(settings).entries()
     if len(entries) > told:
         outbox.put(to, of_entries(entries, told), time.time())
-    if len(entries) != told:
-        replace(path, str(len(entries)).encode(), alone=False)
+    _mark(path, told, len(entries))
+
+
+def _told(mark: Path) -> int:
+    # A file that is none: what was put in before is known by its id.
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        return int(mark.read_bytes())
+    return 0
+
+
+def _mark(mark: Path, told: int, now: int) -> None:
+    if now and now != told:
+        replace(mark, str(now).encode(), alone=False)
 
 
 def pulse(settings: Settings) -> tuple[int, int]:
-    """What changes with a step of the policy."""
+    """What changes with a step or an edit of the policy."""
     try:
-        found = ledger_of(settings).file.stat()
+        found = (edits_file(settings) or ledger_of(settings).file).stat()
     except OSError:
         return 0, 0
     return found.st_ino, found.st_size
 
 
 def _file(settings: Settings) -> Path | None:
-    """None: steps of the policy are not told, or there are none."""
+    """None: steps of the policy's change control are not told, or there are none."""
     if settings.webhooks is None or settings.policy is None or not settings.policy.approvals:
         return None
     return ledger_of(settings).file.with_name("announced")

@@ -31,6 +31,7 @@ from gateway.doors.http import HttpDoor, front
 from gateway.doors.http_large import LargeBodyProtocol
 from gateway.doors.http_server import HttpServer
 from gateway.doors.watch_pages import WatchPages
+from gateway.edits import took_force
 from gateway.fairness import Board as FairnessBoard
 from gateway.fairness import alerts
 from gateway.identity import Sources
@@ -177,7 +178,7 @@ class Application:
         await self.admission.begin()
         await asyncio.gather(snapshot.upstreams.start(), self.keys.start(urls(snapshot.settings)))
         self._announce(snapshot)
-        self.decisions.in_force(self.place.run_dir, snapshot)
+        self._in_force(snapshot)
         self.monitors.retain(snapshot.monitors.values())
         self.fairness.retain(snapshot.fairness.values())
         self.cosigning.start()
@@ -341,7 +342,7 @@ class Application:
         new.upstreams.renew_tls(new.tls.upstreams)
         self._announce(new)
         self.monitors.retain(new.monitors.values())
-        self.decisions.in_force(self.place.run_dir, new)
+        self._in_force(new)
         self.fairness.retain(new.fairness.values())
         limits = new.settings.limits
         for server in self._servers:
@@ -396,6 +397,11 @@ class Application:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _in_force(self, snapshot: Snapshot) -> None:
+        """Record it, and have webhooks told."""
+        self.decisions.in_force(self.place.run_dir, snapshot)
+        self._background(asyncio.to_thread(took_force, snapshot.settings, snapshot.policy.hash))
 
     def _announce(self, snapshot: Snapshot) -> None:
         """Tell counters and shadows which names there are now."""

@@ -373,7 +373,8 @@ WORKER_TASKS = Metric(
 AUDIT_DROPPED = Metric(
     "tidegate_audit_dropped_total",
     "counter",
-    "Decisions that are in no record, because the audit log could not be written and `audit.on_failure` is `serve`.",
+    "Decisions that were served and are in no record: the audit log could not be written and `audit.on_failure` is "
+    "`serve`, or a record could not be made, which is a defect and in the log.",
 )
 SHARED_MEMORY = Metric(
     "tidegate_shared_memory_bytes",

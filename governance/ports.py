@@ -17,8 +17,9 @@ Body: TypeAlias = Sequence[bytes | bytearray | memoryview]
 class DecisionLog(Protocol):
     """Step 10 of the pipeline: where decisions are recorded."""
 
-    dropped: int
-    """Decisions of this process that are in no record, because the log could not be written and they were served."""
+    @property
+    def dropped(self) -> int:
+        """Decisions of this process that were served and are in no record."""
 
     def admit(self) -> None:
         """Ask before anything is done for a request whether its decision could be recorded.

@@ -25,7 +25,7 @@ from gateway.fairness.alerts import Alert, alert_of
 from gateway.fairness.joining import Joined, Joining, Told
 from gateway.fairness.pending import Decided
 from gateway.fairness.reading import Reader, groups_of, joined_groups
-from gateway.settings import Fairness, Route, Settings
+from gateway.settings import Fairness, FairnessJoin, Route, Settings
 from gateway.shards import Shards
 from governance.fairness.alert import Side
 from governance.fairness.online import OnlineReport, online
@@ -134,15 +134,23 @@ class Watch:
         self._more = joined_groups(fairness)
         self._joining: Joining | None = None
         if self._more is not None:
-            self._joining = Joining(self.folder, self.declared, len(self._served), self._groups)
+            waiting = join_of(fairness).capacity
+            self._joining = Joining(self.folder, self.declared, len(self._served), self._groups, waiting)
 
     def declares(self, fairness: Fairness) -> Watch:
-        """The same counts under these rules for reports and alerts."""
+        """The same counts under these rules for reports, alerts and what is told later. Raises OSError."""
         if fairness == self._fairness:
             return self
         found = copy.copy(self)
         found._fairness = fairness  # noqa: SLF001 - of its own kind
+        if self._joining is not None:
+            found._joining = self._joining.resized(join_of(fairness).capacity)  # noqa: SLF001 - likewise
         return found
+
+    def tidy(self) -> None:
+        """It is in force: let go of what it no longer needs."""
+        if self._joining is not None:
+            self._joining.tidy()
 
     @property
     def alerts(self) -> bool:
@@ -200,7 +208,7 @@ class Watch:
         """People are told of, by request id. Blocks: not for an event loop. Raises OSError."""
         assert self._joining is not None
         assert self._more is not None
-        return self._joining.join(told, self._more, int(time.time() // 60))
+        return self._joining.join(told, self._more, int(time.time() // 60), join_of(self._fairness).minutes)
 
     def joined(self, result: Joined) -> None:
         """Show what became of ids; on the event loop's thread."""
@@ -283,6 +291,11 @@ class Watch:
         )
 
 
+def join_of(fairness: Fairness) -> FairnessJoin:
+    """What is declared of attributes that are told later."""
+    return fairness.join or FairnessJoin()
+
+
 def _served(name: str, route: Route) -> tuple[Served, ...]:
     """The variants of a route, then its shadows."""
     variants = [Served(one.name, one.model, one.version) for one in route.variants]
@@ -311,17 +324,20 @@ class Board:
                 continue
             served = _served(route, one)
             key = (route, one.fairness.attributes, one.fairness.decision, served)
-            if key not in self._watches:
-                try:
+            try:
+                if key not in self._watches:
                     self._watches[key] = Watch(self._root, self._registry, route, one.fairness, served)
-                except OSError as error:
-                    raise FairnessError(route, error.strerror or str(error)) from error
-            found[route] = self._watches[key] = self._watches[key].declares(one.fairness)
+                found[route] = self._watches[key] = self._watches[key].declares(one.fairness)
+            except OSError as error:
+                raise FairnessError(route, error.strerror or str(error)) from error
         return found
 
     def retain(self, watches: Iterable[Watch]) -> None:
         """These are in force: let go of the others, and of what they counted."""
-        kept = {watch.folder for watch in watches}
+        kept = set()
+        for watch in watches:
+            watch.tidy()
+            kept.add(watch.folder)
         self._watches = {key: watch for key, watch in self._watches.items() if watch.folder in kept}
         if not self._root.is_dir():
             return

@@ -8,6 +8,7 @@ kept.
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,12 +41,16 @@ class Joined(msgspec.Struct):
     again: int = 0
     """They had been told of before, which stands."""
     late: int = 0
-    """Their decisions are more than a day old."""
+    """Their decisions are older than `join.minutes`."""
     unmatched: int = 0
     """No decision is kept of them: there was none, its group is known or unknown for another reason, or later ones have
     taken its place."""
     undeclared: int = 0
     """A value is missing, or is none of those that the settings declare."""
+
+
+def _name(capacity: int) -> str:
+    return f"pending-{capacity}"
 
 
 class Joining:
@@ -56,30 +61,55 @@ class Joining:
         declared: hash of what is declared, hexadecimal.
         variants: how many.
         number_of_groups: with the unknown.
+        capacity: how many decisions wait, of this worker.
     """
 
-    __slots__ = ("_folder", "_groups", "_joined", "_pending", "_ring", "_shard", "_variants")
+    __slots__ = ("_capacity", "_declared", "_folder", "_groups", "_joined", "_pending", "_ring", "_shard", "_variants")
 
-    def __init__(self, folder: Path, declared: str, variants: int, number_of_groups: int) -> None:
+    def __init__(self, folder: Path, declared: str, variants: int, number_of_groups: int, capacity: int) -> None:
         self._folder = folder
+        self._declared = declared
         self._variants, self._groups = variants, number_of_groups
         size = groups.nbytes(variants, number_of_groups)
-        self._pending = Shards(folder, _MAGIC_PENDING, declared, pending.nbytes(pending.SLOTS), "pending")
+        self._wait_in(capacity)
         self._joined = Shards(folder, _MAGIC_JOINED, declared, size, "joined")
-        self._ring = pending.Ring(self._pending.open())
         self._shard = groups.Shard(self._joined.open(), variants, number_of_groups)
+
+    def _wait_in(self, capacity: int) -> None:
+        # The capacity is in the name: a file that others may have mapped is never made another size.
+        size, name = pending.nbytes(capacity), _name(capacity)
+        self._capacity = capacity
+        self._pending = Shards(self._folder, _MAGIC_PENDING, self._declared, size, name)
+        self._ring = pending.Ring(self._pending.open())
+
+    def resized(self, capacity: int) -> Joining:
+        """The same with another number of decisions that wait, from none on. Raises OSError."""
+        if capacity == self._capacity:
+            return self
+        found = copy.copy(self)
+        found._wait_in(capacity)  # noqa: SLF001 - of its own kind
+        return found
+
+    def tidy(self) -> None:
+        """It is in force: let go of what waits in files of other sizes."""
+        for path in self._folder.glob("pending-*"):
+            if not path.name.startswith(f"{_name(self._capacity)}-"):
+                path.unlink(missing_ok=True)
 
     def wait(self, request_id: str, decided: pending.Decided) -> None:
         """Keep a decision until its people are told of. On the event loop's thread alone."""
         self._ring.add(request_id, decided)
 
-    def join(self, told: Sequence[Told], more: Callable[[Mapping[str, str]], int | None], minute: int) -> Joined:
+    def join(
+        self, told: Sequence[Told], more: Callable[[Mapping[str, str]], int | None], minute: int, minutes: int
+    ) -> Joined:
         """Move rows to their groups. Blocks: not for an event loop. Raises OSError.
 
         Args:
             told: whom.
             more: what values add to a group's number; None: one is not declared.
             minute: that runs.
+            minutes: decisions of the last so many may be told of, with the one that runs; at most `groups.MINUTES`.
         """
         result = Joined()
         wanted: dict[bytes, int] = {}
@@ -97,10 +127,10 @@ class Joining:
             for decision in pending.find(self._pending.shared(), tuple(wanted)):
                 found.setdefault(decision.key, []).append(decision)
             for key, group in wanted.items():
-                self._tell(found.get(key, []), group, minute, result)
+                self._tell(found.get(key, []), group, range(minute - minutes + 1, minute + 1), result)
         return result
 
-    def _tell(self, found: Sequence[pending.Found], group: int, minute: int, result: Joined) -> None:
+    def _tell(self, found: Sequence[pending.Found], group: int, window: range, result: Joined) -> None:
         """Of one id, under the lock."""
         if not found:
             result.unmatched += 1
@@ -109,8 +139,8 @@ class Joining:
         if not waiting:
             result.again += 1
             return
-        # An older minute's slot is of another day already.
-        young = [one for one in waiting if minute - groups.MINUTES < one.decided.minute <= minute]
+        # Of a minute that is a day old the slot is another's already.
+        young = [one for one in waiting if one.decided.minute in window]
         if not young:
             result.late += 1
             return

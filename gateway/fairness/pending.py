@@ -32,10 +32,6 @@ _FIELDS = np.dtype(
 )
 
 
-SLOTS = 1 << 17
-"""Of one worker: 7 MiB."""
-
-
 def nbytes(slots: int) -> int:
     """Bytes of a block."""
     return _HEAD + slots * _WIDTH

@@ -39,10 +39,17 @@ def fairness(one: Fairness, place: Place, check: Checker) -> None:
     if combinations > MOST_GROUPS:
         message = f"{combinations} groups are more than {MOST_GROUPS}: name fewer attributes or values"
         check.error((*place, "attributes"), "too-many-groups", message)
+    _join(one, place, check)
     if one.alert is not None and combinations == 1:
         message = "an alert compares groups, and there is one: name another value, or remove `alert`"
         check.error((*place, "alert"), "one-group", message, key=True)
     _decision(one.decision, (*place, "decision"), check)
+
+
+def _join(one: Fairness, place: Place, check: Checker) -> None:
+    if one.join is not None and not any(each.joined for each in one.attributes):
+        message = "nothing is told later: give an attribute `joined: true`, or remove `join`"
+        check.error((*place, "join"), "none-joined", message, key=True)
 
 
 def _decision(one: Decision, place: Place, check: Checker) -> None:

@@ -119,8 +119,8 @@ class FairnessAttribute(Section, frozen=True):
     column: str | None = None
     """An input tensor of BYTES, integers or booleans, one element a row."""
     joined: bool = False
-    """It is told later, by request id, within a day: `POST /gateway/v1/fairness/NAME/attributes`, `tidegate fairness
-    join`. Until then the rows are of an unknown group."""
+    """It is told later, by request id, within `join.minutes`: `POST /gateway/v1/fairness/NAME/attributes`, `tidegate
+    fairness join`. Until then the rows are of an unknown group."""
 
 
 class Decision(Section, frozen=True):
@@ -147,6 +147,15 @@ class FairnessAlert(Section, frozen=True):
     """Rows of the window that a group needs to take part."""
 
 
+class FairnessJoin(Section, frozen=True):
+    """How long, and how many decisions wait for attributes that are told later."""
+
+    minutes: Annotated[int, msgspec.Meta(ge=1, le=1440)] = 1440
+    """Of decisions so old it may be told; up to a day, as long as their minutes are kept."""
+    capacity: Annotated[int, msgspec.Meta(ge=1024, le=4_194_304)] = 131_072
+    """So many of the latest wait, for each worker; 56 bytes each, in a file. Another number begins anew."""
+
+
 class Fairness(Section, frozen=True):
     """Decisions counted by group of people, while the route serves. Counts are kept, never who somebody is."""
 
@@ -156,6 +165,8 @@ class Fairness(Section, frozen=True):
     """What an answer decides."""
     min_group: Annotated[int, msgspec.Meta(ge=1)] = 30
     """Rows that a group needs to have a rate."""
+    join: FairnessJoin | None = None
+    """Of attributes with `joined: true`; absent: `{}`."""
     alert: FairnessAlert | None = None
     """Absent: no alert."""
 

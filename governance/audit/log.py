@@ -168,8 +168,10 @@ class AuditLog:
         self._journal = Journal(layout.wal, self._entries, self._done, strict=self._strict)
         self._sequencing = Sequencing(Sequencer(layout, signers), layout, standby=standby)
         self._held = self._freed = 0
-        self.dropped = 0
-        """Decisions that are in no record, because the log could not be written and the settings say to serve."""
+        self._served = 0
+        """Decisions without a record, because the log could not be written and the settings say to serve."""
+        self._given_up = 0
+        """Decisions without one that nobody waits to hear of: of defects, or left over at the end."""
         self._sequencing.start()
         self._journal.start()
 
@@ -182,6 +184,11 @@ class AuditLog:
     def recorded(self) -> int:
         """Records that are on the disk."""
         return self._journal.written
+
+    @property
+    def dropped(self) -> int:
+        """Decisions that are in no record although they were served."""
+        return self._served + self._given_up
 
     @property
     def failing(self) -> str:
@@ -247,9 +254,9 @@ class AuditLog:
         """A decision is in no record. Raises the error where its answer must not go out then."""
         if self._refuse:
             raise error
-        self.dropped += 1
-        if self.dropped & (self.dropped - 1) == 0:  # the first, and each time it has doubled
-            _log.error("%d decisions are in no record: %s", self.dropped, error)
+        self._served += 1
+        if self._served & (self._served - 1) == 0:  # the first, and each time it has doubled
+            _log.error("%d decisions are in no record: %s", self._served, error)
 
     def _entries(self, batch: Sequence[Pending | bytes]) -> list[bytes]:
         """On the journal's thread: see `Scribe.entries`."""
@@ -266,6 +273,8 @@ class AuditLog:
     def _done(self, batch: Sequence[Pending | bytes], error: AuditError | None) -> None:
         """On the journal's thread or the loop: a group is on the disk, or never will be."""
         self._free(batch)
+        if error is not None and not self._strict:
+            self._given_up += len(batch)
         loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for item in batch:
             if isinstance(item, Pending) and item.waiter is not None:

@@ -71,7 +71,7 @@ class NativeJournal(Generic[T]):
 
     @property
     def lost(self) -> int:
-        """Items that were given up: of a strict log whose waiters were told, or left over when it closed."""
+        """Items that were given up: whose waiters were told, of which no entry can be made, or left over at the end."""
         return self._writer.lost + self._given_up
 
     def start(self) -> None:
@@ -176,12 +176,15 @@ class NativeJournal(Generic[T]):
 
     def _hand_on(self, group: Sequence[T]) -> AuditError | None:
         try:
-            entries = self._encode(group)
+            good, entries, bad = wal.encode_each(self._encode, group)
         except AuditError as error:
             return error
         except OSError as error:
             return AuditUnavailable(error.strerror or str(error))
-        for item, entry in zip(group, entries, strict=True):
+        if bad:
+            self._given_up += len(bad)
+            self._done(bad, AuditUnavailable(wal.UNMADE))
+        for item, entry in zip(good, entries, strict=True):
             # There is room: `put` counted those that are yet to come.
             self._writer.put(entry, item if self._strict else None)
         return None

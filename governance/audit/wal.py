@@ -8,10 +8,14 @@ commit. Under steady traffic an asynchronous log is at most `linger` plus one sy
 
 When the disk refuses, `failing` says why. In a strict log the group is given up, `done` has the error, and whoever
 waits for it must refuse. Otherwise the group is kept and tried again, each `RETRY_S`, until the queue is full.
+
+An item that `encode` fails on with what nobody foresaw is given up alone, in either mode: it would fail again, and the
+others must not wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -47,6 +51,50 @@ class Unwritten(Protocol):
 
     entry: bytes | None
     """None: not made yet."""
+
+
+def encode_each(
+    encode: Callable[[Sequence[T]], list[bytes]], items: Sequence[T]
+) -> tuple[Sequence[T], list[bytes], list[T]]:
+    """The items that have entries, those entries, and the items that can have none, which is logged.
+
+    Raises:
+        AuditError, OSError: as `encode`: all of them can be tried again.
+    """
+    with contextlib.suppress(_Defect):
+        return items, _encoded(encode, items), []
+    good: list[T] = []
+    entries: list[bytes] = []
+    bad: list[T] = []
+    for item in items:
+        try:
+            entries += _encoded(encode, [item])
+            good.append(item)
+        except _Defect as error:
+            _log.error("a decision is in no record: its record cannot be made", exc_info=error.__cause__)
+            bad.append(item)
+    return good, entries, bad
+
+
+class _Defect(Exception):
+    """An item, or one of several, that no entry can be made of; the cause says why."""
+
+
+def _encoded(encode: Callable[[Sequence[T]], list[bytes]], items: Sequence[T]) -> list[bytes]:
+    try:
+        entries = encode(items)
+        bundle(entries)  # too long for the log: found before anything is written
+        if len(entries) != len(items):
+            raise ValueError(f"{len(entries)} entries of {len(items)} items")
+    except (AuditError, OSError):
+        raise
+    except Exception as error:
+        raise _Defect from error
+    return entries
+
+
+UNMADE = "the decision cannot be recorded"
+"""What whoever waits for such an item is told."""
 
 
 class _Group(msgspec.Struct, Generic[T]):
@@ -85,7 +133,7 @@ class Journal(Generic[T]):
         self.written = 0
         """Items that are on the disk."""
         self.lost = 0
-        """Items that were given up: of a strict log whose waiters were told, or left over when it closed."""
+        """Items that were given up: whose waiters were told, of which no entry can be made, or left over at the end."""
         self._thread = threading.Thread(target=self._run, name="audit-journal", daemon=True)
 
     def start(self) -> None:
@@ -173,7 +221,12 @@ class Journal(Generic[T]):
         """Put a group on the disk; the reason why not."""
         try:
             if group.entries is None:
-                group.entries = self._encode(group.items)
+                group.items, group.entries, bad = encode_each(self._encode, group.items)
+                if bad:
+                    self.lost += len(bad)
+                    self._done(bad, AuditUnavailable(UNMADE))
+            if not group.entries:
+                return None
             segment = self._open_segment()
             segment.append(bundle(group.entries))
             group.written = True

@@ -26,6 +26,19 @@ def datasets(path: Path) -> list[dict[str, Any]]:
             data = stream.read(_LARGEST + 1)
     except OSError as error:
         raise RegistryInputError(f"{path}: cannot be read ({error.strerror}): check the path and its rights") from None
+    return datasets_of(data, str(path))
+
+
+def datasets_of(data: bytes, path: str) -> list[dict[str, Any]]:
+    """As `datasets`, of what was read already.
+
+    Args:
+        data: the file.
+        path: its name in errors.
+
+    Raises:
+        RegistryInputError: it is no file of DVC.
+    """
     try:
         document = yaml.safe_load(data) if len(data) <= _LARGEST else None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
@@ -38,7 +51,7 @@ def datasets(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _stages(path: Path, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _stages(path: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if "outs" in document or "deps" in document:
         yield from _stage(path, document, None)
         return
@@ -50,7 +63,7 @@ def _stages(path: Path, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _stage(path, stage, str(name))
 
 
-def _stage(path: Path, stage: dict[str, Any], name: str | None) -> Iterator[dict[str, Any]]:
+def _stage(path: str, stage: dict[str, Any], name: str | None) -> Iterator[dict[str, Any]]:
     for key, role in (("deps", "input"), ("outs", "output")):
         entries = stage.get(key) or []
         if not isinstance(entries, list):
@@ -65,4 +78,4 @@ def _stage(path: Path, stage: dict[str, Any], name: str | None) -> Iterator[dict
             found |= {each: one[each] for each in ("size", "nfiles") if isinstance(one.get(each), int)}
             if name is not None:
                 found["stage"] = name
-            yield {**found, "from": path.name}
+            yield {**found, "from": Path(path).name}

@@ -57,6 +57,17 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the git checkout that the policy lay in, where it did."""
 
 
+class Edit(msgspec.Struct, frozen=True):
+    """A policy that took force because its file was edited, where nobody has to approve that."""
+
+    number: int
+    time: dt.datetime
+    """When a worker began to serve by it."""
+    hash: str
+    before: str | None
+    """Hash of the policy before it; None: none is known, it is the first one."""
+
+
 class State:
     """What entries amount to."""
 

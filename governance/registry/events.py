@@ -61,7 +61,7 @@ class GateResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether one gate holds, and by what."""
 
     gate: str
-    """`card`, `metric`, `fairness`, `scan` or `shadow`."""
+    """`card`, `metric`, `fairness`, `scan`, `shadow` or `lineage`."""
     ok: bool
     wanted: str
     measured: str

@@ -17,8 +17,11 @@ import msgspec
 
 from governance.cards.card import Card
 from governance.cards.complete import missing
+from governance.errors import RegistryInputError
+from governance.mlflow import dvc
 from governance.registry.events import GateResult
-from governance.registry.requirements import FairnessGate, MetricGate, RiskClass, ScanGate, ShadowGate
+from governance.registry.lineage import known, unchanged
+from governance.registry.requirements import FairnessGate, LineageGate, MetricGate, RiskClass, ScanGate, ShadowGate
 
 _LEVELS = ("none", "note", "warning", "error")
 """SARIF 2.1.0, section 3.27.10, in the order of severity; absent is `warning`."""
@@ -40,15 +43,20 @@ class Evidence:
         data = self._read.get(name)
         return "" if data is None else hashlib.sha256(data).hexdigest()
 
-    def document(self, name: str) -> dict[str, Any]:
-        """A JSON object. Raises _Unreadable."""
+    def data(self, name: str) -> bytes:
+        """The file. Raises _Unreadable."""
         if name not in self._files:
             raise _Unreadable(f"there is no evidence `{name}`: register it with --evidence {name}=FILE")
         try:
             self._read[name] = self._files[name].read_bytes()
-            found = msgspec.json.decode(self._read[name])
         except OSError as error:
             raise _Unreadable(f"the file cannot be read ({error.strerror})") from None
+        return self._read[name]
+
+    def document(self, name: str) -> dict[str, Any]:
+        """A JSON object. Raises _Unreadable."""
+        try:
+            found = msgspec.json.decode(self.data(name))
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Unreadable("the file is not JSON") from None
         if not isinstance(found, dict):
@@ -81,6 +89,8 @@ def judge(
         found.append(_scan(wanted.scan, evidence))
     if wanted.shadow is not None:
         found.append(_shadow(wanted.shadow, model, version, evidence))
+    if wanted.lineage is not None:
+        found.extend(_lineage(wanted.lineage, evidence))
     return tuple(found)
 
 
@@ -189,6 +199,23 @@ def _shadow(gate: ShadowGate, model: str, version: str, evidence: Evidence) -> G
 
     wanted = f"{gate.min_compared} compared, at most {gate.max_differing:g} of them differing"
     return _from("shadow", wanted, "shadow", evidence, look)
+
+
+def _lineage(gate: LineageGate, evidence: Evidence) -> Iterator[GateResult]:
+    def datasets() -> Any:
+        return evidence.document("lineage")["datasets"]
+
+    def now() -> list[dict[str, Any]]:
+        try:
+            return dvc.datasets_of(evidence.data("data"), "the file")
+        except RegistryInputError as error:
+            raise _Unreadable(str(error)) from None
+
+    wanted = f"digests of {gate.min_datasets} data sets or more"
+    yield _from("lineage", wanted, "lineage", evidence, lambda: known(datasets(), gate.min_datasets))
+    if gate.unchanged:
+        wanted = "the same digests in the evidence `data`"
+        yield _from("lineage", wanted, "data", evidence, lambda: unchanged(datasets(), now()))
 
 
 def _count(value: Any) -> int:

@@ -73,6 +73,15 @@ class ShadowGate(_Part, frozen=True):
     """Largest share of them in which one output differed."""
 
 
+class LineageGate(_Part, frozen=True):
+    """The evidence `lineage`, as `tidegate registry import mlflow` makes it: each data set has a digest."""
+
+    min_datasets: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """How many there have to be."""
+    unchanged: bool = False
+    """The evidence `data`, a file of DVC as it lies there now, has to say the same digests."""
+
+
 class RiskClass(_Part, frozen=True):
     """What one class asks for."""
 
@@ -87,6 +96,7 @@ class RiskClass(_Part, frozen=True):
     fairness: tuple[FairnessGate, ...] = ()
     scan: ScanGate | None = None
     shadow: ShadowGate | None = None
+    lineage: LineageGate | None = None
 
     @property
     def valid_s(self) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from governance.policy.changes import Entry, State
+from governance.policy.changes import Edit, Entry, State
 from governance.registry.events import Event, Kind, encode, text_digest
 from governance.registry.machine import SERVABLE, Standing
 from governance.registry.trail import record_id
@@ -21,7 +21,8 @@ from governance.registry.trail import record_id
 REGISTRY = tuple(f"registry.{kind}" for kind in get_args(Kind))
 TIMED = ("registry.expired", "registry.review_due")
 """What time does: an approval ends, a version is to be looked at again."""
-POLICY = tuple(f"policy.{kind}" for kind in ("adopted", "proposed", "approved", "rejected", "emergency", "rolled-back"))
+_STEPS = ("adopted", "proposed", "approved", "rejected", "emergency", "rolled-back", "edited")
+POLICY = tuple(f"policy.{kind}" for kind in _STEPS)
 TEST = "webhook.test"
 """What `tidegate webhooks test` sends, to endpoints of any filter."""
 TYPES = (*REGISTRY, *TIMED, *POLICY)
@@ -82,9 +83,11 @@ def due(standings: Iterable[tuple[tuple[str, str], Standing]], now: dt.datetime)
     for (model, version), one in standings:
         if one.state not in SERVABLE:
             continue
+        # The step that the times come from: later ones change neither, and nothing is told again for them.
+        approved = next(step for step in reversed(one.history) if step.kind in ("approved", "submitted"))
         for kind, time in zip(TIMED, (one.expires, one.review), strict=True):
             if time is not None and time <= now:
-                digest = text_digest(f"{kind} {time.isoformat()} ".encode() + encode(one.history[-1]))[:32]
+                digest = text_digest(f"{kind} {time.isoformat()} ".encode() + encode(approved))[:32]
                 data = {"model": model, "version": version, "state": one.state, "serves": one.serves(now)}
                 found.append(_message(f"registry-{digest}", kind, time, data))
     return found
@@ -108,6 +111,25 @@ def _of_entry(entries: Sequence[Entry]) -> Message:
     }
     digest = text_digest(msgspec.json.encode(entry))[:32]
     return _message(f"policy-{digest}", f"policy.{entry.kind}", entry.time, data)
+
+
+def of_edits(edits: Iterable[Edit]) -> list[Message]:
+    """Of edits that took force at once. Who made them is not known: a file says nothing of it."""
+    found = []
+    for one in edits:
+        data = {
+            "hash": one.hash,
+            "before": one.before,
+            "number": one.number,
+            "by": None,
+            "reason": "",
+            "in_force": one.hash,
+            "expires": None,
+            "commit": None,
+        }
+        digest = text_digest(b"edited " + msgspec.json.encode(one))[:32]
+        found.append(_message(f"policy-{digest}", "policy.edited", one.time, data))
+    return found
 
 
 def test_message(unique: str, now: dt.datetime) -> Message:

@@ -231,3 +231,46 @@ def test_an_entry_that_cannot_be_made_refuses_and_then_serves_again(tmp_path, mo
     assert (log.recorded, log._journal.lost, log._held - log._freed) == (1, 1, 0)
     assert [record["id"] for record in records_of(tmp_path / "strict")] == ["request-1"]
     assert list(Layout(tmp_path / "strict").wal.iterdir()) == []
+
+
+@pytest.mark.parametrize("journal", [log_module.Journal, wal.Journal], ids=["in force", "python"])
+@pytest.mark.parametrize("broken", [RuntimeError("a defect"), None, bytes(65_536)])
+def test_a_record_that_cannot_be_made_costs_no_other(tmp_path, monkeypatch, caplog, journal, broken):
+    """Whatever it is: the thread goes on, the one is counted and said; strict refuses it alone."""
+    real = log_module.Scribe.entries
+
+    def entries(self, batch):
+        made = real(self, batch)
+        at = [item.record.id for item in batch].index("request-3") if has_third(batch) else None
+        if at is not None and isinstance(broken, Exception):
+            raise broken
+        return made if at is None else [*made[:at], *([] if broken is None else [broken]), *made[at + 1 :]]
+
+    def has_third(batch):
+        return any(item.record.id == "request-3" for item in batch)
+
+    monkeypatch.setattr(log_module.Scribe, "entries", entries)
+    monkeypatch.setattr(log_module, "_SMALL", -1)
+    monkeypatch.setattr(log_module, "Journal", journal)
+
+    async def go(mode):
+        log = await asyncio.to_thread(lambda: AuditLog(tmp_path / mode, mode=mode))
+        waiters = [log.record(a_record(number)) for number in range(8)]
+        if mode == "strict":
+            told = await asyncio.gather(*waiters, return_exceptions=True)
+            assert [number for number, error in enumerate(told) if error is not None] == [3]
+            assert isinstance(told[3], log_module.AuditUnavailable)
+            await log.record(a_record(8))
+        else:
+            log.record(a_record(8))
+        assert not log.failing
+        await asyncio.to_thread(log.close)
+        return log
+
+    for mode in ("async", "strict"):
+        log = asyncio.run(go(mode))
+        assert (log.recorded, log._journal.lost, log._held - log._freed) == (8, 1, 0)
+        assert log.dropped == (mode == "async")
+        wanted = [f"request-{number}" for number in range(9) if number != 3]
+        assert [record["id"] for record in records_of(tmp_path / mode)] == wanted
+    assert caplog.text.count("a decision is in no record") == 2

@@ -16,7 +16,7 @@ from gateway.fairness.joining import Joined, Told
 from gateway.fairness.pending import Decided, Ring, digest, find
 from gateway.fairness.reading import Reader, joined_groups
 from gateway.metrics import Registry
-from gateway.settings import Fairness, FairnessAttribute, Route, Variant
+from gateway.settings import Fairness, FairnessAttribute, FairnessJoin, Route, Variant
 from gateway.wire.types import InferAnswer, InferCall, OutputTensor
 
 SLOTS = itertools.count()
@@ -85,8 +85,8 @@ def test_what_is_told_later_leads_to_the_group_that_a_request_would_have_told(or
 ANSWER = InferAnswer("m", outputs=[OutputTensor("p", "FP32", [2], data=np.array([0.9, 0.1], "<f4").tobytes())])
 
 
-def watches(tmp_path, workers=1):
-    fairness = Fairness(attributes=(SEX, REGION), decision=LEAST, min_group=1)
+def watches(tmp_path, workers=1, join=None):
+    fairness = Fairness(attributes=(SEX, REGION), decision=LEAST, min_group=1, join=join)
     route = Route(variants=(Variant(name="a", model="m"),), fairness=fairness)
     registry = Registry(tmp_path / "run", next(SLOTS))
     boards = [Board(tmp_path / "fairness", registry) for _ in range(workers)]
@@ -140,12 +140,46 @@ def test_many_tell_at_once_and_each_decision_counts_once(tmp_path):
     assert counts(workers[0].report()) == {("F", "north"): (600, 300), "unknown": (0, 0)}
 
 
-@pytest.mark.parametrize(("age", "result"), [(1439, Joined(joined=1)), (1440, Joined(late=1)), (-1, Joined(late=1))])
-def test_a_day_is_the_limit(tmp_path, age, result):
+@pytest.mark.parametrize(
+    ("minutes", "age", "result"),
+    [
+        (1440, 1439, Joined(joined=1)),
+        (1440, 1440, Joined(late=1)),
+        (1440, -1, Joined(late=1)),
+        (1, 0, Joined(joined=1)),
+        (1, 1, Joined(late=1)),
+    ],
+)
+def test_the_window_is_the_limit(tmp_path, minutes, age, result):
     (one,) = watches(tmp_path)
     minute = int(time.time() // 60)
     one._joining.wait("old", Decided(minute - age, 0, 0, 1, 1))
-    assert one._joining.join(told("old"), lambda _: 0, minute) == result
+    assert one._joining.join(told("old"), lambda _: 0, minute, minutes) == result
+
+
+def test_another_window_or_capacity_keeps_counting(tmp_path):
+    """A reload to another window keeps what waits, to another capacity not; no count is lost in either."""
+    board = Board(tmp_path / "fairness", Registry(tmp_path / "run", next(SLOTS)))
+
+    def declared(**join):
+        fairness = Fairness(attributes=(SEX, REGION), decision=LEAST, min_group=1, join=FairnessJoin(**join))
+        route = Route(variants=(Variant(name="a", model="m"),), fairness=fairness)
+        found = board.of(SimpleNamespace(routes={"loan": route}))["loan"]
+        board.retain([found])
+        return found
+
+    one = declared(capacity=1024)
+    for at in range(1026):
+        serve(one, str(at))
+    assert one.join(told("0", "1", "2")) == Joined(joined=1, unmatched=2)
+    one = declared(capacity=1024, minutes=5)
+    assert one.join(told("3")) == Joined(joined=1)
+    one = declared(capacity=2048, minutes=5)
+    assert one.join(told("4")) == Joined(unmatched=1)
+    serve(one, "4")
+    assert one.join(told("4")) == Joined(joined=1)
+    assert counts(one.report()) == {("F", "north"): (6, 3), "unknown": (2 * 1024, 1024)}
+    assert {path.name for path in one.folder.glob("pending-*")} == {"pending-2048-0"}
 
 
 def test_nothing_of_who_somebody_is_lies_in_the_files(tmp_path):
@@ -153,6 +187,6 @@ def test_nothing_of_who_somebody_is_lies_in_the_files(tmp_path):
     serve(one, "customer-4711")
     assert one.join(told("customer-4711")).joined == 1
     files = [path for path in (tmp_path / "fairness").rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"shard-0", "pending-0", "joined-0", "join"}
+    assert {path.name for path in files} == {"shard-0", "pending-131072-0", "joined-0", "join"}
     assert not any(b"4711" in path.read_bytes() for path in files)
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}

@@ -8,11 +8,14 @@ import json
 import subprocess
 
 import pytest
-from registry_site import KEYS, POLICY, REQUIREMENTS, SARIF, Site
+from registry_site import CARD, KEYS, POLICY, REQUIREMENTS, SARIF, Site
 
 from gateway import cli
 from governance.audit.verify import read_keys, verify
-from governance.registry.digests import tree
+from governance.cards import card as cards
+from governance.registry.digests import file_digest, tree
+from governance.registry.gates import judge
+from governance.registry.requirements import LineageGate, RiskClass
 from governance.store.reading import reader
 
 
@@ -236,6 +239,69 @@ def test_agreement_of_a_shadow_is_read_from_the_routes_page(site, compared, diff
     )  # fmt: skip
     status, found, _ = site.run("submit", by="ann")
     assert (status == 0, found.get("state")) == (holds, "approved" if holds else None)  # nobody is asked
+
+
+LOCK = "schema: '2.0'\nstages:\n  train:\n    deps: [{path: loans.csv, md5: aa, size: 1}, {path: more.csv, md5: bb}]\n"
+_OF_DVC = [{"name": "loans.csv", "digest": "aa", "algorithm": "md5"}]
+_OF_BOTH = [*_OF_DVC, {"name": "loans", "digest": "11", "algorithm": "mlflow"}]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "lock", "measured"),
+    [
+        (_OF_BOTH, LOCK, ["2 data sets, each with its digest", "1 compared, none changed; 1 of MLflow's not compared"]),
+        (_OF_BOTH, LOCK.replace("aa", "cc"), [None, "changed: loans.csv"]),
+        (_OF_BOTH, LOCK.replace("loans.csv", "debts.csv"), [None, "not in the evidence `data`: loans.csv"]),
+        (_OF_BOTH, "no: lock", [None, "the file: says nothing of data: name a `*.dvc` file or a `dvc.lock`"]),
+        (_OF_BOTH, "[", [None, "the file: no file of DVC: name a `*.dvc` file or a `dvc.lock`"]),
+        (_OF_BOTH, None, [None, "there is no evidence `data`: register it with --evidence data=FILE"]),
+        (_OF_BOTH[1:] * 2, LOCK, [None, "0 compared, none changed; 1 of MLflow's not compared"]),
+        (_OF_DVC, LOCK, ["1 data sets, each with its digest", None]),
+        ([*_OF_DVC, {**_OF_DVC[0], "digest": "dd"}], LOCK, ["with several digests: loans.csv", "changed: loans.csv"]),
+        ([*_OF_DVC, {"name": "x", "digest": None}], LOCK, ["without a digest: x", "not in the evidence `data`: x"]),
+        ([], LOCK, ["0 data sets, each with its digest", "0 compared, none changed"]),
+        *((broken, LOCK, ["the file is not of the form that this gate reads"] * 2) for broken in ([{}], {}, [3], "x")),
+        ([{"name": "x", "digest": 3}], LOCK, ["the file is not of the form that this gate reads"] * 2),
+    ],
+)
+def test_the_data_has_to_be_known_and_unchanged(datasets, lock, measured, tmp_path):
+    """Each line of `measured` is of a gate that does not hold, save in the first case and where it says None."""
+    wanted = RiskClass(approvals=(), card="any", lineage=LineageGate(min_datasets=2, unchanged=True))
+    (tmp_path / "lineage.json").write_text(json.dumps({"datasets": datasets}))
+    files = {"lineage": tmp_path / "lineage.json", "data": tmp_path / "dvc.lock"}
+    if lock is None:
+        del files["data"]
+    else:
+        files["data"].write_text(lock)
+    found = judge(wanted, "income", "2", cards.read(CARD), "", files)
+    assert [one.gate for one in found] == ["lineage", "lineage"]
+    for one, said in zip(found, measured, strict=True):
+        if said is None:
+            assert one.ok
+            continue
+        assert one.measured == said
+        assert one.ok is (datasets == _OF_BOTH and lock == LOCK)
+        assert one.evidence == ("" if lock is None else file_digest(files["lineage" if one is found[0] else "data"]))
+
+
+def test_a_lineage_is_bound_and_asked_for(site):
+    """Through the commands: without it nothing is submitted; with it a change of the data voids what was agreed."""
+    requirements = site.folder / "requirements.yaml"
+    requirements.write_text(requirements.read_text() + "    lineage: {unchanged: true}\n")
+    site.register()
+    assert site.run("submit", by="ann")[1]["why"] == "gates that do not hold: lineage, lineage"
+    f = site.folder
+    (f / "lineage.json").write_text(json.dumps({"datasets": _OF_DVC}))
+    (f / "dvc.lock").write_text(LOCK)
+    pairs = ("fairness=fairness.json", "scan=scan.sarif", "lineage=lineage.json", "data=dvc.lock")
+    named = [word for pair in pairs for word in ("--evidence", pair.replace("=", f"={f}/"))]
+    words = ("--files", str(f / "income/2"), "--card", str(f / "card.yaml"), *named)
+    assert site.run("register", *words, by="ann")[0] == 0
+    assert site.run("submit", by="ann")[0] == 0
+    (f / "dvc.lock").write_text(LOCK.replace("bb", "ee"))
+    status, found, _ = site.run("approve", by="bob")
+    assert status == 1
+    assert "evidence data" in found["why"]
 
 
 def test_an_evaluation_takes_the_place_of_the_cards_metrics(site):

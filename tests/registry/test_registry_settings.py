@@ -64,6 +64,8 @@ def test_the_requirements_are_judged_at_their_own_lines(tmp_path):
         ("    fairness: [{measure: ratio, metric: equal_opportunity, min: 1}]\n", "use `difference`"),
         ("    valid_days: 0\n", "at least 1"),
         ("    scan: {fails_on: all}\n", "cannot be that"),
+        ("    lineage: {min_datasets: 0}\n", "at least 1"),
+        ("    lineage: {datasets: 2}\n", "unknown key `datasets`"),
         ("  highest:\n    approvals: []\n", "no rating of model cards"),
         ("  low:\n    approvals: [{role: role:a}, {role: role:a}]\n", "listed twice"),
         ("  low:\n    approvals: [{role: bob}]\n", "must be text like"),

@@ -19,6 +19,7 @@ from registry_site import KEYS, Site
 
 from gateway import cli
 from gateway.courier import Courier
+from gateway.edits import took_force
 from gateway.settings.file import load
 from governance.registry.machine import Standing
 from governance.store.database import open_database
@@ -233,6 +234,59 @@ def test_steps_of_the_policy_are_told_from_the_beginning_on(site, receiver):
         each.close()
 
 
+def test_edits_that_nobody_approves_are_told_once_each(site, receiver):
+    """From the second policy on; over kills, torn lines, several workers and a mark that was lost."""
+    settings, _ = load(site.config)
+    folder = site.state / "policy"
+    one = courier(site)
+    for hashed in ("a", "a", "b", "b", "a"):
+        for _worker in range(2):
+            took_force(settings, hashed * 64)
+        one.look()
+    assert receiver.types == ["policy.edited"] * 2
+    assert [(got.data["before"][0], got.data["hash"][0]) for got in receiver.got] == [("a", "b"), ("b", "a")]
+    assert all(got.data["in_force"] == got.data["hash"] and got.data["by"] is None for got in receiver.got)
+    assert len({got.id for got in receiver.got}) == 2
+    with (folder / "edits.jsonl").open("ab") as file:
+        file.write(b'{"number":3,"ti')  # killed over the line
+    one.look()
+    took_force(settings, "c" * 64)
+    (folder / "edits.announced").unlink()
+    another = courier(site)
+    another.look()
+    assert [got.data["hash"][0] for got in receiver.got] == ["b", "a", "c"]
+    assert (folder / "edits.announced").read_text() == "4"
+    for each in (one, another):
+        each.close()
+
+
+def test_an_edit_is_kept_only_where_somebody_is_told_and_nobody_approves(site, receiver):
+    text = site.config.read_text()
+    for changed in (
+        text.replace(section(receiver), ""),
+        text.replace("policy: {file: policy.csv}", "policy: {file: policy.csv, approvals: 1}"),
+        text.replace("policy: {file: policy.csv}\n", ""),
+    ):
+        assert changed != text
+        site.config.write_text(changed)
+        settings, findings = load(site.config)
+        assert settings is not None, findings
+        took_force(settings, "a" * 64)
+    assert not (site.state / "policy" / "edits.jsonl").exists()
+
+
+def test_a_damaged_file_of_edits_is_said_by_both(site, caplog):
+    settings, _ = load(site.config)
+    took_force(settings, "a" * 64)
+    (site.state / "policy" / "edits.jsonl").write_text("nonsense\n")
+    one = courier(site)
+    with caplog.at_level(logging.ERROR):
+        took_force(settings, "b" * 64)
+        one.look()
+    assert caplog.text.count("edits.jsonl:1: damaged: restore it") == 2
+    one.close()
+
+
 def test_steps_before_there_were_webhooks_are_not_told(site, receiver):
     text = site.config.read_text()
     site.config.write_text(text.replace(section(receiver), ""))
@@ -260,6 +314,10 @@ def test_an_approval_that_ended_and_a_review_that_is_due_are_told(site, receiver
     assert [message.type for message in both] == ["registry.expired", "registry.review_due"]
     assert both[1].id == review.id
     assert json.loads(both[0].body)["data"]["serves"] is False
+    # A later step changes neither time, and so nothing is told again.
+    assert site.run("deprecate", "--reason", "3 is better", by="dee")[0] == 0
+    standings = [(("income", "2"), Standing(Steps(open_database("", settings.state_dir)).of("income", "2")))]
+    assert [message.id for message in due(standings, later + dt.timedelta(days=200))] == [one.id for one in both]
 
     class Later(dt.datetime):
         @classmethod
@@ -426,6 +484,11 @@ def test_a_gateway_tells_and_one_that_was_killed_tells_later(tmp_path, monkeypat
         while len(receiver.got) < 2 and time.monotonic() < until:
             time.sleep(0.05)
         assert receiver.types == ["registry.registered", "registry.submitted"]
+        policy = tmp_path / "gateway" / "policy.csv"
+        policy.write_text(policy.read_text() + "p, user:eve, public, model:*, read, allow\n")
+        while len(receiver.got) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert receiver.types[2:] == ["policy.edited"]
     finally:
         running.stop()
     said = (tmp_path / "gateway" / "gateway.log").read_text()
