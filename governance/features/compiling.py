@@ -7,23 +7,20 @@ Everything that a program could be refused for is a finding here: what comes out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain, combinations, combinations_with_replacement
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from governance.documents.convert import Place, Places, dotted
 from governance.documents.words import suggest
 from governance.features import expression
-from governance.features.plan import Column, Plan, Polynomial, Step
+from governance.features.plan import OF_COLUMNS, Column, Plan, Step
 from governance.features.registers import allocated
 from governance.features.steps import STEPS
 from governance.features.values import Coded, Group, Number, Text, Value, Wrong, kind_of
+from governance.features.wide import WIDE
 from governance.types import Finding
 from kernels.features import FUNCTIONS, REFUSE_INFINITE, REFUSE_MISSING, Input, Instruction, Program, Tensor
-
-MOST_PRODUCTS: Final = 20_000
-"""Columns that one polynomial may make."""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -157,11 +154,11 @@ class Compiler:
         (name,) = given
         what = getattr(step, name)
         here: Place = (*place, name)
-        if isinstance(what, Polynomial):
-            self.guarded(self.polynomial, what, here)
+        if name in OF_COLUMNS:
+            self.guarded(WIDE[name], (what,), here)
         elif name == "compute":
             for into, text in what.items():
-                self.guarded(self.compute, (into, text), (*here, into))
+                self.guarded(Compiler.compute, (into, text), (*here, into))
         else:
             for column, parameters in what.items():
                 spot: Place = (*here, column)
@@ -172,53 +169,16 @@ class Compiler:
                 self.used.add(column)
                 self.guarded(STEPS[name], (column, value, parameters), spot)
 
-    def guarded(self, act: Callable[..., None], what: Any, place: Place) -> None:
+    def guarded(self, act: Callable[..., None], what: tuple[Any, ...], place: Place) -> None:
         """A step, whose complaint becomes a finding."""
         try:
-            if isinstance(what, tuple) and len(what) == 3:
-                act(self, *what, place)
-            else:
-                act(what, place)
+            act(self, *what, place)
         except Wrong as wrong:
             spot = place if wrong.key is None else (*place, wrong.key)
             self.report("error", "wrong-step", f"`{dotted(spot)}`: {wrong}", spot)
 
-    def polynomial(self, what: Polynomial, place: Place) -> None:
-        """Products, built as scikit-learn builds them: the first factor times the product of the rest."""
-        if what.least > what.degree:
-            raise Wrong(f"is more than degree {what.degree}", "least")
-        columns = self.expanded(what.columns, (*place, "columns"))
-        if any(name not in self.known for name in columns):
-            return
-        factors = [self.as_number(self.known[name]) for name in columns]
-        pick: Callable[[Iterable[int], int], Iterable[tuple[int, ...]]]
-        pick = combinations if what.interaction_only else combinations_with_replacement
-        chosen = chain.from_iterable(pick(range(len(columns)), size) for size in range(what.least, what.degree + 1))
-        names: list[str] = []
-        made: dict[tuple[int, ...], Number] = {}
-        for one in chosen:
-            if len(names) == MOST_PRODUCTS:
-                raise Wrong(f"makes more than {MOST_PRODUCTS} columns", "degree")
-            name = f"{what.into}_{_product_name(one, columns)}"
-            self.bind(name, self.product(one, factors, made), place)
-            names.append(name)
-        self.bind(what.into, Group(tuple(names)), (*place, "into"))
-
-    def product(self, one: tuple[int, ...], factors: list[Number], made: dict[tuple[int, ...], Number]) -> Number:
-        """The product of some factors; what it is made of is made once."""
-        if not one:
-            return self.number("constant", factors[0].column, present=True, numbers=(1.0,))
-        if len(one) == 1:
-            return factors[one[0]]
-        if one not in made:
-            first, rest = factors[one[0]], self.product(one[1:], factors, made)
-            present = first.present and rest.present
-            made[one] = self.number("multiply", first.column, present=present, a=first.register, b=rest.register)
-        return made[one]
-
-    def compute(self, what: tuple[str, str], place: Place) -> None:
+    def compute(self, into: str, text: str, place: Place) -> None:
         """A column by an expression."""
-        into, text = what
         try:
             tree = expression.parse(text)
         except ValueError as error:
@@ -294,14 +254,6 @@ class Compiler:
         for (register, sign), places in scattered.items():
             targets = tuple(places.get(place, -1) for place in range(max(places) + 1))
             self.effect("scatter", codes[register, sign].code.column, a=register, b=sign, integers=(tensor, *targets))
-
-
-def _product_name(one: tuple[int, ...], columns: list[str]) -> str:
-    parts = []
-    for at in dict.fromkeys(one):
-        times = one.count(at)
-        parts.append(columns[at] if times == 1 else f"{columns[at]}^{times}")
-    return " ".join(parts) or "1"
 
 
 def compile_plan(plan: Plan, file: str, places: Places) -> tuple[Compiled | None, list[Finding]]:

@@ -38,6 +38,8 @@ class Script:
         self.steps: list[tuple[str, dict[str, Any]]] = []
         self.looked_at: set[str] = set()
         """Inputs of which some transformer refuses infinite values."""
+        self.summed: set[str] = set()
+        """Groups of sums, in which what cancels leaves rounding behind."""
         self._taken = set(names)
 
     def fresh(self, name: str) -> str:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from governance.errors import DataError
 from governance.features.flows import Flow, Kind, Script, Unsupported, branch
-from governance.features.importing_steps import STEPS, is_missing
+from governance.features.importing_steps import is_missing
+from governance.features.importing_wide import STEPS
+from governance.features.plan import OF_COLUMNS
 from governance.features.tables import NAN_TEXT
 from governance.tables import Table
 
@@ -126,10 +128,18 @@ class Imported:
             "outputs": {self._tensor: {"datatype": "FP32", "columns": _grouped(self._out)}},
         }
 
+    def summed(self) -> list[list[int]]:
+        """For each group of sums that is left which columns of the output are of it."""
+        found: dict[str, list[int]] = {}
+        for at, flow in enumerate(self._out):
+            if flow.group is not None and flow.group[0] in self._script.summed:
+                found.setdefault(flow.group[0], []).append(at)
+        return list(found.values())
+
     def _used(self) -> set[str]:
         used = {flow.name for flow in self._out}
         for step, parameters in self._script.steps:
-            used.update(parameters["columns"] if step == "polynomial" else parameters)
+            used.update(parameters["columns"] if step in OF_COLUMNS else parameters)
         return used
 
     def expected(self, table: Table) -> npt.NDArray[np.float32]:

@@ -39,7 +39,7 @@ def plain(value: Any, what: str) -> str | float | bool:
     raise Unsupported(f"{what}: a value of type {type(value).__name__} is neither text, number nor boolean")
 
 
-def _numbers(flows: Sequence[Flow], script: Script, what: Any, *, present: bool = False) -> list[Flow]:
+def numbers(flows: Sequence[Flow], script: Script, what: Any, *, present: bool = False) -> list[Flow]:
     """Columns of numbers, with what the transformer refuses refused."""
     text = next((flow for flow in flows if flow.kind == "string"), None)
     if text is not None:
@@ -99,7 +99,7 @@ def missing_indicator(est: Any, flows: list[Flow], script: Script) -> list[Flow]
 
 def standard_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """(x - mean) / scale."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     mean = est.mean_ if est.with_mean else None
     scale = est.scale_ if est.with_std else None
     return _each(
@@ -112,7 +112,7 @@ def standard_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
 
 def robust_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """(x - centre) / scale."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     centre = est.center_ if est.with_centering else None
     scale = est.scale_ if est.with_scaling else None
     return _each(
@@ -125,7 +125,7 @@ def robust_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
 
 def min_max_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """X * scale + offset, maybe clipped."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     parameters = [{"scale": float(est.scale_[at]), "offset": float(est.min_[at])} for at in range(len(flows))]
     flows = _each(flows, script, "min_max", parameters)
     if est.clip:
@@ -136,7 +136,7 @@ def min_max_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
 
 def max_abs_scaler(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """X / scale, maybe clipped."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     flows = _each(flows, script, "standardise", [{"scale": float(est.scale_[at])} for at in range(len(flows))])
     if getattr(est, "clip", False):
         flows = _each(flows, script, "clip", [{"low": -1.0, "high": 1.0}] * len(flows))
@@ -147,13 +147,13 @@ def binarizer(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """1 above the threshold."""
     # Above the threshold is at or above the next number.
     edge = math.nextafter(float(est.threshold), math.inf)
-    flows = _numbers(flows, script, est, present=True)
+    flows = numbers(flows, script, est, present=True)
     return _each(flows, script, "bucketise", [{"edges": [edge]}] * len(flows))
 
 
 def k_bins_discretizer(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """Which bin, as a number or one-hot."""
-    flows = _numbers(flows, script, est, present=True)
+    flows = numbers(flows, script, est, present=True)
     parameters = [{"edges": [float(edge) for edge in edges[1:-1]]} for edges in est.bin_edges_]
     for one in parameters:
         # Repeated edges leave bins that nothing falls into, which a plan has no word for.
@@ -286,7 +286,7 @@ def target_encoder(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
 
 def power_transformer(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """Yeo-Johnson or Box-Cox, maybe standardised."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     if not all(math.isfinite(one) for one in est.lambdas_):
         raise Unsupported("PowerTransformer: one of its lambdas is not finite; leave that column out")
     parameters = [{"method": est.method, "lambda": float(one)} for one in est.lambdas_]
@@ -296,7 +296,7 @@ def power_transformer(est: Any, flows: list[Flow], script: Script) -> list[Flow]
 
 def quantile_transformer(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """Shares of the reference's values."""
-    flows = _numbers(flows, script, est)
+    flows = numbers(flows, script, est)
     even = np.linspace(0, 1, len(est.references_))
     parameters = []
     for at in range(len(flows)):
@@ -314,7 +314,7 @@ def quantile_transformer(est: Any, flows: list[Flow], script: Script) -> list[Fl
 
 def polynomial_features(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """Products of columns."""
-    flows = _numbers(flows, script, est, present=True)
+    flows = numbers(flows, script, est, present=True)
     if not est.n_output_features_:
         return []
     least, degree = (0, est.degree) if isinstance(est.degree, int) else est.degree
@@ -339,7 +339,7 @@ def polynomial_features(est: Any, flows: list[Flow], script: Script) -> list[Flo
 def function_transformer(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     """A function of NumPy's, value by value."""
     if est.validate:
-        flows = _numbers(flows, script, est, present=True)
+        flows = numbers(flows, script, est, present=True)
     if est.func is None:
         return flows
     name = getattr(est.func, "__name__", type(est.func).__name__)
@@ -351,7 +351,7 @@ def function_transformer(est: Any, flows: list[Flow], script: Script) -> list[Fl
             f"FunctionTransformer: the function {module}.{name}" + (" with arguments" if est.kw_args else "")
         )
     name = _SAME_NAME.get(name, name)
-    made = [script.apply("function", flow, name=name) for flow in _all_numbers(flows, est)]
+    made = [script.apply("function", flow, name=name) for flow in all_numbers(flows, est)]
     if name in _NEVER_INFINITE:
         return [replace(flow, present=flow.present and name != "sqrt") for flow in made]
     return [replace(flow, finite=False, present=False) for flow in made]
@@ -364,10 +364,11 @@ def _clip(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     if given or not all(bound is None or np.isscalar(bound) for bound in (low, high)) or (low is None and high is None):
         raise Unsupported("FunctionTransformer: the function numpy.clip with these arguments")
     bounds = {key: float(bound) for key, bound in (("low", low), ("high", high)) if bound is not None}
-    return [script.apply("clip", flow, **bounds) for flow in _all_numbers(flows, est)]
+    return [script.apply("clip", flow, **bounds) for flow in all_numbers(flows, est)]
 
 
-def _all_numbers(flows: list[Flow], what: Any) -> list[Flow]:
+def all_numbers(flows: list[Flow], what: Any) -> list[Flow]:
+    """The same columns, none of which is text. Raises Unsupported."""
     text = next((flow for flow in flows if flow.kind == "string"), None)
     if text is not None:
         raise Unsupported(f"{type(what).__name__}: it takes numbers, and '{text.name}' is text")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from governance.features.expression import columns_of, parse
-from governance.features.plan import Plan, Polynomial, Step
+from governance.features.plan import OF_COLUMNS, Plan, Step
 from governance.features.reading import Loaded
 
 _ROW, _LEFT, _CELL, _GAP = 26, 190, 150, 24
@@ -22,8 +22,8 @@ def _steps(plan: Plan) -> Iterator[tuple[str, list[str], str, str]]:
     for step in plan.steps:
         name = next(one for one in Step.__struct_fields__ if getattr(step, one) is not None)
         what = getattr(step, name)
-        if isinstance(what, Polynomial):
-            yield name, list(what.columns), what.into, f"degree {what.degree}"
+        if name in OF_COLUMNS:
+            yield name, list(what.columns), what.into, _short(what)
         elif name == "compute":
             for into, text in what.items():
                 yield name, columns_of(parse(text)), into, text
@@ -37,7 +37,7 @@ def _short(one: msgspec.Struct) -> str:
     parts = []
     for field in msgspec.structs.fields(one):
         value = getattr(one, field.name)
-        if value == field.default or field.name == "into":
+        if value == field.default or field.name in ("into", "columns"):
             continue
         if isinstance(value, (tuple, dict)):
             parts.append(f"{len(value)} {field.encode_name}")

@@ -1,12 +1,12 @@
 """The format of a feature plan: typed columns, steps in order, tensors. Every key that is not here is an error.
 
 A step maps columns to what is done with each; its result takes the column's place, or the name `into`. Steps that make
-several columns of one (one_hot, hashed, cyclic, polynomial) leave a group of them under that name.
+several columns (one_hot, hashed, cyclic, spline, polynomial, normalise, project) leave a group of them under that name.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -176,6 +176,41 @@ class Hashed(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     into: Name | None = None
 
 
+class Spline(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The basis functions of a B-spline at x, as scikit-learn's SplineTransformer; named `COLUMN_sp_0`, ..."""
+
+    knots: Annotated[tuple[float, ...], msgspec.Meta(min_length=2)]
+    """All of them, ascending: also the `degree` before and the `degree` after those that lie within the data."""
+    degree: Annotated[int, msgspec.Meta(ge=1, le=8)] = 3
+    extrapolation: Literal["constant", "linear", "continue", "periodic", "refuse"] = "constant"
+    """Outside of the inner knots."""
+    bias: bool = True
+    """Whether the last one is there, too; with it they add up to 1."""
+    missing: Literal["missing", "zeros"] = "missing"
+    into: Name | None = None
+
+
+class Normalise(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Columns over the norm of their row; a group of `INTO_COLUMN`. A row whose norm is (nearly) 0 stays."""
+
+    columns: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    norm: Literal["l1", "l2", "max"] = "l2"
+    into: Name
+
+
+class Project(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """(sum of weight * x over the columns - centre) / scale: a group of `INTO_0`, ..., one for each list of weights."""
+
+    columns: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    weights: Annotated[tuple[tuple[float, ...], ...], msgspec.Meta(min_length=1)]
+    """For each new column one for each column."""
+    centre: tuple[float, ...] = ()
+    """Of each new column; absent: 0."""
+    scale: tuple[float, ...] = ()
+    """Of each new column; absent: 1."""
+    into: Name
+
+
 class Polynomial(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Products of columns; one group in scikit-learn's order, of names like `INTO_a b` and `INTO_a^2`."""
 
@@ -215,10 +250,17 @@ class Step(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target: dict[str, Lookup] | None = None
     lookup: dict[str, Lookup] | None = None
     hashed: dict[str, Hashed] | None = None
+    spline: dict[str, Spline] | None = None
     polynomial: Polynomial | None = None
+    normalise: Normalise | None = None
+    project: Project | None = None
     cyclic: dict[str, Cyclic] | None = None
     compute: dict[str, str] | None = None
     """New columns by expressions over columns: `ratio: income / (debt + 1)`."""
+
+
+OF_COLUMNS: Final = frozenset({"polynomial", "normalise", "project"})
+"""Steps that take several columns at once: their keys are parameters, not columns."""
 
 
 class Output(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

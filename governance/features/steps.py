@@ -6,7 +6,9 @@ are those of scikit-learn's transformers of the same name, in their order of ope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from governance.documents.convert import Place
@@ -25,11 +27,15 @@ from governance.features.values import (
     written,
 )
 from kernels.features import (
+    CONTINUE,
     FUNCTIONS,
+    LINEAR,
+    PERIODIC,
     PERIODS,
     REFUSE_INFINITE,
     REFUSE_MISSING,
     REFUSE_NOT_POSITIVE,
+    basis,
     seconds_of,
 )
 
@@ -304,6 +310,54 @@ def _cyclic(c: Compiler, name: str, value: Value, one: p.Cyclic, place: Place) -
     _spread(c, name, (f"{base}_sin", f"{base}_cos"), values, one.into, place)
 
 
+def _spline(c: Compiler, name: str, value: Value, one: p.Spline, place: Place) -> None:
+    knots, degree = one.knots, one.degree
+    if any(not before < after for before, after in pairwise(knots)) or not all(map(math.isfinite, knots)):
+        raise Wrong("must ascend", "knots")
+    functions = len(knots) - degree - 1
+    columns = functions - degree if one.extrapolation == "periodic" else functions
+    if functions <= degree or columns < 1:
+        raise Wrong(
+            f"are too few for degree {degree}: {degree} before the first inner one, {degree} after the last", "knots"
+        )
+    of = c.as_number(value)
+    if one.extrapolation == "refuse":
+        c.effect("check_range", of.column, a=of.register, numbers=(knots[degree], knots[functions]))
+    outside = {"continue": CONTINUE, "periodic": PERIODIC}.get(one.extrapolation, LINEAR)
+    ends = _ends(knots, degree, linear=one.extrapolation == "linear")
+    present = of.present or one.missing == "zeros"
+    made = []
+    for at in range(columns if one.bias else columns - 1):
+        end = (
+            tuple(number for side in ends for number in (side[0][at], side[1][at])) if outside == LINEAR else (0.0,) * 4
+        )
+        shape = (degree, at, columns, outside)
+        found = c.number("spline", of.column, present=present, a=of.register, numbers=(*knots, *end), integers=shape)
+        if one.missing == "zeros":
+            found = c.number("fill", of.column, present=True, a=found.register, numbers=(0.0,))
+        made.append(found)
+    names = tuple(f"{one.into or name}_sp_{at}" for at in range(len(made)))
+    _spread(c, name, names, made, one.into, place)
+
+
+def _ends(knots: Sequence[float], degree: int, *, linear: bool) -> list[tuple[list[float], list[float]]]:
+    """Values and slopes of all basis functions at the first inner knot and at the last."""
+    count = len(knots) - degree - 1
+    found = []
+    for x in (knots[degree], knots[count]):
+        start, values = basis(x, knots, degree)
+        _, lower = basis(x, knots[1:-1], degree - 1)  # of one degree less, on the same inner knots
+        slopes = [0.0] * (degree + 1)
+        for at in range(degree + 1) if linear else ():
+            first = start + at  # B' = degree * (B_first / (its width) - B_next / (its width)), de Boor, chapter X
+            left = lower[at - 1] / (knots[first + degree] - knots[first]) if at > 0 else 0.0
+            right = lower[at] / (knots[first + degree + 1] - knots[first + 1]) if at < degree else 0.0
+            slopes[at] = degree * (left - right)
+        rest = count - start - degree - 1
+        found.append(([0.0] * start + values + [0.0] * rest, [0.0] * start + slopes + [0.0] * rest))
+    return found
+
+
 STEPS: Final[dict[str, Callable[..., None]]] = {
     "impute": _impute,
     "missing_indicator": _missing_indicator,
@@ -322,4 +376,5 @@ STEPS: Final[dict[str, Callable[..., None]]] = {
     "lookup": _lookup,
     "hashed": _hashed,
     "cyclic": _cyclic,
+    "spline": _spline,
 }

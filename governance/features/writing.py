@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from governance.features.plan import OF_COLUMNS
+
 
 def text_of(document: dict[str, Any], comment: str = "") -> str:
     """The YAML of a plan that is plain data; floats come back to the last bit."""
@@ -15,7 +17,7 @@ def text_of(document: dict[str, Any], comment: str = "") -> str:
         lines.append("steps:")
     for step in document["steps"]:
         ((name, parameters),) = step.items()
-        if name == "polynomial":
+        if name in OF_COLUMNS:
             lines.append(f"  - {name}: {_flow(parameters)}")
             continue
         lines.append(f"  - {name}:")

@@ -26,6 +26,7 @@ from kernels.features._program import (
     Refused,
     Tensor,
 )
+from kernels.features._splines_py import CONTINUE, LINEAR, PERIODIC, basis
 from kernels.features._times import seconds_of
 
 if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
@@ -35,11 +36,14 @@ else:
 
 __all__ = [
     "COLUMN_DATATYPES",
+    "CONTINUE",
     "DATATYPES",
     "FUNCTIONS",
     "KINDS",
+    "LINEAR",
     "OF_TEXT",
     "OPS",
+    "PERIODIC",
     "PERIODS",
     "REFUSE_INFINITE",
     "REFUSE_MISSING",
@@ -50,5 +54,6 @@ __all__ = [
     "Program",
     "Refused",
     "Tensor",
+    "basis",
     "seconds_of",
 ]

@@ -29,6 +29,7 @@ from kernels.features._program import (
     Refused,
     Tensor,
 )
+from kernels.features._splines_py import spline
 from kernels.features._times import phase, seconds_of
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ class Program:
             return None
         if op == "check":
             return _checked(numbers[one.a], one.integers[0])
+        if op == "check_range":
+            low, high = one.numbers
+            return "outside" if numbers[one.a] < low or numbers[one.a] > high else None
         if op == "text_check":
             return "missing" if texts[one.a] is None else None
         found = _text_op(one, texts) if op in OF_TEXT else _number_op(one, numbers)
@@ -316,6 +320,12 @@ def _number_op(one: Instruction, numbers: list[float]) -> float | str:  # noqa: 
             return quantile(a, k, one.integers[0], normal=one.integers[1] == 1)
         case "lookup_number":
             return _lookup(one, a)
+        case "add_scaled":
+            return numbers[one.b] + a * k[0]
+        case "replace_below":
+            return k[1] if a < k[0] else a
+        case "spline":
+            return spline(a, k, one.integers)
     return phase(a, PERIODS[one.integers[0]])
 
 

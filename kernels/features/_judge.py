@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kernels.features._program import FUNCTIONS, OF_TEXT, OPS, PERIODS, TO_TEXT, Input, Instruction, Tensor
 
-NO_DST = frozenset({"store", "scatter", "check", "text_check"})
-BINARY = frozenset({"add", "subtract", "multiply", "divide", "power"})
+NO_DST = frozenset({"store", "scatter", "check", "text_check", "check_range"})
+BINARY = frozenset({"add", "subtract", "multiply", "divide", "power", "maximum"})
+MOST_DEGREE = 8
+"""Of splines."""
 _LENGTHS = {
     "fill": (1, 0, 0), "fill_value": (2, 0, 0), "equals": (1, 0, 0), "check": (0, 1, 0), "subtract_divide": (2, 0, 0),
     "multiply_add": (2, 0, 0), "clip": (2, 0, 0), "function": (0, 1, 0), "yeo_johnson": (1, 0, 0),
     "box_cox": (1, 0, 0), "constant": (1, 0, 0), "phase": (0, 1, 0), "text_fill": (0, 0, 1),
     "text_fill_value": (0, 0, 2), "text_equals": (0, 0, 1), "bucket_of_text": (0, 1, 0), "store": (0, 2, 0),
+    "add_scaled": (1, 0, 0), "replace_below": (2, 0, 0), "check_range": (2, 0, 0),
 }  # fmt: skip
 """Numbers, integers and texts; operations of other lengths are judged one by one."""
 
@@ -50,7 +55,7 @@ def _judge(one: Instruction, inputs: Sequence[Input], tensors: Sequence[Tensor],
         raise wrong
     if one.op not in NO_DST and not 0 <= one.dst < (texts if one.op in TO_TEXT else numbers):
         raise wrong
-    if one.op in BINARY and not 0 <= one.b < numbers:
+    if (one.op in BINARY or one.op == "add_scaled") and not 0 <= one.b < numbers:
         raise wrong
     if one.op == "scatter" and not -1 <= one.b < numbers:
         raise wrong
@@ -78,5 +83,20 @@ def _judge(one: Instruction, inputs: Sequence[Input], tensors: Sequence[Tensor],
     elif one.op == "lookup_number":
         if lengths[1] != 3 or one.integers[2] < 0 or lengths[0] != 2 * one.integers[2] + 2:
             raise wrong
+    elif one.op == "spline":
+        if lengths[1] != 4 or not _is_spline(one.numbers[:-4], *one.integers):
+            raise wrong
     elif one.op == "lookup_text" and (lengths[1] != 2 or lengths[0] != lengths[2] + 2):
         raise wrong
+
+
+def _is_spline(knots: Sequence[float], degree: int, column: int, columns: int, outside: int) -> bool:
+    """Whether there are knots for the columns, each of which is at least one basis function."""
+    functions = len(knots) - degree - 1
+    ascending = all(before < after for before, after in pairwise(knots)) and all(map(math.isfinite, knots))
+    return (
+        ascending
+        and 1 <= degree <= MOST_DEGREE
+        and 0 <= column < columns <= functions > degree
+        and outside in (0, 1, 2)
+    )

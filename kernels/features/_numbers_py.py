@@ -12,13 +12,15 @@ _LOWEST, _HIGHEST = -5.199337582605575, 5.19933758270342  # its norm.ppf(_CLOSE 
 
 
 def binary(op: str, a: float, b: float) -> float:
-    """A sum, difference, product, quotient or power, with infinities and NaN in place of exceptions."""
+    """A sum, difference, product, quotient, power or maximum, with infinities and NaN in place of exceptions."""
     if op == "add":
         return a + b
     if op == "subtract":
         return a - b
     if op == "multiply":
         return a * b
+    if op == "maximum":
+        return a if math.isnan(a) or a > b else b
     if op == "divide":
         if b != 0:
             return a / b

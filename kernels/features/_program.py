@@ -54,6 +54,11 @@ OPS: Final = (
     "store",          # a to tensor integers[0], column integers[1]
     "scatter",        # 1, or b, to tensor integers[0], column integers[1 + a]; nothing where either is below 0
     "text_check",     # refuses a missing text
+    "add_scaled",     # b + a * numbers[0]
+    "maximum",        # the greater of a and b; NaN where one of them is
+    "replace_below",  # numbers[1] where a is below numbers[0], else a
+    "check_range",    # refuses a outside of [numbers[0], numbers[1]]
+    "spline",         # a B-spline basis function of a; see `spline` in _splines_py.py
 )  # fmt: skip
 """Each writes register `dst` unless it says otherwise. In `lookup_*` integers[0] and [1] are 1 where a missing value
 and one that is not listed are refused."""
@@ -76,6 +81,7 @@ _REASONS: Final = {
     "boolean": "must be true or false",
     "range": "does not fit the tensor's datatype",
     "column": "is no column of the plan",
+    "outside": "is outside of the plan's range",
 }
 REASONS: Final = tuple(_REASONS)
 

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "numbers.hpp"
+#include "splines.hpp"
 #include "times.hpp"
 
 enum { TG_BLOCK = 256 };  // rows: 60 registers of it are 120 KB, within the second-level cache
@@ -17,10 +18,11 @@ enum {
     OP_FILL, OP_FILL_VALUE, OP_IS_MISSING, OP_EQUALS, OP_CHECK, OP_SUBTRACT_DIVIDE, OP_MULTIPLY_ADD, OP_CLIP,
     OP_FUNCTION, OP_BUCKET, OP_YEO_JOHNSON, OP_BOX_COX, OP_QUANTILE, OP_LOOKUP_NUMBER, OP_LOOKUP_TEXT, OP_ADD,
     OP_SUBTRACT, OP_MULTIPLY, OP_DIVIDE, OP_POWER, OP_CONSTANT, OP_PHASE, OP_TEXT_FILL, OP_TEXT_FILL_VALUE,
-    OP_TEXT_IS_MISSING, OP_TEXT_EQUALS, OP_BUCKET_OF_TEXT, OP_SIGN_OF_TEXT, OP_STORE, OP_SCATTER, OP_TEXT_CHECK
+    OP_TEXT_IS_MISSING, OP_TEXT_EQUALS, OP_BUCKET_OF_TEXT, OP_SIGN_OF_TEXT, OP_STORE, OP_SCATTER, OP_TEXT_CHECK,
+    OP_ADD_SCALED, OP_MAXIMUM, OP_REPLACE_BELOW, OP_CHECK_RANGE, OP_SPLINE
 };
 // The order of REASONS.
-enum { TG_INFINITE, TG_MISSING, TG_NOT_POSITIVE, TG_UNKNOWN, TG_TIME, TG_NUMBER, TG_TEXT, TG_BOOLEAN, TG_RANGE, TG_COLUMN };
+enum { TG_INFINITE, TG_MISSING, TG_NOT_POSITIVE, TG_UNKNOWN, TG_TIME, TG_NUMBER, TG_TEXT, TG_BOOLEAN, TG_RANGE, TG_COLUMN, TG_OUTSIDE };
 
 typedef struct {
     const char *at;
@@ -355,6 +357,14 @@ static void tg_run(tg_call *call, const tg_step *steps, int count) {
                 for (Py_ssize_t i = 0; i < n; i++)
                     if (t[i].size < 0) tg_refuse(call, i, s->column, TG_MISSING);
                 break;
+            case OP_ADD_SCALED: TG_EACH(b[i] + a[i] * k[0]);
+            case OP_MAXIMUM: TG_EACH(a[i] != a[i] || a[i] > b[i] ? a[i] : b[i]);
+            case OP_REPLACE_BELOW: TG_EACH(a[i] < k[0] ? k[1] : a[i]);
+            case OP_CHECK_RANGE:
+                for (Py_ssize_t i = 0; i < n; i++)
+                    if (a[i] < k[0] || a[i] > k[1]) tg_refuse(call, i, s->column, TG_OUTSIDE);
+                break;
+            case OP_SPLINE: TG_EACH(tg_spline(a[i], k, s->count - 4, s->integers));
         }
     }
 }

@@ -89,6 +89,18 @@ def put(draw, op):
     return one._replace(integers=(tensor, *columns))
 
 
+@st.composite
+def splines(draw):
+    one = draw(some("spline"))
+    degree = draw(st.integers(1, 4))
+    knots = sorted(draw(st.lists(st.floats(-50, 50), min_size=2 * degree + 2, max_size=14, unique=True)))
+    functions = len(knots) - degree - 1
+    columns = draw(st.sampled_from([functions, max(1, functions - degree)]))
+    ends = draw(st.lists(values, min_size=4, max_size=4))
+    shape = (degree, draw(st.integers(0, columns - 1)), columns, draw(st.integers(0, 2)))
+    return one._replace(numbers=(*knots, *ends), integers=shape)
+
+
 instructions = st.one_of(
     some("fill", 1), some("fill_value", 2), some("is_missing"), some("equals", 1),
     some("check", integers=(st.integers(0, 7),)), some("subtract_divide", 2), some("multiply_add", 2), some("clip", 2),
@@ -102,6 +114,8 @@ instructions = st.one_of(
     some("text_is_missing", a=text_register), some("text_equals", texts=1, a=text_register),
     some("bucket_of_text", integers=(st.integers(1, 9),), a=text_register), some("sign_of_text", a=text_register),
     put("store"), put("scatter"), some("text_check", a=text_register),
+    some("add_scaled", 1, b=register), some("maximum", b=register), some("replace_below", 2), some("check_range", 2),
+    splines(),
 )  # fmt: skip
 SET = [
     *(Instruction("constant", dst=at, numbers=(at / 3,)) for at in range(4, NUMBERS)),
@@ -267,6 +281,9 @@ WRONG = [
     Instruction("lookup_text", dst=0, a=0, integers=(0, 0), texts=("a",), numbers=(1.0, 2.0)),
     Instruction("lookup_number", dst=0, a=0, integers=(0, 0, 3), numbers=(1.0, 2.0)),
     Instruction("bucket_of_text", dst=0, a=0, integers=(0,)),
+    Instruction("spline", dst=0, a=0, integers=(1, 0, 2, 0), numbers=(0, 1, 2, 2, 0, 0, 0, 0)),
+    Instruction("spline", dst=0, a=0, integers=(1, 3, 3, 0), numbers=(0, 1, 2, 3, 4, 0, 0, 0, 0)),
+    Instruction("add_scaled", dst=0, a=0, numbers=(1.0,)),
     Instruction("fill", dst=0, a=0, column=len(INPUTS), numbers=(1.0,)),
     Instruction("store", a=5, integers=(0, 0)),
     Instruction("text_is_missing", dst=0, a=3),
