@@ -33,8 +33,8 @@ examples:
   tidegate drift changes --reference train.csv --current log.jsonl --rows 200 --format json
 
 Takes the rows of --current in their order, in windows, and says for each column when its location, its shape or its
-missing values changed, by three tests: CUSUM and Page-Hinkley (each wrong once in some 10,000 windows, where
-the reference has a hundred times as many rows as a window; with fewer CUSUM finds changes that are none) and ADWIN.
+missing values changed, by three tests: CUSUM and Page-Hinkley (each wrong once in some 10,000 windows) and ADWIN.
+That the reference is a sample is allowed for: the fewer its rows, the larger a shift must be for CUSUM to find it.
 Rows count from 1; a change is found at the end of a window. For looking back: alarms are the gateway's.
 exit status: 0 looked, 2 a table cannot be read, is too short, or the two have no column in common
 """

@@ -1,8 +1,9 @@
 """When the columns of a table changed: `tidegate drift changes`. Windows of rows in their order, against a reference.
 
 Contract: a window's scores are those of alarms (`scores`); each score of each column is a series, and three tests say
-independently when it changed (`sequential`). None corrects for the number of columns: this is for looking back, and
-`calibration` for being woken.
+independently when it changed (`sequential`). That the reference is a sample is in every window alike: CUSUM allows for
+it (`allowance`), Page-Hinkley and ADWIN compare windows with one another. None corrects for the number of columns: this
+is for looking back, and `calibration` for being woken.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import numpy as np
 
 from governance.errors import DataError
 from governance.monitor import sequential
+from governance.monitor.allowance import allowance
 from governance.monitor.calibration import cells_of
 from governance.monitor.profile import ColumnProfile, Profile
-from governance.monitor.scores import LEAST, NAMES, Floats, Layout, Window, layout, scores
+from governance.monitor.scores import LEAST, MISSING, NAMES, Floats, Layout, Window, layout, scores
 from governance.tables import Table
 
 FALSE = 10_000.0
 """Windows for one false change of CUSUM and Page-Hinkley, in each series."""
 SHIFT = 0.5
-"""Page-Hinkley's delta and CUSUM's k, in standard errors of a window."""
+"""Page-Hinkley's delta and CUSUM's least k, in standard errors of a window."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -72,7 +74,9 @@ def find(profile: Profile, current: Table, *, rows: int = 1000) -> Changes:
     found = []
     for at, name in enumerate(of.names):
         for score, what in enumerate(NAMES):
-            change = _change(name, what, said.z[:, at, score], said.effect[:, at, score], rows)
+            sample = profile.head.rows if score == MISSING else known[of.at[at]].n
+            k = allowance(FALSE, SHIFT, rows / sample, score, float(of.freedom[at]))
+            change = _change(name, what, (said.z[:, at, score], said.effect[:, at, score]), rows, k)
             if change is not None:
                 found.append(change)
     return Changes(rows, windows, sorted(found, key=lambda change: change.first))
@@ -89,11 +93,13 @@ def _windows(of: Layout, columns: list[ColumnProfile], table: Table, rows: int, 
     return Window(counts.reshape(windows, width), np.full(windows, float(rows)))
 
 
-def _change(name: str, what: str, z: Floats, effect: Floats, rows: int) -> Change | None:
+def _change(name: str, what: str, series: tuple[Floats, Floats], rows: int, k: float) -> Change | None:
+    """What three tests say of a series of scores and their effects."""
+    z, effect = series
     values = z.tolist()
-    h = sequential.cusum_threshold(FALSE)
+    h = sequential.cusum_threshold(FALSE, SHIFT)
     found = {
-        "cusum": sequential.cusum(values, k=SHIFT, h=h),
+        "cusum": sequential.cusum(values, k=k, h=h),
         "page_hinkley": sequential.page_hinkley(values, delta=SHIFT, threshold=h, alpha=1.0, least=2),
         "adwin": sequential.adwin(values, clock=1),
     }

@@ -54,3 +54,26 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, "--rows", "29"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "29 is no whole number of 30 or more" in done.stderr
+
+
+def test_what_the_reference_has_by_chance_is_no_change(tmp_path):
+    # As many rows as a window: without allowing for it, CUSUM found some 900 changes here in 6,000 windows of a column.
+    found = {"cusum": 0, "page_hinkley": 0}
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        reference = profile.build(table_of(tmp_path / "a.csv", {"x": rng.normal(size=500).tolist()}))
+        now = table_of(tmp_path / "b.csv", {"x": rng.normal(size=500 * 60).tolist()})
+        for change in changes.find(reference, now, rows=500).changes:
+            for test in found:
+                found[test] += len(change.found[test])
+    assert found["cusum"] <= 1  # 0.18 expected: 10 x 60 windows of three scores, one in 10,000
+    assert found["page_hinkley"] <= 1
+
+
+def test_a_shift_that_chance_cannot_explain_is_found_with_a_small_reference(tmp_path):
+    rng = np.random.default_rng(3)
+    reference = profile.build(table_of(tmp_path / "a.csv", {"x": rng.normal(size=500).tolist()}))
+    values = np.concatenate([rng.normal(size=5000), rng.normal(0.5, 1, 5000)])
+    found = changes.find(reference, table_of(tmp_path / "b.csv", {"x": values.tolist()}), rows=500).changes
+    location = next(change for change in found if change.what == "location")
+    assert 5500 <= location.found["cusum"][0] <= 6000
