@@ -31,11 +31,13 @@ def extension(name: str, language: str = "c") -> Extension:
 
 EXTENSIONS = [
     extension("gateway._driven_c"),
+    extension("gateway.admission._window_c"),
     extension("gateway.wire._nghttp2_c"),
     extension("gateway.wire._http2_c"),
     extension("gateway.wire._infer_c"),
     extension("gateway.wire._infer_write_c"),
     extension("gateway.doors._fast_grpc_c"),
+    extension("gateway.doors._reading_c"),
     extension("governance.audit._writer_c"),
     extension("gateway.upstream._grpc_client_c"),
     extension("kernels.counters._counters_c"),
