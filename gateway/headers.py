@@ -138,7 +138,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def new_request_id() -> str:
     """An id of the gateway's own: no secret, the system's generator costs ten times as much."""
-    return f"{_getrandbits(128):032x}"
+    return _getrandbits(128).to_bytes(16, "big").hex()  # half of what formatting the number costs
 
 
 def wants_events(headers: Mapping[str, str]) -> bool:
