@@ -66,13 +66,13 @@ class Travelling(list[tuple[str, str]]):
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """What the policy of one snapshot says of a request of a head: who asks, and the rule that lets them."""
 
-    of: str
-    """That snapshot's hash, the very object; empty: nothing is known yet."""
+    of: str | None = None
+    """That snapshot's hash, the very object; None: nothing is known yet."""
     subject: Subject | None = None
     line: int | None = None
 
 
-UNKNOWN: Final = Standing("")
+UNKNOWN: Final = Standing()
 
 
 class Headers(dict[str, str]):

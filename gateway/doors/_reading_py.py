@@ -22,7 +22,7 @@ class Reading:
     def get_buffer(self, sizehint: int, /) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Where the next bytes go."""
         large = self._connection.arriving
-        return _BUFFER if large is None else large.left  # type: ignore[no-any-return]
+        return _BUFFER if large is None else large.left
 
     def buffer_updated(self, nbytes: int, /) -> None:
         """So many have come."""
