@@ -65,9 +65,9 @@ check: venv
 	  kernels.counters._counters_c kernels.drift._drift_c \
 	  kernels.features._features_c kernels.groups._groups_c kernels.hashing._hmac_c \
 	  kernels.tensors._scan_c kernels.tensors._parse_c kernels.tensors._format_c \
-	  gateway._driven_c gateway.doors._fast_grpc_c gateway.upstream._grpc_client_c gateway.wire._http2_c \
-	  gateway.upstream._counts_c gateway.upstream._line_c gateway.upstream._straight_c \
-	  gateway.wire._by_heart_c governance.audit._entry_c \
+	  gateway._driven_c gateway.admission._window_c gateway.doors._fast_grpc_c gateway.doors._reading_c \
+	  gateway.upstream._counts_c gateway.upstream._grpc_client_c gateway.upstream._line_c \
+	  gateway.upstream._straight_c gateway.wire._by_heart_c gateway.wire._http2_c governance.audit._entry_c \
 	  gateway.wire._infer_c gateway.wire._infer_write_c governance.audit._writer_c
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(shell find gateway governance kernels -name '*.pyx')

@@ -39,6 +39,7 @@ def extension(name: str, language: str = "c", also: str = "") -> Extension:
 
 EXTENSIONS = [
     extension("gateway._driven_c"),
+    extension("gateway.admission._window_c"),
     extension("gateway.wire._nghttp2_c"),
     extension("gateway.wire._http2_c"),
     extension("gateway.wire._by_heart_c"),
@@ -46,6 +47,7 @@ EXTENSIONS = [
     extension("gateway.wire._infer_write_c"),
     extension("gateway.doors._fast_grpc_c"),
     extension("governance.audit._entry_c", language="c++", also="kernels/hashing"),
+    extension("gateway.doors._reading_c"),
     extension("governance.audit._writer_c"),
     extension("gateway.upstream._counts_c"),
     extension("gateway.upstream._grpc_client_c"),

@@ -66,13 +66,13 @@ class Travelling(list[tuple[str, str]]):
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """What the policy of one snapshot says of a request of a head: who asks, and the rule that lets them."""
 
-    of: str
-    """That snapshot's hash, the very object; empty: nothing is known yet."""
+    of: str | None = None
+    """That snapshot's hash, the very object; None: nothing is known yet."""
     subject: Subject | None = None
     line: int | None = None
 
 
-UNKNOWN: Final = Standing("")
+UNKNOWN: Final = Standing()
 
 
 class Headers(dict[str, str]):
@@ -138,7 +138,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def new_request_id() -> str:
     """An id of the gateway's own: no secret, the system's generator costs ten times as much."""
-    return f"{_getrandbits(128):032x}"
+    return _getrandbits(128).to_bytes(16, "big").hex()  # half of what formatting the number costs
 
 
 def wants_events(headers: Mapping[str, str]) -> bool:

@@ -367,7 +367,7 @@ class Pipeline:
     @staticmethod
     def travelling(x: Exchange, upstream: str) -> list[tuple[str, str]]:
         """The client's headers that travel to an upstream."""
-        return upstream_headers(x.headers, x.snapshot.forwarded(upstream), x.request_id)
+        return upstream_headers(x.headers, x.snapshot.allowed_headers[upstream], x.request_id)
 
     @staticmethod
     async def signature(x: Exchange, to: Assignment) -> ModelSignature:

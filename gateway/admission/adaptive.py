@@ -33,10 +33,18 @@ it: who sends more shrinks until all are equal or have what they ask for.
 
 from __future__ import annotations
 
+import os
 from math import ceil, exp
+from typing import TYPE_CHECKING
 
 from gateway.admission.peers import Peers, nobody
 from gateway.settings import AdaptiveConcurrency
+
+# The only place that chooses between the C twin and its specification in Python.
+if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
+    from gateway.admission._window_py import Window
+else:
+    from gateway.admission._window_c import Window
 
 STANDING = 0.005
 """Seconds of latency over the unloaded one that are no overload (RFC 8289 section 4.3, CoDel's target)."""
@@ -73,58 +81,46 @@ _WORTH = 0.9
 """A jump by less than a tenth is not tried."""
 
 
-class Limiter:
+class Limiter(Window):
     """The limit of one model on one upstream, in one worker."""
 
     __slots__ = (
         "_alone",
-        "_area",
         "_config",
         "_congested",
-        "_done",
-        "_full",
         "_known_until",
-        "_last",
         "_n_before",
         "_patience",
         "_pause",
         "_peers",
-        "_probe_due",
         "_probe_from",
         "_probe_late",
         "_probe_sum",
         "_probe_tried",
         "_probed",
-        "_quiet",
         "_samples",
         "_settling",
         "_since",
         "_tolerated",
-        "_until",
         "_wanted",
         "_x_before",
         "_x_last",
-        "in_flight",
-        "limit",
         "throughput",
     )
 
     def __init__(self, config: AdaptiveConcurrency, now: float, peers: Peers | None = None) -> None:
         """`peers`: the other workers before the same server; None: there are none."""
+        super().__init__(config.max, now)
         self._peers = peers or nobody()
-        self.in_flight = 0
-        self.limit = config.max
         self.throughput = 0.0
         """Answers a second in the last window; 0: not known."""
         self._config = config
         self._alone = 0.0  # latency of requests alone in flight; 0: none yet
         self._known_until = 0.0  # until then that need not be looked for
         self._samples = 0
-        self._quiet = True  # no other worker has lowered its limit: alone here is alone there
         self._probe_from = 0.0  # when the next probe begins; 0: none is wanted
         self._pause = _GRID  # grid of the next but one
         self._probe_late = 0.0  # when workers that do not take part are waited for no longer
-        self._probe_due = 0.0  # when this one ends at the latest; 0: there is none
         self._probe_sum = 0.0
         self._probe_tried = self._probed = 0
         self._tolerated = 0.0  # latency at which throughput was still gained; fades to `_alone`
@@ -132,11 +128,8 @@ class Limiter:
         self._settling = False  # after a jump: until those in flight fit the limit
         self._patience = 0
         self._x_before = self._n_before = self._x_last = 0.0  # what a jump is measured by; 0: no jump is judged
-        self._since = self._last = now
+        self._since = now
         self._until = now + _SHORTEST
-        self._area = 0.0  # requests in flight, integrated over the window
-        self._done = 0
-        self._full = False
         self._wanted = 0
 
     def reload(self, config: AdaptiveConcurrency) -> None:
@@ -171,42 +164,6 @@ class Limiter:
             self._open_window(now)
         elif not self.in_flight and not waiting and self._peers.probing:
             self._peers.share(0.0, lowered=self.limiting)  # nobody need wait for it to come
-
-    def enter(self, now: float) -> int:
-        """A request goes now: the number in flight with it, or 0: there is no room."""
-        n = self.in_flight
-        if n >= self.limit:
-            return 0
-        self._area += n * (now - self._last)
-        self._last = now
-        self.in_flight = n = n + 1
-        if n >= self.limit:
-            self._full = True
-        return n
-
-    def leave(self, place: int, began: float, now: float, answered: bool) -> None:
-        """The request that was given `place` is through.
-
-        `answered`: the model gave its result. Requests that were cancelled or timed out count as load that
-        yields nothing, which raises R: for the server they were work. So do failures, whose time says nothing:
-        a server that refuses quickly must not look like one with room.
-        """
-        n = self.in_flight
-        self._area += n * (now - self._last)
-        self._last = now
-        self.in_flight = n - 1
-        if answered:
-            self._done += 1
-        if self._probe_due:
-            if place == 1 and self.limit:
-                self._was_probe(now - began, answered)
-            else:
-                self._peers.hold(n - 1)
-            self._follow(now)
-        elif place == 1 and answered and self._quiet:
-            self._was_alone(now - began, now)
-        if now >= self._until:
-            self._turn(now)
 
     # -- the unloaded latency --------------------------------------------------------------------------------
 
@@ -273,11 +230,15 @@ class Limiter:
             self.limit = 1
             self._since = now
 
-    def _was_probe(self, seconds: float, answered: bool) -> None:
-        self._probe_tried += 1
-        if answered:
-            self._probed += 1
-            self._probe_sum += seconds
+    def _left_in_probe(self, place: int, seconds: float, now: float, answered: bool) -> None:
+        if place == 1 and self.limit:
+            self._probe_tried += 1
+            if answered:
+                self._probed += 1
+                self._probe_sum += seconds
+        else:
+            self._peers.hold(self.in_flight)
+        self._follow(now)
 
     def _measured(self, now: float) -> None:
         """This worker's own probe is over, perhaps without a result."""

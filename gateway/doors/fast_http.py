@@ -271,8 +271,10 @@ class FastHttpProtocol(LargeBodyProtocol):
             return
         last = self.relieved or self._stopping
         body, more, lines = reply.body, reply.more, reply.lines
-        size = len(body) + sum(map(len, more)) if more else len(body)
-        if not lines:
+        if lines:
+            size = x.nbytes_out
+        else:
+            size = len(body) + sum(map(len, more)) if more else len(body)
             lines = b"%bcontent-length: %d\r\n" % (
                 b"".join([b"%b: %b\r\n" % header for header in reply.headers]),
                 size,

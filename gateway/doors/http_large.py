@@ -11,6 +11,7 @@ being served (pipelining).
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import httptools
@@ -19,6 +20,12 @@ import numpy as np
 from gateway.doors.http_connection import LARGE, FrontDoorProtocol
 from gateway.errors import Cancelled, RequestTimeout
 
+# The only place that chooses between the C twin and its specification in Python.
+if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
+    from gateway.doors._reading_py import Reading
+else:
+    from gateway.doors._reading_c import Reading
+
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -26,8 +33,6 @@ if TYPE_CHECKING:
 
 PROGRESS: Final = 1024
 """Bytes that a body must bring within each `limits.body_timeout`."""
-_BUFFER: Final = memoryview(bytearray(LARGE))
-"""Of all connections: what is read is taken at once."""
 _NOTHING: Final = memoryview(b"")
 _SPLIT: Final = 16 * 1024
 """Bytes of a read from which it is looked at where its head ends."""
@@ -198,11 +203,10 @@ class LargeBodyProtocol(FrontDoorProtocol):
         return buffer[pad:]
 
 
-class Inlet(asyncio.BufferedProtocol):
+class Inlet(Reading, asyncio.BufferedProtocol):
     """What the event loop sees of a connection."""
 
-    def __init__(self, connection: LargeBodyProtocol) -> None:
-        self._connection = connection
+    _connection: LargeBodyProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It begins."""
@@ -223,16 +227,3 @@ class Inlet(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         """The client sends no more."""
         self._connection.eof_received()
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Where the next bytes go."""
-        large = self._connection.arriving
-        return _BUFFER if large is None else large.left
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """So many have come."""
-        large = self._connection.arriving
-        if large is None:
-            self._connection.data_received(bytes(_BUFFER[:nbytes]))
-        else:
-            large.came(nbytes)

@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "asan"
 EXTENSIONS = (
     "gateway._driven_c",
+    "gateway.admission._window_c",
     "gateway.doors._fast_grpc_c",
     "gateway.upstream._counts_c",
+    "gateway.doors._reading_c",
     "gateway.upstream._grpc_client_c",
     "gateway.upstream._line_c",
     "gateway.upstream._straight_c",

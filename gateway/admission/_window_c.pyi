@@ -1,0 +1,19 @@
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Window:
+    in_flight: int
+    limit: int
+    _area: float
+    _done: int
+    _full: bool
+    _last: float
+    _until: float
+    _probe_due: float
+    _quiet: bool
+    def __init__(self, limit: int, now: float) -> None: ...
+    def enter(self, now: float) -> int: ...
+    def leave(self, place: int, began: float, now: float, answered: bool) -> None: ...
+    def _left_in_probe(self, place: int, seconds: float, now: float, answered: bool) -> None: ...
+    def _was_alone(self, seconds: float, now: float) -> None: ...
+    def _turn(self, now: float) -> None: ...
