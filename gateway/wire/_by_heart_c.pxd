@@ -1,14 +1,13 @@
 # cython: language_level=3
 """What `gateway.upstream._straight_c` takes from `_by_heart_c.pyx` without a call of Python's."""
 
-cimport cython
 
-
-@cython.final
 cdef class KnownRequest:
-    cdef object call, parameters, _fits
-    cdef bytes head, _sent, _framed
+    cdef readonly object call
+    cdef readonly object parameters
     cdef readonly Py_ssize_t size
+    cdef object _fits
+    cdef bytes head, _sent, _framed
     cdef list _inputs
     cdef bint _fixed
 

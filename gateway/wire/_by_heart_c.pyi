@@ -1,12 +1,19 @@
 from typing import final
 
-from gateway.wire.types import Buffer, InferAnswer, InferCall
+from typing_extensions import disjoint_base
+
+from gateway.wire.types import Buffer, InferAnswer, InferCall, Param
 
 @final
 class Place: ...
 
-@final
+@disjoint_base
 class KnownRequest:
+    def __init__(self, call: InferCall, header_length: int, size: int) -> None: ...
+    @property
+    def call(self) -> InferCall: ...
+    @property
+    def parameters(self) -> dict[str, Param]: ...
     @property
     def size(self) -> int: ...
     def fits(self, signature: object) -> bool: ...

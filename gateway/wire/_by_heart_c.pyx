@@ -88,9 +88,13 @@ cdef list tensors_of(list found, object kind, object tail):
     return made
 
 
-@cython.final
 cdef class KnownRequest:
     """A request's head."""
+
+    def __init__(self, call, Py_ssize_t header_length, Py_ssize_t size):
+        self.call, self.size, self.parameters = call, size, call.parameters
+        self._fixed = all([SIZES.get(tensor.datatype) for tensor in call.inputs])
+        self._inputs = places(call.inputs)
 
     cdef object make(self, object body, Py_ssize_t header_length, object model, object version):
         """The call with this body."""
@@ -156,10 +160,8 @@ cdef KnownAnswer last_answer = None
 
 cdef KnownRequest learn_request(bytes head, object call, Py_ssize_t size):
     """Keep what was made of a request's head, with a body of `size` bytes."""
-    cdef KnownRequest known = KnownRequest.__new__(KnownRequest)
-    known.head, known.call, known.size, known.parameters = head, call, size, call.parameters
-    known._fixed = all([SIZES.get(tensor.datatype) for tensor in call.inputs])
-    known._inputs = places(call.inputs)
+    cdef KnownRequest known = KnownRequest(call, len(head), size)
+    known.head = head
     if len(requests) >= MOST_HEADS:
         requests.clear()
     requests[head] = known

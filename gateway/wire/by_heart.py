@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.wire._by_heart_py import LONGEST_HEAD, MOST_HEADS
 from gateway.wire.grpc import NO_EXTENSIONS
 
 if TYPE_CHECKING or NO_EXTENSIONS:
-    from gateway.wire._by_heart_py import decode_request, decode_response, encode_request, written
+    from gateway.wire._by_heart_py import KnownRequest, decode_request, decode_response, encode_request, written
 else:
-    from gateway.wire._by_heart_c import decode_request, decode_response, encode_request, written
+    from gateway.wire._by_heart_c import KnownRequest, decode_request, decode_response, encode_request, written
 
-__all__ = ["decode_request", "decode_response", "encode_request", "written"]
+__all__ = [
+    "LONGEST_HEAD",
+    "MOST_HEADS",
+    "KnownRequest",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "written",
+]

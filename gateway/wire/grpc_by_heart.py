@@ -33,13 +33,13 @@ _lengths: dict[int, tuple[int, ...]] = {}
 class KnownMessage(KnownRequest):
     """All of a message up to its first tensor's bytes."""
 
-    __slots__ = ("_between",)
+    __slots__ = ("_between", "_spans")
 
     def __init__(self, call: InferCall, message: bytes, spans: list[tuple[int, int]]) -> None:
         for tensor, (at, end) in zip(call.inputs, spans, strict=True):
             tensor.data = message[at:end]
         super().__init__(call, spans[0][0], len(message))
-        self._inputs = [(tensor, at, end) for tensor, (at, end) in zip(call.inputs, spans, strict=True)]
+        self._spans = [(tensor, at, end) for tensor, (at, end) in zip(call.inputs, spans, strict=True)]
         self._between = [
             (end, after, message[end:after]) for (_, end), (after, _) in zip(spans, spans[1:], strict=False)
         ]
@@ -52,9 +52,9 @@ class KnownMessage(KnownRequest):
                 return None
         found = self.call
         inputs = []
-        for tensor, at, end in self._inputs:
+        for tensor, at, end in self._spans:
             inputs.append(InputTensor(tensor.name, tensor.datatype, tensor.shape, None, message[at:end]))
-        tail = inputs[0].data if len(inputs) == 1 else b"".join([message[at:end] for _, at, end in self._inputs])
+        tail = inputs[0].data if len(inputs) == 1 else b"".join([message[at:end] for _, at, end in self._spans])
         assert tail is not None
         return InferCall(
             found.model,
