@@ -1,6 +1,6 @@
 """One connection of a client on the nghttp2 engine: an asyncio protocol around `_fast_grpc_c.Session`.
 
-Contract: turns the session's events into tasks of handlers, and what those answer into bytes. Clocks are here: for the
+Contract: turns the session's events into handlers that run, and what those answer into bytes. Clocks are here: for the
 first words of a connection, for header blocks that do not end, for clients that read too slowly (two clocks of
 `limits.send_timeout`: of the connection while its transport is full, and of calls whose windows hold them back), for
 signs of life, for idle and for aged connections. Nothing here knows what is served.

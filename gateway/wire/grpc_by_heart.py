@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.wire import grpc
-from gateway.wire._by_heart_py import LONGEST_HEAD, MOST_HEADS, KnownRequest
+from gateway.wire.by_heart import LONGEST_HEAD, MOST_HEADS, KnownRequest
 from gateway.wire.types import InferCall, InputTensor
 
 _MOST_TENSORS: Final = 32

@@ -114,7 +114,7 @@ class InferCall(msgspec.Struct):
     """HTTP raw binary request (`Inference-Header-Content-Length: 0`): `inputs` is one tensor without name,
     datatype and shape, filled in from the model's metadata; all outputs are answered as binary."""
     known: KnownHead | None = None
-    """HTTP only: the head that it was made from by heart."""
+    """The head that it was made from by heart."""
     tail: Buffer = b""
     """With `known`: the bytes of all tensors as they came."""
     rows: Rows | None = None

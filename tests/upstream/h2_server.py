@@ -10,7 +10,7 @@ from typing import Any
 from h2_frames import END_HEADERS, END_STREAM, HEADERS, SETTINGS, block, frame
 
 from gateway.doors._fast_grpc_c import Rpc, Session
-from gateway.wire._http2_c import CALL, HALF_CLOSED, MESSAGE, load
+from gateway.wire._http2_c import CALL, HALF_CLOSED, MESSAGE, WHOLE, load
 
 load()
 OK = [("grpc-status", "0")]
@@ -32,7 +32,7 @@ class Peer(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self.events += (events := self.session.receive(data))
+        self.events += (events := apart(self.session.receive(data)))
         for event in events:
             self.script(self, *event)
         self.flush()
@@ -47,6 +47,17 @@ class Peer(asyncio.Protocol):
         self.events += self.session.late_events()
         if self.session.over:
             self.transport.close()
+
+
+def apart(events: list) -> list:
+    """Events one by one, also of calls that came at once."""
+    found = []
+    for kind, call, what in events:
+        if kind == WHOLE:
+            found += [(CALL, call, None), (MESSAGE, call, what), (HALF_CLOSED, call, None)]
+        else:
+            found.append((kind, call, what))
+    return found
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 from h2_frames import DATA, GOAWAY, RST, frame, message
-from h2_server import HELLO, OK, answer_head, echo, h2_server, trailers
+from h2_server import HELLO, OK, answer_head, apart, echo, h2_server, trailers
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import serving
@@ -72,7 +72,7 @@ def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(asked, answer
             events = source.late_events()
             cut = data.draw(st.integers(0, len(wire)))
             for piece in (wire[:cut], wire[cut:]):
-                events += target.receive(piece)
+                events += apart(target.receive(piece))
             for kind, one, what in events:
                 if kind == CALL and target is server:
                     heard.append((one.path, one.method, dict(one.headers)))
