@@ -17,7 +17,7 @@ from governance.features import expression
 from governance.features.plan import OF_COLUMNS, Column, Plan, Step
 from governance.features.registers import allocated
 from governance.features.steps import STEPS
-from governance.features.values import Coded, Group, Number, Text, Value, Wrong, kind_of
+from governance.features.values import Coded, Gram, Group, Number, Text, Value, Wrong, kind_of
 from governance.features.wide import WIDE
 from governance.types import Finding
 from kernels.features import FUNCTIONS, REFUSE_INFINITE, REFUSE_MISSING, Input, Instruction, Program, Tensor
@@ -236,6 +236,7 @@ class Compiler:
         """A tensor's columns; those of one code are written together."""
         scattered: dict[tuple[int, int], dict[int, int]] = {}
         codes: dict[tuple[int, int], Coded] = {}
+        grams: dict[tuple[Text, tuple[int, ...], tuple[str, ...]], list[list[int]]] = {}
         for at, column in enumerate(columns):
             value = self.known[column]
             if isinstance(value, Coded):
@@ -244,6 +245,15 @@ class Compiler:
                     scattered[key][value.place] = at
                     codes[key] = value
                     continue
+            if isinstance(value, Gram):
+                # A column that stands there twice takes another pass.
+                passes = grams.setdefault((value.text, value.shape, value.stop_words), [])
+                free = next((one for one in passes if one[value.place] < 0), None)
+                if free is None:
+                    free = [-1] * value.shape[0]
+                    passes.append(free)
+                free[value.place] = at
+                continue
             number = self.as_number(value)
             self.effect("store", number.column, a=number.register, integers=(tensor, at))
             if not number.present:
@@ -254,6 +264,9 @@ class Compiler:
         for (register, sign), places in scattered.items():
             targets = tuple(places.get(place, -1) for place in range(max(places) + 1))
             self.effect("scatter", codes[register, sign].code.column, a=register, b=sign, integers=(tensor, *targets))
+        for (text, shape, stop_words), passes in grams.items():
+            for one in passes:
+                self.effect("ngrams", text.column, a=text.register, integers=(tensor, *shape, *one), texts=stop_words)
 
 
 def compile_plan(plan: Plan, file: str, places: Places) -> tuple[Compiled | None, list[Finding]]:

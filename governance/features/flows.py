@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["number", "boolean", "string"]
+Kind = Literal["number", "boolean", "string", "hashed"]
+"""`hashed`: a count of n-grams, which only tensors take."""
 
 
 class Unsupported(ValueError):

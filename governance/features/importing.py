@@ -226,6 +226,17 @@ def _kind_of_values(values: Sequence[Any]) -> Kind | None:
     return "boolean" if all(isinstance(one, bool) for one in there) else "number"
 
 
+def _told(est: Any, columns: list[int]) -> dict[int, Kind]:
+    """Types of the columns that an encoder takes."""
+    name = type(est).__name__
+    if name == "HashingVectorizer":
+        return dict.fromkeys(columns, "string")
+    if name not in ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder"):
+        return {}
+    told = {at: _kind_of_values(categories) for at, categories in zip(columns, est.categories_, strict=True)}
+    return {at: kind for at, kind in told.items() if kind is not None}
+
+
 def _hint(est: Any, columns: list[int], hints: dict[int, Kind]) -> list[int] | None:
     """Types of the raw columns that encoders and imputers tell.
 
@@ -248,9 +259,7 @@ def _hint(est: Any, columns: list[int], hints: dict[int, Kind]) -> list[int] | N
     for step, of in parts:
         if step not in _NO_STEP:
             _hint(step, of, hints)
-    if name in ("OneHotEncoder", "OrdinalEncoder", "TargetEncoder"):
-        told = {at: _kind_of_values(categories) for at, categories in zip(columns, est.categories_, strict=True)}
-        hints.update({at: kind for at, kind in told.items() if kind is not None})
+    hints.update(_told(est, columns))
     if name != "SimpleImputer":
         return None
     hints.update({at: "string" for at, value in zip(columns, est.statistics_, strict=True) if isinstance(value, str)})

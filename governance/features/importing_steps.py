@@ -41,10 +41,7 @@ def plain(value: Any, what: str) -> str | float | bool:
 
 def numbers(flows: Sequence[Flow], script: Script, what: Any, *, present: bool = False) -> list[Flow]:
     """Columns of numbers, with what the transformer refuses refused."""
-    text = next((flow for flow in flows if flow.kind == "string"), None)
-    if text is not None:
-        raise Unsupported(f"{type(what).__name__}: it takes numbers, and '{text.name}' is text")
-    return [script.require(flow, present=present) for flow in flows]
+    return [script.require(flow, present=present) for flow in all_numbers(flows, what)]
 
 
 def _each(flows: Sequence[Flow], script: Script, step: str, parameters: Sequence[dict[str, Any]]) -> list[Flow]:
@@ -367,12 +364,16 @@ def _clip(est: Any, flows: list[Flow], script: Script) -> list[Flow]:
     return [script.apply("clip", flow, **bounds) for flow in all_numbers(flows, est)]
 
 
-def all_numbers(flows: list[Flow], what: Any) -> list[Flow]:
+def all_numbers(flows: Sequence[Flow], what: Any) -> list[Flow]:
     """The same columns, none of which is text. Raises Unsupported."""
-    text = next((flow for flow in flows if flow.kind == "string"), None)
-    if text is not None:
-        raise Unsupported(f"{type(what).__name__}: it takes numbers, and '{text.name}' is text")
-    return flows
+    for flow in flows:
+        if flow.kind == "string":
+            raise Unsupported(f"{type(what).__name__}: it takes numbers, and '{flow.name}' is text")
+        if flow.kind == "hashed":
+            raise Unsupported(
+                f"{type(what).__name__}: after HashingVectorizer, whose columns go to the model as they are"
+            )
+    return list(flows)
 
 
 def selector(est: Any, flows: list[Flow], script: Script) -> list[Flow]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from governance.features import importing_steps
 from governance.features.flows import Flow, Script, Unsupported
+from governance.features.importing_text import hashing_vectorizer
 
 _numbers = importing_steps.numbers
 
@@ -104,5 +105,6 @@ STEPS: Final[dict[str, Callable[[Any, list[Flow], Script], list[Flow]]]] = {
     "SparseRandomProjection": projection,
     "Normalizer": normalizer,
     "SplineTransformer": spline_transformer,
+    "HashingVectorizer": hashing_vectorizer,
 }
 """All that are taken, by class name, of scikit-learn's own classes."""

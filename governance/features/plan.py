@@ -1,7 +1,8 @@
 """The format of a feature plan: typed columns, steps in order, tensors. Every key that is not here is an error.
 
 A step maps columns to what is done with each; its result takes the column's place, or the name `into`. Steps that make
-several columns (one_hot, hashed, cyclic, spline, polynomial, normalise, project) leave a group of them under that name.
+several columns (one_hot, hashed, ngrams, cyclic, spline, polynomial, normalise, project) leave a group of them under
+that name.
 """
 
 from __future__ import annotations
@@ -211,6 +212,33 @@ class Project(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     into: Name
 
 
+class Ngrams(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often what a text is made of stands in it, by hash, as HashingVectorizer has it; named `COLUMN_0`, ..."""
+
+    analyzer: Literal["word", "char", "char_wb"] = "word"
+    """Words of at least two characters; characters; characters of each word with a blank on either side."""
+    least: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """The fewest of them in a row."""
+    most: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """The most."""
+    buckets: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    signed: bool = True
+    """Whether those whose hash is below 0 count -1."""
+    binary: bool = False
+    """Whether a bucket holds 1, however many fall into it."""
+    norm: Literal["none", "l1", "l2"] = "l2"
+    lowercase: bool = True
+    stop_words: tuple[str, ...] = ()
+    """Words that are left out, as they are after lower case."""
+    into: Name | None = None
+
+
+class Length(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many characters (Unicode code points) a text has."""
+
+    into: Name | None = None
+
+
 class Polynomial(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Products of columns; one group in scikit-learn's order, of names like `INTO_a b` and `INTO_a^2`."""
 
@@ -250,6 +278,8 @@ class Step(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target: dict[str, Lookup] | None = None
     lookup: dict[str, Lookup] | None = None
     hashed: dict[str, Hashed] | None = None
+    ngrams: dict[str, Ngrams] | None = None
+    length: dict[str, Length] | None = None
     spline: dict[str, Spline] | None = None
     polynomial: Polynomial | None = None
     normalise: Normalise | None = None

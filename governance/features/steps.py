@@ -15,6 +15,7 @@ from governance.documents.convert import Place
 from governance.features import plan as p
 from governance.features.values import (
     Coded,
+    Gram,
     Group,
     Number,
     Text,
@@ -27,14 +28,17 @@ from governance.features.values import (
     written,
 )
 from kernels.features import (
+    BINARY,
     CONTINUE,
     FUNCTIONS,
     LINEAR,
+    LOWERCASE,
     PERIODIC,
     PERIODS,
     REFUSE_INFINITE,
     REFUSE_MISSING,
     REFUSE_NOT_POSITIVE,
+    SIGNED,
     basis,
     seconds_of,
 )
@@ -260,7 +264,12 @@ def _one_hot(c: Compiler, name: str, value: Value, one: p.OneHot, place: Place) 
 
 
 def _spread(
-    c: Compiler, name: str, names: tuple[str, ...], values: Sequence[Coded | Number], into: str | None, place: Place
+    c: Compiler,
+    name: str,
+    names: tuple[str, ...],
+    values: Sequence[Coded | Gram | Number],
+    into: str | None,
+    place: Place,
 ) -> None:
     """Several columns, and the group of them."""
     for column, value in zip(names, values, strict=True):
@@ -289,6 +298,27 @@ def _hashed(c: Compiler, name: str, value: Value, one: p.Hashed, place: Place) -
     sign = c.number("sign_of_text", value.column, present=True, a=value.register) if one.signed else None
     names = tuple(f"{one.into or name}_{at}" for at in range(one.buckets))
     _spread(c, name, names, [Coded(code, at, sign) for at in range(one.buckets)], one.into, place)
+
+
+def _ngrams(c: Compiler, name: str, value: Value, one: p.Ngrams, place: Place) -> None:
+    if not isinstance(value, Text):
+        raise Wrong(f"this is {kind_of(value)}, and only text has n-grams")
+    if one.least > one.most:
+        raise Wrong(f"is more than most ({one.most})", "least")
+    if one.stop_words and one.analyzer != "word":
+        raise Wrong("are words, and the analyzer takes characters", "stop_words")
+    bits = (LOWERCASE if one.lowercase else 0) | (SIGNED if one.signed else 0) | (BINARY if one.binary else 0)
+    analyzer = ("word", "char", "char_wb").index(one.analyzer)
+    shape = (one.buckets, analyzer, one.least, one.most, bits, ("none", "l1", "l2").index(one.norm))
+    names = tuple(f"{one.into or name}_{at}" for at in range(one.buckets))
+    stop_words = tuple(dict.fromkeys(one.stop_words))
+    _spread(c, name, names, [Gram(value, shape, stop_words, at) for at in range(one.buckets)], one.into, place)
+
+
+def _length(c: Compiler, name: str, value: Value, one: p.Length, place: Place) -> None:
+    if not isinstance(value, Text):
+        raise Wrong(f"this is {kind_of(value)}, and only text has a length")
+    _leave(c, name, c.number("text_length", value.column, present=value.present, a=value.register), one.into, place)
 
 
 def _cyclic(c: Compiler, name: str, value: Value, one: p.Cyclic, place: Place) -> None:
@@ -375,6 +405,8 @@ STEPS: Final[dict[str, Callable[..., None]]] = {
     "target": _lookup,
     "lookup": _lookup,
     "hashed": _hashed,
+    "ngrams": _ngrams,
+    "length": _length,
     "cyclic": _cyclic,
     "spline": _spline,
 }

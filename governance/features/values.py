@@ -46,13 +46,24 @@ class Coded:
 
 
 @dataclass(frozen=True, slots=True)
+class Gram:
+    """What is in one bucket of hashed n-grams: a column that only tensors take, all in one pass over the text."""
+
+    text: Text
+    shape: tuple[int, ...]
+    """integers[1] to [6] of the instruction `ngrams`."""
+    stop_words: tuple[str, ...]
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Several columns under one name."""
 
     names: tuple[str, ...]
 
 
-Value: TypeAlias = Number | Text | Coded | Group
+Value: TypeAlias = Number | Text | Coded | Gram | Group
 
 
 class Wrong(ValueError):
@@ -67,7 +78,12 @@ def kind_of(value: Value) -> str:
     """A value's type in words."""
     if isinstance(value, Number):
         return {"number": "a number", "boolean": "a boolean", "timestamp": "a time"}[value.kind]
-    return {Text: "text", Coded: "a number", Group: "a group of columns"}[type(value)]
+    return {
+        Text: "text",
+        Coded: "a number",
+        Gram: "of hashed n-grams, which go to tensors as they are",
+        Group: "a group of columns",
+    }[type(value)]
 
 
 def keys_of(categories: Sequence[Scalar], value: Number | Text, key: str) -> list[str] | list[float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kernels.features._ngrams_py import BINARY, LOWERCASE, SIGNED
 from kernels.features._program import (
     COLUMN_DATATYPES,
     DATATYPES,
@@ -35,12 +36,14 @@ else:
     from kernels.features._features_c import Program
 
 __all__ = [
+    "BINARY",
     "COLUMN_DATATYPES",
     "CONTINUE",
     "DATATYPES",
     "FUNCTIONS",
     "KINDS",
     "LINEAR",
+    "LOWERCASE",
     "OF_TEXT",
     "OPS",
     "PERIODIC",
@@ -48,6 +51,7 @@ __all__ = [
     "REFUSE_INFINITE",
     "REFUSE_MISSING",
     "REFUSE_NOT_POSITIVE",
+    "SIGNED",
     "TO_TEXT",
     "Input",
     "Instruction",

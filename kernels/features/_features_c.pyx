@@ -36,6 +36,8 @@ cdef extern from "Python.h":
 
 cdef extern from "features.hpp":
     enum: TG_BLOCK
+    ctypedef struct tg_scratch:
+        bint failed
     ctypedef struct tg_text:
         const char *at
         Py_ssize_t size
@@ -76,6 +78,11 @@ cdef extern from "features.hpp":
         Py_ssize_t refused_row
         int refused_column
         int refused_reason
+        tg_scratch *scratch
+    ctypedef int (*tg_lower)(const char *, Py_ssize_t, void *) noexcept nogil
+    tg_scratch *tg_scratch_new(tg_lower) noexcept nogil
+    void tg_scratch_delete(tg_scratch *) noexcept nogil
+    int tg_sink(void *, const char *, Py_ssize_t) noexcept nogil
     void tg_run(tg_call *, const tg_step *, int) noexcept nogil
     int tg_load(tg_call *, tg_column *, int) noexcept nogil
     void tg_refuse(tg_call *, Py_ssize_t, int, int) noexcept nogil
@@ -123,6 +130,7 @@ cdef class Program:
     cdef int *_registers
     cdef list _names
     cdef list _kept  # the UTF-8 of all texts
+    cdef bint _counts  # n-grams
 
     def __cinit__(self, inputs, tensors, code, int numbers, int texts):
         self.inputs = tuple(inputs)
@@ -166,7 +174,9 @@ cdef class Program:
             self._kept.append(kept)
             step.texts[at].at = PyBytes_AS_STRING(kept)
             step.texts[at].size = len(kept)
-        if one.op == "lookup_text":
+        if one.op == "ngrams":
+            self._counts = True
+        if one.op == "lookup_text" or one.op == "ngrams":
             # At most half full, so that a search is short.
             step.mask = 1
             while step.mask < 2 * <uint32_t>step.texts_count:
@@ -205,7 +215,11 @@ cdef class Program:
         call.numbers = <double *>malloc(self._numbers * block * sizeof(double) + 1)
         call.texts = <tg_text *>malloc(self._texts * block * sizeof(tg_text) + 1)
         call.tensors = <char **>malloc(len(self.tensors) * sizeof(char *) + 1)
-        if call.numbers == NULL or call.texts == NULL or call.tensors == NULL:
+        if self._counts:
+            call.scratch = tg_scratch_new(_lowered)
+        if call.numbers == NULL or call.texts == NULL or call.tensors == NULL or (
+            self._counts and call.scratch == NULL
+        ):
             self._end(call)
             raise MemoryError
         found = []
@@ -225,6 +239,7 @@ cdef class Program:
         free(call.numbers)
         free(call.texts)
         free(call.tensors)
+        tg_scratch_delete(call.scratch)
 
     cdef object _refusal(self, tg_call *call, name=None):
         return Refused(
@@ -263,6 +278,8 @@ cdef class Program:
                 if call.rows:
                     tg_run(&call, self._steps, self._count)
                 call.first += call.rows
+            if self._counts and call.scratch.failed:
+                raise MemoryError
             if call.refused_row >= 0:
                 raise self._refusal(&call, unknown if call.refused_reason == TG_COLUMN else None)
             return found
@@ -389,6 +406,8 @@ cdef class Program:
                                 break
                 if wrong >= 0:
                     raise ValueError(f"'{self._names[wrong]}' has another number of values")
+                if self._counts and call.scratch.failed:
+                    raise MemoryError
                 if call.refused_row >= 0:
                     raise self._refusal(&call)
                 return found
@@ -422,6 +441,15 @@ cdef class Program:
         if code != _BYTES and view.len != count * <Py_ssize_t>_SIZES[datatype]:
             raise ValueError(f"'{self._names[at]}' has another number of values")
         return 0
+
+
+cdef int _lowered(const char *at, Py_ssize_t size, void *sink) noexcept with gil:
+    """A text in lower case, as Python has it; -1: no memory."""
+    try:
+        found = at[:size].decode("utf-8").lower().encode()
+        return tg_sink(sink, PyBytes_AS_STRING(found), len(found))
+    except MemoryError:
+        return -1
 
 
 cdef bint _utf8(str value, tg_text *text) except -1:

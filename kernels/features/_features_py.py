@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernels.features._judge import BINARY, judge
+from kernels.features._ngrams_py import bucket_of, counted
 from kernels.features._numbers_py import binary, box_cox, function, murmur3, quantile, yeo_johnson
 from kernels.features._program import (
     COLUMN_DATATYPES,
@@ -142,18 +143,8 @@ class Program:
         self, one: Instruction, at: int, numbers: list[float], texts: list[bytes | None], written: list[list[float]]
     ) -> str | None:
         op = one.op
-        if op == "store":
-            tensor = self.tensors[one.integers[0]]
-            return _put(written[one.integers[0]], at * tensor.width + one.integers[1], numbers[one.a], tensor)
-        if op == "scatter":
-            if not 0 <= numbers[one.a] < len(one.integers) - 1:
-                return None
-            tensor = self.tensors[one.integers[0]]
-            column = one.integers[1 + int(numbers[one.a])]
-            if column < 0:
-                return None
-            value = 1.0 if one.b < 0 else numbers[one.b]
-            return _put(written[one.integers[0]], at * tensor.width + column, value, tensor)
+        if op in ("store", "scatter", "ngrams"):
+            return self._to_tensor(one, at, numbers, texts, written)
         if op in ("text_fill", "text_fill_value"):
             text = texts[one.a]
             hit = text is None if op == "text_fill" else text == one.texts[1].encode()
@@ -170,6 +161,27 @@ class Program:
         if isinstance(found, str):
             return found
         numbers[one.dst] = found
+        return None
+
+    def _to_tensor(
+        self, one: Instruction, at: int, numbers: list[float], texts: list[bytes | None], written: list[list[float]]
+    ) -> str | None:
+        into, first = one.integers[0], at * self.tensors[one.integers[0]].width
+        found: dict[int, float] | None
+        if one.op == "store":
+            found = {one.integers[1]: numbers[one.a]}
+        elif one.op == "scatter":
+            targets, value = one.integers[1:], 1.0 if one.b < 0 else numbers[one.b]
+            found = {targets[int(numbers[one.a])]: value} if 0 <= numbers[one.a] < len(targets) else {}
+        else:
+            text = texts[one.a]
+            found = {} if text is None else counted(text, one.integers[1:7], {word.encode() for word in one.texts})
+            if found is None:
+                return "text"
+            found = {one.integers[7 + bucket]: value for bucket, value in found.items()}
+        for column, value in found.items():
+            if column >= 0 and (refused := _put(written[into], first + column, value, self.tensors[into])):
+                return refused
         return None
 
 
@@ -265,6 +277,8 @@ def _text_op(one: Instruction, texts: list[bytes | None]) -> float | str:
     text = texts[one.a]
     if one.op == "text_is_missing":
         return float(text is None)
+    if one.op == "text_length":
+        return NAN if text is None else float(sum(byte & 0xC0 != 0x80 for byte in text))
     if one.op == "text_equals":
         return float(text == one.texts[0].encode())
     if one.op == "lookup_text":
@@ -279,9 +293,7 @@ def _text_op(one: Instruction, texts: list[bytes | None]) -> float | str:
     hashed = murmur3(text)
     if one.op == "sign_of_text":
         return 1.0 if hashed >= 0 else -1.0
-    buckets = one.integers[0]
-    # Where abs() does not fit 32 bits, as scikit-learn's FeatureHasher has it.
-    return float((2**31 - 1 - (buckets - 1)) % buckets if hashed == -(2**31) else abs(hashed) % buckets)
+    return float(bucket_of(hashed, one.integers[0]))
 
 
 def _number_op(one: Instruction, numbers: list[float]) -> float | str:  # noqa: C901, PLR0912

@@ -8,7 +8,9 @@ from itertools import pairwise
 
 from kernels.features._program import FUNCTIONS, OF_TEXT, OPS, PERIODS, TO_TEXT, Input, Instruction, Tensor
 
-NO_DST = frozenset({"store", "scatter", "check", "text_check", "check_range"})
+NO_DST = frozenset({"store", "scatter", "check", "text_check", "check_range", "ngrams"})
+MOST_BUCKETS = 1 << 16
+MOST_GRAM = 16
 BINARY = frozenset({"add", "subtract", "multiply", "divide", "power", "maximum"})
 MOST_DEGREE = 8
 """Of splines."""
@@ -77,6 +79,9 @@ def _judge(one: Instruction, inputs: Sequence[Input], tensors: Sequence[Tensor],
     elif one.op == "bucket_of_text":
         if one.integers[0] < 1:
             raise wrong
+    elif one.op == "ngrams":
+        if not _is_ngrams(one.integers, tensors) or lengths[0]:
+            raise wrong
     elif one.op == "quantile":
         if lengths[1] != 2 or one.integers[0] < 1 or lengths[0] != 2 * one.integers[0]:
             raise wrong
@@ -99,4 +104,19 @@ def _is_spline(knots: Sequence[float], degree: int, column: int, columns: int, o
         and 1 <= degree <= MOST_DEGREE
         and 0 <= column < columns <= functions > degree
         and outside in (0, 1, 2)
+    )
+
+
+def _is_ngrams(integers: Sequence[int], tensors: Sequence[Tensor]) -> bool:
+    """Whether every bucket has a column of a tensor, or none."""
+    if len(integers) < 7:
+        return False
+    tensor, buckets, analyzer, least, most, bits, norm = integers[:7]
+    return (
+        0 <= tensor < len(tensors)
+        and 1 <= buckets <= MOST_BUCKETS
+        and 1 <= least <= most <= MOST_GRAM
+        and (analyzer in (0, 1, 2), 0 <= bits <= 7, norm in (0, 1, 2)) == (True, True, True)
+        and len(integers) == 7 + buckets
+        and all(-1 <= column < tensors[tensor].width for column in integers[7:])
     )

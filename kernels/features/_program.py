@@ -58,14 +58,17 @@ OPS: Final = (
     "maximum",        # the greater of a and b; NaN where one of them is
     "replace_below",  # numbers[1] where a is below numbers[0], else a
     "check_range",    # refuses a outside of [numbers[0], numbers[1]]
+    "text_length",    # characters of the text a
+    "ngrams",         # n-grams of the text a to tensor integers[0], each bucket to its column; see below
     "spline",         # a B-spline basis function of a; see `spline` in _splines_py.py
 )  # fmt: skip
 """Each writes register `dst` unless it says otherwise. In `lookup_*` integers[0] and [1] are 1 where a missing value
-and one that is not listed are refused."""
+and one that is not listed are refused. In `ngrams` integers[1] to [6] are those of `counted` in _ngrams_py.py and
+integers[7 + bucket] is its column, -1: none; texts are the stop words. A text that is no UTF-8 is refused."""
 
 OF_TEXT: Final = frozenset({
     "lookup_text", "text_is_missing", "text_equals", "bucket_of_text", "sign_of_text", "text_fill", "text_fill_value",
-    "text_check",
+    "text_check", "text_length", "ngrams",
 })  # fmt: skip
 """Operations that read a text register."""
 TO_TEXT: Final = frozenset({"text_fill", "text_fill_value"})

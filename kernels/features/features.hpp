@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "ngrams.hpp"
 #include "numbers.hpp"
 #include "splines.hpp"
 #include "times.hpp"
@@ -19,7 +20,8 @@ enum {
     OP_FUNCTION, OP_BUCKET, OP_YEO_JOHNSON, OP_BOX_COX, OP_QUANTILE, OP_LOOKUP_NUMBER, OP_LOOKUP_TEXT, OP_ADD,
     OP_SUBTRACT, OP_MULTIPLY, OP_DIVIDE, OP_POWER, OP_CONSTANT, OP_PHASE, OP_TEXT_FILL, OP_TEXT_FILL_VALUE,
     OP_TEXT_IS_MISSING, OP_TEXT_EQUALS, OP_BUCKET_OF_TEXT, OP_SIGN_OF_TEXT, OP_STORE, OP_SCATTER, OP_TEXT_CHECK,
-    OP_ADD_SCALED, OP_MAXIMUM, OP_REPLACE_BELOW, OP_CHECK_RANGE, OP_SPLINE
+    OP_ADD_SCALED, OP_MAXIMUM, OP_REPLACE_BELOW, OP_CHECK_RANGE, OP_TEXT_LENGTH,
+    OP_NGRAMS, OP_SPLINE
 };
 // The order of REASONS.
 enum { TG_INFINITE, TG_MISSING, TG_NOT_POSITIVE, TG_UNKNOWN, TG_TIME, TG_NUMBER, TG_TEXT, TG_BOOLEAN, TG_RANGE, TG_COLUMN, TG_OUTSIDE };
@@ -44,7 +46,7 @@ typedef struct {
     double *numbers;
     int texts_count;
     tg_text *texts;
-    tg_slot *slots;  // of lookup_text
+    tg_slot *slots;  // of lookup_text, and stop words
     uint32_t mask;
 } tg_step;
 
@@ -67,6 +69,7 @@ typedef struct {
     Py_ssize_t first, rows, block;
     Py_ssize_t refused_row;  // -1: none
     int refused_column, refused_reason;
+    tg_scratch *scratch;  // of ngrams; NULL: there are none
 } tg_call;
 
 // Notes a refusal; of two the one whose row comes first stays, of one row the earlier one.
@@ -223,6 +226,14 @@ static inline void tg_put(tg_call *call, const tg_step *s, Py_ssize_t i, Py_ssiz
     }
 }
 
+// The slot of a text, or the empty one where it would be.
+static inline const tg_slot *tg_find(const tg_step *s, const char *at, Py_ssize_t size) {
+    uint64_t key = tg_key(at, size);
+    uint32_t slot = tg_slot_of(key, size) & s->mask;
+    while (s->slots[slot].size >= 0 && !tg_equal(s->slots + slot, key, at, size)) slot = (slot + 1) & s->mask;
+    return s->slots + slot;
+}
+
 static inline void tg_lookup_text(tg_call *call, const tg_step *s, double *d) {
     const tg_text *t = call->texts + s->a * call->block;
     double missing = s->numbers[s->texts_count], rest = s->numbers[s->texts_count + 1];
@@ -232,15 +243,40 @@ static inline void tg_lookup_text(tg_call *call, const tg_step *s, double *d) {
             if (s->integers[0]) tg_refuse(call, i, s->column, TG_MISSING);
             continue;
         }
-        uint64_t key = tg_key(t[i].at, t[i].size);
-        uint32_t slot = tg_slot_of(key, t[i].size) & s->mask;
-        const tg_slot *have;
-        for (; (have = s->slots + slot)->size >= 0; slot = (slot + 1) & s->mask)
-            if (tg_equal(have, key, t[i].at, t[i].size)) break;
+        const tg_slot *have = tg_find(s, t[i].at, t[i].size);
         bool found = have->size >= 0;
         d[i] = found ? s->numbers[have->place] : rest;
         if (!found && s->integers[1]) tg_refuse(call, i, s->column, TG_UNKNOWN);
     }
+}
+
+static inline void tg_each_ngrams(tg_call *call, const tg_step *s) {
+    tg_scratch *scratch = call->scratch;
+    const tg_text *t = call->texts + s->a * call->block;
+    const Py_ssize_t width = call->shapes[s->integers[0]].width;
+    const int bits = s->integers[5], *columns = s->integers + 7;
+    auto stopped = [s](const char *at, Py_ssize_t size) { return s->texts_count && tg_find(s, at, size)->size >= 0; };
+    for (Py_ssize_t i = 0; i < call->rows; i++) {
+        if (t[i].size < 0) continue;
+        if (!tg_ngrams(scratch, t[i].at, t[i].size, s->integers + 1, stopped)) {
+            tg_refuse(call, i, s->column, TG_TEXT);
+            continue;
+        }
+        double norm = tg_norm(scratch, bits, s->integers[6]);
+        for (int32_t bucket : scratch->touched)
+            if (columns[bucket] >= 0) {
+                double value = bits & TG_BINARY ? 1.0 : (double)scratch->counts[(size_t)bucket];
+                tg_put(call, s, i, (call->first + i) * width + columns[bucket], value / norm);
+            }
+        tg_forget(scratch);
+    }
+}
+
+static inline double tg_length(const tg_text *text) {
+    if (text->size < 0) return NAN;
+    Py_ssize_t found = 0;
+    for (Py_ssize_t i = 0; i < text->size; i++) found += ((uint8_t)text->at[i] & 0xC0) != 0x80;
+    return (double)found;
 }
 
 static inline void tg_lookup_number(tg_call *call, const tg_step *s, const double *a, double *d) {
@@ -364,6 +400,8 @@ static void tg_run(tg_call *call, const tg_step *steps, int count) {
                 for (Py_ssize_t i = 0; i < n; i++)
                     if (a[i] < k[0] || a[i] > k[1]) tg_refuse(call, i, s->column, TG_OUTSIDE);
                 break;
+            case OP_TEXT_LENGTH: TG_EACH(tg_length(t + i));
+            case OP_NGRAMS: tg_each_ngrams(call, s); break;
             case OP_SPLINE: TG_EACH(tg_spline(a[i], k, s->count - 4, s->integers));
         }
     }

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA, FastICA, IncrementalPCA, TruncatedSVD
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.feature_selection import SelectKBest, VarianceThreshold
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LinearRegression
@@ -244,6 +245,50 @@ def test_projections_are_taken_over(name):
     ours = np.frombuffer(loaded.compiled.program.rows(rows, range(len(names)))[0], np.float32).reshape(60, -1)
     theirs = transformed(whole, fresh)
     np.testing.assert_allclose(ours, theirs, rtol=2.4e-7, atol=1e-9 * np.abs(theirs).max())
+
+
+SENTENCES = [
+    "The quick brown fox",
+    "sphinx of black quartz, judge my vow",
+    "\u00c9T\u00c9 \u0391\u03a3 fox FOX",
+    "x",
+    "jump  over\tthe dog",
+]
+TEXTS = {
+    "words": HashingVectorizer(n_features=64),
+    "pairs": HashingVectorizer(n_features=64, ngram_range=(1, 2), alternate_sign=False, norm="l1"),
+    "stop words": HashingVectorizer(n_features=64, stop_words="english", norm=None, lowercase=False),
+    "characters": HashingVectorizer(n_features=64, analyzer="char", ngram_range=(2, 4), binary=True),
+    "characters of words": HashingVectorizer(n_features=64, analyzer="char_wb", ngram_range=(3, 5)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_are_taken_over(name):
+    data = frame(40, seed=6).assign(text=[SENTENCES[at % 5] for at in range(40)])
+    parts = [("n", impute(), NUMBERS), ("text", TEXTS[name], "text"), ("length", "passthrough", COUNTS)]
+    whole = fitted(ColumnTransformer(parts), data)
+    loaded = holds(whole, data, units=0)
+    assert dict(loaded.plan.inputs)["text"].type == "string"
+    fresh = frame(8, seed=7).assign(text=["".join(reversed(SENTENCES[at % 5])) for at in range(8)])
+    agrees_row_by_row(whole, loaded, fresh)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (HashingVectorizer(), "n_features=65536"),
+        (HashingVectorizer(n_features=8, strip_accents="ascii"), "`strip_accents`"),
+        (HashingVectorizer(n_features=8, token_pattern=r"\w+"), "`token_pattern`"),
+        (HashingVectorizer(n_features=8, tokenizer=str.split), "`tokenizer`"),
+        (make_pipeline(HashingVectorizer(n_features=8), TruncatedSVD(2)), "TruncatedSVD: after HashingVectorizer"),
+    ],
+)
+def test_texts_that_no_plan_takes_are_named(estimator, words):
+    data = pd.DataFrame({"text": SENTENCES})
+    whole = fitted(ColumnTransformer([("text", estimator, "text")]), data)
+    with pytest.raises(Unsupported, match=words):
+        Imported(whole, table(data), "x")
 
 
 def test_a_whitened_component_of_no_variance_is_refused():

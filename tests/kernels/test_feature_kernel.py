@@ -116,6 +116,7 @@ instructions = st.one_of(
     put("store"), put("scatter"), some("text_check", a=text_register),
     some("add_scaled", 1, b=register), some("maximum", b=register), some("replace_below", 2), some("check_range", 2),
     splines(),
+    some("text_length", a=text_register),
 )  # fmt: skip
 SET = [
     *(Instruction("constant", dst=at, numbers=(at / 3,)) for at in range(4, NUMBERS)),
@@ -284,6 +285,10 @@ WRONG = [
     Instruction("spline", dst=0, a=0, integers=(1, 0, 2, 0), numbers=(0, 1, 2, 2, 0, 0, 0, 0)),
     Instruction("spline", dst=0, a=0, integers=(1, 3, 3, 0), numbers=(0, 1, 2, 3, 4, 0, 0, 0, 0)),
     Instruction("add_scaled", dst=0, a=0, numbers=(1.0,)),
+    Instruction("ngrams", a=0, integers=(0, 2, 0, 1, 1, 7, 2, 0)),
+    Instruction("ngrams", a=0, integers=(0, 1, 0, 2, 1, 7, 2, 0)),
+    Instruction("ngrams", a=0, integers=(0, 1, 0, 1, 1, 7, 2, 3)),
+    Instruction("ngrams", a=TEXTS, integers=(0, 1, 0, 1, 1, 7, 2, 0)),
     Instruction("fill", dst=0, a=0, column=len(INPUTS), numbers=(1.0,)),
     Instruction("store", a=5, integers=(0, 0)),
     Instruction("text_is_missing", dst=0, a=3),
