@@ -113,6 +113,8 @@ def _reconstruction(columns: Sequence[Pair], rng: np.random.Generator) -> Found:
     before, now = _errors(a, (a, b))
     spread = float(before.std(ddof=1))
     effect = float(now.mean() - before.mean()) / spread if spread > 0 else None
+    if len(a) < 4:  # a half of one row has no variance
+        return float(now.mean()), effect, None
     order = rng.permutation(len(a))
     fitted, held = a[order[: len(a) // 2]], a[order[len(a) // 2 :]]
     unseen, now_too = _errors(fitted, (held, b))
