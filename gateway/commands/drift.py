@@ -24,6 +24,9 @@ examples:
 Compares every column: distances over bins that the reference fixes (psi, js, hellinger, kl), tests over the values
 (ks, cvm, chi2) and the way that the values moved (wasserstein, in the column's unit). A column with fewer than
 --min-rows values on a side is "insufficient": it says nothing, which is not the same as no drift.
+Then all columns together, but times: how far rows lie from the reference's principal components, how well a
+classifier tells the tables apart (area under ROC) and the distance of kernel means (mmd). Leave out identifiers with
+--without: they tell any two tables apart.
 Parquet and the tests need `pip install tidegate[monitor]`.
 exit status: 0 compared, 2 a table cannot be read, the two have no column in common, or the page cannot be written
 """
@@ -59,6 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     report.add_argument(
         "--categorical", action="append", default=[], metavar="NAME", help="a column whose numbers are names"
+    )
+    report.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="a column that is left out, as an identifier"
     )
     report.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page that stands alone, too")
     add_format(report, "json")
@@ -112,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             bins=args.bins,
             min_rows=args.min_rows,
             categorical=args.categorical,
+            without=args.without,
             progress=_progress if sys.stderr.isatty() else lambda _: None,
         )
     except DataError as error:
@@ -150,10 +157,16 @@ def _progress(name: str) -> None:
 
 def _print(report: Report) -> None:
     emit(f"{report.rows['reference']} rows of reference, {report.rows['current']} now")
-    width = max(len(column.name) for column in report.columns)
+    names = [column.name for column in report.columns] + [found.name for found in report.together]
+    width = max(map(len, names))
     emit(f"{'column':{width}}  {'kind':11}  {'status':12}  {'psi':>8}  {'js':>6}  {'missing':>15}  p")
     for column in report.columns:
         emit(_line(column, report, width))
+    emit(f"{'together':{width}}  {'status':12}  {'statistic':>10}  {'effect':>8}  p")
+    for found in report.together:
+        statistic, effect = ("-" if value is None else f"{value:.4f}" for value in (found.statistic, found.effect))
+        p = "-" if found.p_value is None else f"{found.p_value:.2g}"
+        emit(f"{found.name:{width}}  {found.status:12}  {statistic:>10}  {effect:>8}  {p}")
 
 
 def _line(column: ColumnReport, report: Report, width: int) -> str:

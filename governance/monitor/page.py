@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from governance.compliance.markup import document, facts, paragraph, table
+from governance.monitor.multivariate import Together
 from governance.monitor.report import ColumnReport, Report
 
 MOST_BARS = 14
@@ -56,6 +57,17 @@ def write(report: Report, reference: str, current: str) -> bytes:
                 "column alone: of a hundred columns five are below 0.05 when nothing has changed. A column with too "
                 "few values is insufficient, which is not the same as unchanged."
             ),
+            table(
+                "All columns together",
+                ("Statistic", "Status", "Columns", "Rows of the reference", "Rows now", "Value", "Effect", "p"),
+                [_together(found) for found in report.together],
+            ),
+            paragraph(
+                "What no column shows alone, such as a changed correlation. The reconstruction error is the distance "
+                "of rows from the principal components of the reference; the classifier's value is the area under its "
+                "ROC curve, 0.5 where it cannot tell the tables apart; MMD is the squared distance of the tables' "
+                "kernel means."
+            ),
             "<h2>Shares of each column</h2>",
             paragraph("Outlines are the reference, filled bars are now. Bins of numbers are fixed by the reference."),
             f'<div style="{_GRID}">',
@@ -75,6 +87,16 @@ def _row(column: ColumnReport, report: Report) -> list[str]:
         *("-" if (value := column.statistics[name]) is None else f"{value:.4f}" for name in ("psi", "js")),
         *(f"{count / rows:.1%}" if rows else "-" for count, rows in sides),
         ", ".join(p_values) or "-",
+    ]
+
+
+def _together(found: Together) -> list[str]:
+    return [
+        found.name,
+        found.status,
+        *(str(count) for count in (found.columns, found.n_reference, found.n_current)),
+        *("-" if value is None else f"{value:.4f}" for value in (found.statistic, found.effect)),
+        "-" if found.p_value is None else f"{found.p_value:.2g}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Two tables compared column by column: `tidegate drift report`.
+"""Two tables compared column by column, and by all columns together: `tidegate drift report`.
 
 The reference decides kinds and cells. A statistic that cannot be computed is None, never 0: too few values are
 "insufficient", not "no drift".
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from governance.errors import DataError
-from governance.monitor import distances, significance
+from governance.monitor import distances, multivariate, significance
 from governance.monitor.cells import (
     OTHER,
     UNSEEN,
@@ -23,7 +23,8 @@ from governance.monitor.cells import (
     count_categories,
     edges_of,
 )
-from governance.monitor.kinds import Values, kind_of, values_of
+from governance.monitor.kinds import Kind, Values, kind_of, values_of
+from governance.monitor.multivariate import Together
 from governance.tables import Column, Table
 
 STATISTICS = ("psi", "js", "hellinger", "kl", "ks", "wasserstein", "chi2", "cvm")
@@ -51,6 +52,8 @@ class Report(msgspec.Struct, frozen=True):
 
     rows: dict[str, int]
     columns: list[ColumnReport]
+    together: list[Together]
+    """Statistics of all columns that both tables have, but times."""
 
 
 def compare(
@@ -60,6 +63,7 @@ def compare(
     bins: int = 10,
     min_rows: int = 30,
     categorical: Collection[str] = (),
+    without: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Compares every column that either table has, in the reference's order.
@@ -70,28 +74,41 @@ def compare(
         bins: of a numeric column, at least 2.
         min_rows: values below which a side says nothing, at least 2.
         categorical: columns of numbers that are names.
+        without: columns that are left out, such as identifiers.
         progress: is told each column's name.
 
     Raises:
-        DataError: the tables have no column in common, or a name in `categorical` is none of the reference's.
+        DataError: the tables have no column in common, a name in `categorical` is none of the reference's, or one in
+            `without` is in neither.
     """
+    for name in without:
+        if name not in reference.columns and name not in current.columns:
+            raise DataError(f"{reference.path}: there is no column '{name}' to leave out")
+    reference, current = (_without(table, without) for table in (reference, current))
     if not reference.columns.keys() & current.columns.keys():
         raise DataError(f"{current.path}: no column in common with {reference.path}; compare the headers")
     for name in categorical:
         if name not in reference.columns:
             raise DataError(f"{reference.path}: there is no column '{name}' to take as categorical")
     columns = []
+    kinds: dict[str, Kind] = {}
     for name in [*reference.columns, *(name for name in current.columns if name not in reference.columns)]:
         progress(name)
-        columns.append(_column(name, reference, current, bins, min_rows, categorical=name in categorical))
-    return Report({"reference": reference.rows, "current": current.rows}, columns)
+        decides = reference.columns.get(name) or current.columns[name]
+        kinds[name] = kind_of(decides, categorical=name in categorical)
+        columns.append(_column(name, kinds[name], (reference, current), bins, min_rows))
+    progress("all columns together")
+    together = multivariate.compare(reference, current, kinds, min_rows=min_rows)
+    return Report({"reference": reference.rows, "current": current.rows}, columns, together)
 
 
-def _column(
-    name: str, reference: Table, current: Table, bins: int, min_rows: int, *, categorical: bool
-) -> ColumnReport:
-    decides = reference.columns.get(name) or current.columns[name]
-    kind = kind_of(decides, categorical=categorical)
+def _without(table: Table, names: Collection[str]) -> Table:
+    kept = {name: column for name, column in table.columns.items() if name not in names}
+    return msgspec.structs.replace(table, columns=kept)
+
+
+def _column(name: str, kind: Kind, tables: tuple[Table, Table], bins: int, min_rows: int) -> ColumnReport:
+    reference, current = tables
     a, b = (
         values_of(table.columns.get(name, Column([None] * table.rows, written=False)), kind)
         for table in (reference, current)

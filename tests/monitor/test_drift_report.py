@@ -321,7 +321,7 @@ def test_the_report_as_json_and_as_text(tmp_path):
     status, out, _ = command("--reference", a, "--current", b, "--format", "text")
     assert status == 0
     assert "insufficient" in out
-    assert len(out.splitlines()) == 7
+    assert len(out.splitlines()) == 11
 
 
 def test_a_spreadsheets_file(tmp_path):
