@@ -181,6 +181,15 @@ def compile_last_good(good: LastGood, parts: Parts) -> Snapshot:
 
 def _compiled(settings: Settings, files: _Files, parts: Parts, previous: Snapshot | None) -> Snapshot:
     identity = settings.identity
+    monitors = (
+        {}
+        if parts.monitors is None
+        else parts.monitors.of(
+            files.profiles,
+            {name: route.monitor.outputs for name, route in settings.routes.items() if route.monitor is not None},
+            {name: route.monitor.quality for name, route in settings.routes.items() if route.monitor is not None},
+        )
+    )
     return Snapshot(
         settings=settings,
         hash=files.digest(lastgood.canonical(settings)),
@@ -206,12 +215,8 @@ def _compiled(settings: Settings, files: _Files, parts: Parts, previous: Snapsho
         jwks=files.jwks,
         features=plan_files.features_of(settings, files.plans),
         plans=files.plans,
-        monitors={}
-        if parts.monitors is None
-        else parts.monitors.of(
-            files.profiles,
-            {name: route.monitor.outputs for name, route in settings.routes.items() if route.monitor is not None},
-        ),
+        monitors=monitors,
+        judged={name: one for name, one in monitors.items() if one.refuses},
         fairness={} if parts.fairness is None else parts.fairness.of(settings),
         approvals=files.approvals,
     )

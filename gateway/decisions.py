@@ -176,7 +176,7 @@ class Decisions:
         return self._record(record)
 
     def alarmed(self, snapshot: Snapshot, event: Event) -> Written:
-        """An alarm of drift began or ended."""
+        """An alarm of drift began or ended. A record that is written twice, after a crash, has one id."""
         alarm = event.alarm
         return self._record(
             Record(
@@ -185,6 +185,7 @@ class Decisions:
                 object="route:" + event.route,
                 outcome="served",
                 status=event.what,
+                id=event.id,
                 snapshot=snapshot.hash,
                 policy=snapshot.policy.hash,
                 details={

@@ -252,6 +252,13 @@ class Pipeline:
         if monitor is not None and call.inputs is not inputs and features.has(monitor.names):
             x.raw = inputs if rows is None else columns_of(rows)
 
+    @staticmethod
+    def judge(x: Exchange, call: InferCall) -> None:
+        """Of step 7: hold a call in raw form against constraints of its route that refuse. Raises BadRequest."""
+        monitor = x.snapshot.judged.get(x.route_name)
+        if monitor is not None:
+            monitor.judge(call.inputs if x.raw is None else x.raw)
+
     async def _fall_back(
         self, x: Exchange, call: InferCall, assignment: Assignment, last: TidegateError
     ) -> InferAnswer:
@@ -284,6 +291,8 @@ class Pipeline:
                 signature = self._found_to_fit(call, upstream, to) or await self.fit(x, call, to)
         if signature.decoupled:
             raise Unsupported(_DECOUPLED[x.protocol])
+        if x.snapshot.judged:
+            self.judge(x, call)
         left = x.time_left()
         if left <= 0:
             raise DeadlineExceeded("the request's time was over before it could be forwarded")

@@ -63,6 +63,8 @@ class Snapshot(msgspec.Struct, frozen=True, weakref=True):
     """Feature plans, as they were read with the settings."""
     monitors: Mapping[str, Monitor] = {}
     """By route; routes without one are not in it."""
+    judged: Mapping[str, Monitor] = {}
+    """Those of them whose constraints refuse calls."""
     approvals: Approvals | None = None
     """Which versions may serve; None: all."""
     fairness: Mapping[str, Watch] = {}

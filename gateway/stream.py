@@ -145,6 +145,8 @@ class StreamSession:
         assert x.route is not None
         with x.trace.span(telemetry.SPAN_TRANSFORM):
             signature = await self.pipeline.fit(x, x.call, to)
+        if x.snapshot.judged:
+            self.pipeline.judge(x, x.call)
         if signature.decoupled:
             await self._line.set_free(call.turn)
         else:

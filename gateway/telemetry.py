@@ -422,6 +422,27 @@ DRIFT_MISSING = Metric(
     ("route", "column"),
     series=2048,
 )
+QUALITY_BROKEN = Metric(
+    "tidegate_quality_broken_rows",
+    "max",
+    "Rows served that broke a constraint on a column, since the constraints took force.",
+    ("route", "column", "constraint"),
+    series=2048,
+)
+QUALITY_REFUSED = Metric(
+    "tidegate_quality_refused_calls",
+    "max",
+    "Calls refused for a constraint on a column, since the constraints took force.",
+    ("route", "column", "constraint"),
+    series=2048,
+)
+QUALITY_VIOLATED = Metric(
+    "tidegate_quality_violated",
+    "max",
+    "1 while what was served violates a constraint on a column, else 0; absent while there are too few rows to say.",
+    ("route", "column", "constraint"),
+    series=2048,
+)
 SERIES_FOLDED = Metric(
     "tidegate_metrics_folded_total",
     "counter",
@@ -487,6 +508,9 @@ METRICS: tuple[Metric, ...] = (
     DRIFT_PSI,
     DRIFT_JS,
     DRIFT_MISSING,
+    QUALITY_BROKEN,
+    QUALITY_REFUSED,
+    QUALITY_VIOLATED,
     SERIES_FOLDED,
 )
 """What a worker's registry holds."""

@@ -9,14 +9,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, not_judged, say
 from gateway.settings.file import load
 from governance.errors import DataError, StoreError
 
 if TYPE_CHECKING:
-    from governance.monitor.backfill import Span
+    from governance.monitor.backfill import Counted, Span
     from governance.monitor.profile import Profile
 
 _EXAMPLES = """\
@@ -27,9 +27,13 @@ examples:
 Counts recorded rows as the route's monitor would have, and adds them to its history: windows of
 `GET /gateway/v1/monitors/ROUTE` show them. A file has all columns of the profile, and one of times: ISO 8601 (without
 an offset: UTC) or Unix seconds. Rows that a gateway has counted under this profile would count twice: leave them out
-with --until. A file is added once, by its content: after an interruption run the same command again.
-exit status: 0 all files are there, 2 one cannot be read (the others are there) or the store cannot be written
+with --until. A file is added once, by its content: after an interruption run the same command again. One that is there
+cannot be added to with another --until or --time: it is refused, since rows would count twice.
+exit status: 0 all files are there, 2 one cannot be read or is there otherwise (the others are there), or the store
+cannot be written
 """
+
+_WORDS = {"added": "added", "there": "were there before", "none": "of the time asked for"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -95,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _all(args: argparse.Namespace, plain: Any, series: Any, profile: Profile, span: Span) -> int:
     from governance.monitor.backfill import count  # noqa: PLC0415  numpy
-    from governance.store import tiles as stored  # noqa: PLC0415  numpy
 
     files: list[dict[str, Any]] = []
     status = HOLDS
@@ -114,15 +117,36 @@ def _all(args: argparse.Namespace, plain: Any, series: Any, profile: Profile, sp
                 say(f"tidegate: {error}")
                 status = NOT_JUDGED
                 continue
-            new = bool(found.rows) and stored.add(plain, series, f"backfill-{found.digest}", found.tiles, found.newest)
-            files.append({"file": str(path), "rows": found.rows, "left_out": found.left_out, "added": new})
+            try:
+                done_so = _added(plain, series, found)
+            except StoreError as error:  # what is there is said all the same
+                say(f"tidegate: {error}")
+                status = NOT_JUDGED
+                pool.shutdown(cancel_futures=True)
+                break
+            if done_so == "others":
+                say(
+                    f"tidegate: {path}: was added before with another --until or --time: its other rows cannot be "
+                    "added; put them into a file of their own"
+                )
+                status = NOT_JUDGED
+            files.append(
+                {"file": str(path), "rows": found.rows, "left_out": found.left_out, "added": done_so == "added"}
+            )
             if args.format == "json":
                 say(f"{len(files)} of {len(args.data)} files: {path}")
-            else:
-                why = "added" if new else "were there before" if found.rows else "of the time asked for"
-                said = f"{path}: {found.rows} rows {why}, {found.left_out} left out"
+            elif done_so != "others":
+                said = f"{path}: {found.rows} rows {_WORDS[done_so]}, {found.left_out} left out"
                 emit(f"{said} ({len(files)} of {len(args.data)} files)")
     if args.format == "json":
         rows = sum(each["rows"] for each in files if each["added"])
         emit_json({"route": args.route, "profile": profile.hash, "rows": rows, "files": files})
     return status
+
+
+def _added(plain: Any, series: Any, found: Counted) -> Literal["added", "there", "others", "none"]:
+    from governance.store import tiles as stored  # noqa: PLC0415  numpy
+
+    if not found.rows:
+        return "none"
+    return stored.add(plain, series, f"backfill-{found.digest}", found.taken, found.tiles, found.newest)

@@ -9,17 +9,36 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.commands.output import HOLDS, NOT_JUDGED, add_format, emit, emit_json, say
+from gateway.commands.output import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    NOT_JUDGED,
+    add_format,
+    emit,
+    emit_json,
+    not_judged,
+    say,
+)
+from gateway.settings.file import read_text
+from gateway.settings.routes import Quality as Declared
+from governance.documents.convert import convert
+from governance.documents.nodes import compose
 from governance.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from governance.monitor.quality import Quality
     from governance.monitor.report import ColumnReport, Report
+    from governance.tables import Table
+    from governance.types import Finding
 
 _REPORT = """\
 examples:
   tidegate drift report --reference train.csv --current today.csv
   tidegate drift report --reference train.parquet --current log.jsonl --categorical postcode --format json
   tidegate drift report --reference train.csv --current today.csv --html drift.html
+  tidegate drift report --reference train.csv --current today.csv --constraints columns.yaml
 
 Compares every column: distances over bins that the reference fixes (psi, js, hellinger, kl), tests over the values
 (ks, cvm, chi2) and the way that the values moved (wasserstein, in the column's unit). A column with fewer than
@@ -27,8 +46,10 @@ Compares every column: distances over bins that the reference fixes (psi, js, he
 Then all columns together, but times: how far rows lie from the reference's principal components, how well a
 classifier tells the tables apart (area under ROC) and the distance of kernel means (mmd). Leave out identifiers with
 --without: they tell any two tables apart.
+--constraints is YAML with the keys of `routes.NAME.monitor.quality`: what each column of --current has to be.
 Parquet and the tests need `pip install tidegate[monitor]`.
-exit status: 0 compared, 2 a table cannot be read, the two have no column in common, or the page cannot be written
+exit status: 0 compared, 1 compared and a constraint is violated, 2 a table or the constraints cannot be read, the two
+tables have no column in common, or the page cannot be written
 """
 _CHANGES = """\
 examples:
@@ -67,6 +88,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--without", action="append", default=[], metavar="NAME", help="a column that is left out, as an identifier"
     )
     report.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page that stands alone, too")
+    report.add_argument(
+        "--constraints", type=Path, metavar="FILE", help="hold --current to what its columns are declared to be, too"
+    )
     add_format(report, "json")
     report.set_defaults(run=run)
     changes = commands.add_parser(
@@ -107,11 +131,18 @@ def run(args: argparse.Namespace) -> int:
     from governance import tables  # noqa: PLC0415  numpy
     from governance.monitor.report import compare  # noqa: PLC0415  numpy
 
-    if args.html is not None and any(_same(args.html, table) for table in (args.reference, args.current)):
-        say(f"tidegate: --html {args.html}: is one of the tables: name another file")
+    files = [path for path in (args.reference, args.current, args.constraints) if path is not None]
+    if args.html is not None and any(_same(args.html, file) for file in files):
+        say(f"tidegate: --html {args.html}: is one of the files that are read: name another one")
         return NOT_JUDGED
+    declared = None
+    if args.constraints is not None:
+        declared, findings = _declared(args.constraints)
+        if declared is None:
+            return not_judged(findings)
     try:
         reference, current = (tables.read(path) for path in (args.reference, args.current))
+        found = None if declared is None else _held(reference, current, declared, args.categorical)
         report = compare(
             reference,
             current,
@@ -124,13 +155,34 @@ def run(args: argparse.Namespace) -> int:
     except DataError as error:
         say(f"tidegate: {error}")
         return NOT_JUDGED
-    if args.html is not None and not _written(args, report):
+    if args.html is not None and not _written(args, report, found):
         return NOT_JUDGED
     if args.format == "json":
-        emit_json(msgspec.to_builtins(report))
+        emit_json(msgspec.to_builtins(report) | ({} if found is None else {"quality": msgspec.to_builtins(found)}))
     else:
         _print(report)
-    return HOLDS
+        _print_quality(found)
+    broken = found is not None and any(one.status == "violated" for one in found.constraints)
+    return DOES_NOT_HOLD if broken else HOLDS
+
+
+def _declared(path: Path) -> tuple[Declared | None, list[Finding]]:
+    text, findings = read_text(path)
+    if text is None:
+        return None, findings
+    document, findings = compose(text, str(path), None)
+    if document is None:
+        return None, findings
+    declared, _, more = convert(document, Declared, str(path), path.parent)
+    findings += more
+    broken = any(finding.severity == "error" for finding in findings)
+    return (None if broken else declared), findings
+
+
+def _held(reference: Table, current: Table, declared: Declared, categorical: Sequence[str]) -> Quality:
+    from governance.monitor.quality import of_table  # noqa: PLC0415  numpy
+
+    return of_table(reference, current, declared.columns, schema=declared.schema, categorical=categorical)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -140,11 +192,11 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _written(args: argparse.Namespace, report: Report) -> bool:
+def _written(args: argparse.Namespace, report: Report, found: Quality | None) -> bool:
     from governance.monitor import page  # noqa: PLC0415  numpy
 
     try:
-        args.html.write_bytes(page.write(report, args.reference.name, args.current.name))
+        args.html.write_bytes(page.write(report, args.reference.name, args.current.name, found))
     except OSError as error:
         say(f"tidegate: {args.html}: cannot be written ({error.strerror or error}): check the path and its rights")
         return False
@@ -167,6 +219,15 @@ def _print(report: Report) -> None:
         statistic, effect = ("-" if value is None else f"{value:.4f}" for value in (found.statistic, found.effect))
         p = "-" if found.p_value is None else f"{found.p_value:.2g}"
         emit(f"{found.name:{width}}  {found.status:12}  {statistic:>10}  {effect:>8}  {p}")
+
+
+def _print_quality(found: Quality | None) -> None:
+    from governance.monitor.page import said_of  # noqa: PLC0415  numpy
+
+    for one in () if found is None else found.constraints:
+        share = "-" if one.share is None else f"{one.share:.1%}"
+        broken = "" if one.broken is None else f"{one.broken} of {one.rows} rows, "
+        emit(f"{one.column}: {one.constraint} ({said_of(one)}) {one.status}: {broken}{share}")
 
 
 def _line(column: ColumnReport, report: Report, width: int) -> str:

@@ -3,7 +3,8 @@
 Contract: the worker that holds the lock `RUN_DIR/fairness-alerts` looks every few seconds; when it dies another one
 takes the lock. An alert begins when the counts of its window are surely below, and ends when they are at the bound
 again: too few rows, or what may be chance, change nothing. Whether one is raised is kept beside the counts, so that a
-restart neither ends nor repeats it. Both ends are recorded in the audit log before they count.
+restart neither ends nor repeats it. Both ends are recorded in the audit log before they count. One that is no longer
+declared ends with its declaration.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ async def watch(run_dir: Path, registry: Registry, decisions: Decisions, snapsho
             await asyncio.sleep(EVERY_S)
             current = snapshot()
             now = {route: one for route, one in current.fairness.items() if one.alerts}
-            if not now and not shown:
+            if not current.fairness and not shown:
                 continue
             ours = ours or take(lock)
             if not ours:
@@ -96,8 +97,8 @@ async def watch(run_dir: Path, registry: Registry, decisions: Decisions, snapsho
             for route in shown - now.keys():
                 registry.gauge(telemetry.FAIRNESS_ALERT).labels(route).set(nan)
             shown = set(now)
-            for one in now.values():
-                raised = await _look(current, decisions, one)
+            for one in current.fairness.values():
+                raised = await (_look if one.alerts else _withdraw)(current, decisions, one)
                 if raised is not None:
                     registry.gauge(telemetry.FAIRNESS_ALERT).labels(one.route).set(float(raised))
     finally:
@@ -124,6 +125,19 @@ async def _look(snapshot: Snapshot, decisions: Decisions, one: Watch) -> bool | 
     else:
         return begins or (alert.raised is not None and not ends)
     return None
+
+
+async def _withdraw(snapshot: Snapshot, decisions: Decisions, one: Watch) -> None:
+    """An alert that a route no longer declares is over; else it would be raised still when another is declared."""
+    try:
+        raised = await asyncio.to_thread(_raised, one.folder)
+        if raised is not None:
+            said = {"withdrawn": "true", "raised": raised.isoformat()}
+            await durable(decisions.alert(snapshot, one.route, "ends", said))
+            await asyncio.to_thread(_keep, one.folder, None)
+            _log.info("an alert is no longer declared", extra={"fields": {"route": one.route, **said}})
+    except (OSError, Overloaded) as error:  # the next look tries again
+        _log.warning("an alert's end could not be recorded: %s", error, extra={"fields": {"route": one.route}})
 
 
 def facts(alert: Alert) -> dict[str, str | int | None]:

@@ -2,12 +2,15 @@
 
 Contract: one process at a time looks (`meters`); all that it knows between two looks lies in the monitor's folder,
 `STATE_DIR/monitors/ROUTE-PROFILE/alarms`, replaced in one step, so that whoever looks next goes on where the last one
-left off, and the page of any worker reads it. What is decided is `governance.monitor.alarms`.
+left off, and the page of any worker reads it. What began or ended stays there until it is `told`: a process that is
+killed in between leaves it to the next one, so that a record is written once or, rarely, twice with one id, and never
+not. A file that cannot be read is set aside as `alarms.broken`. What is decided is `governance.monitor.alarms`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import zlib
 from math import ceil
 from typing import Literal, NamedTuple
@@ -15,6 +18,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from gateway import logs
 from gateway.monitors.board import AlarmReport, AlarmsReport, Monitor
 from gateway.settings.routes import Alarms
 from governance.monitor import alarms, live
@@ -31,6 +35,22 @@ PAST = 20
 """Alarms that are over, which the page shows."""
 _FILE = "alarms"
 
+_log = logs.get("monitors")
+
+
+class Event(NamedTuple):
+    """An alarm of a route began or ended."""
+
+    route: str
+    what: Literal["began", "ended"]
+    alarm: AlarmReport
+
+    @property
+    def id(self) -> str:
+        """The same however often it is told."""
+        said = f"{self.route}\0{self.alarm.began.isoformat()}\0{self.what}"
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
 
 class _Kept(msgspec.Struct):
     """What lies in the file."""
@@ -45,18 +65,12 @@ class _Kept(msgspec.Struct):
     calm: int
     cool: int
     report: AlarmsReport
+    untold: list[Event] = []
+    """What began or ended and is not known to be in the audit log, oldest first."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Kept).decode
-
-
-class Event(NamedTuple):
-    """An alarm of a route began or ended."""
-
-    route: str
-    what: Literal["began", "ended"]
-    alarm: AlarmReport
 
 
 class Looked(NamedTuple):
@@ -64,14 +78,19 @@ class Looked(NamedTuple):
 
     report: AlarmsReport
     events: list[Event]
+    """Of this look, and of those before what nobody has told of."""
 
 
 def look(monitor: Monitor, settings: Alarms, now_ns: int) -> Looked:
     """A look at a monitor: nothing but its last report while its window goes on. Reads and writes files: OSError."""
     found = layout(monitor.profile)
-    before = _read(monitor)
+    before = _read(monitor, 0 if found is None else len(found.names), aside=True)
+    if before is not None and now_ns < before.at_ns:
+        # The clock was put back. The window goes on, and its length counts from now.
+        before.at_ns = now_ns
+        _write(monitor, before)
     if before is not None and now_ns - before.at_ns < settings.every * 1e9 and before.settings == settings:
-        return Looked(before.report, [])
+        return Looked(before.report, before.untold)
     _, block = monitor.merged()
     if found is None or before is None or before.settings != settings:
         return _begun(monitor, settings, now_ns, block, before, 0 if found is None else len(found.names))
@@ -80,8 +99,17 @@ def look(monitor: Monitor, settings: Alarms, now_ns: int) -> Looked:
         return _begun(monitor, settings, now_ns, block, before, len(found.names))
     rows = int(block[drift.ROWS] - last[drift.ROWS])
     if rows < LEAST_ROWS:
-        return Looked(before.report, [])
+        return Looked(before.report, before.untold)
     return _judged(monitor, settings, now_ns, block, before, found, last)
+
+
+def told(monitor: Monitor, event: Event) -> None:
+    """It is in the audit log. One process at a time, as `look`. Raises OSError."""
+    found = layout(monitor.profile)
+    kept = _read(monitor, 0 if found is None else len(found.names), aside=False)
+    if kept is not None and any(one.id == event.id for one in kept.untold):
+        kept.untold = [one for one in kept.untold if one.id != event.id]
+        _write(monitor, kept)
 
 
 def _judged(
@@ -114,7 +142,7 @@ def _judged(
     report.windows += 1
     report.last = _time(now_ns)
     report.evidence, report.threshold = round(float(turned.overall), 3), round(float(h), 3)
-    events = []
+    events = [*before.untold]
     if turned.began:
         report.active = AlarmReport(
             began=_time(now_ns),
@@ -140,6 +168,7 @@ def _judged(
             int(after.calm),
             int(after.cool),
             report,
+            events,
         ),
     )
     return Looked(report, events)
@@ -149,7 +178,7 @@ def _begun(
     monitor: Monitor, settings: Alarms, now_ns: int, block: live.Words, before: _Kept | None, columns: int
 ) -> Looked:
     """The first window begins; an alarm that was on under other settings is over."""
-    past, events = [] if before is None else before.report.past, []
+    past, events = ([], []) if before is None else (before.report.past, [*before.untold])
     if before is not None and before.report.active is not None:
         over = msgspec.structs.replace(before.report.active, ended=_time(now_ns))
         past = [over, *past][:PAST]
@@ -174,6 +203,7 @@ def _begun(
         0,
         0,
         report,
+        events,
     )
     _write(monitor, kept)
     return Looked(report, events)
@@ -181,17 +211,31 @@ def _begun(
 
 def report_of(monitor: Monitor) -> AlarmsReport | None:
     """What the last look said; None: there was none yet. Reads a file."""
-    kept = _read(monitor)
+    found = layout(monitor.profile)
+    kept = _read(monitor, 0 if found is None else len(found.names), aside=False)
     return None if kept is None else kept.report
 
 
-def _read(monitor: Monitor) -> _Kept | None:
+def _read(monitor: Monitor, columns: int, *, aside: bool) -> _Kept | None:
+    """What is kept; None: nothing, or what another version wrote, or a disk cut off. That is put `aside`, once."""
+    path = monitor.folder / _FILE
     try:
-        return _decode((monitor.folder / _FILE).read_bytes())
+        kept = _decode(path.read_bytes())
+        zlib.decompress(kept.block)
+        nothing = alarms.quiet(columns).evidence
+        shapes = np.shape(kept.charts), np.shape(kept.effects)
+        whole = not columns or shapes == (nothing.charts.shape, nothing.effects.shape)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError:  # of another version, or cut off by a disk: begun anew
-        return None
+    except (msgspec.MsgspecError, zlib.error, ValueError):  # ValueError: rows of different lengths
+        whole = False
+    if whole:
+        return kept
+    if aside:
+        path.replace(path.with_name(f"{_FILE}.broken"))
+        fields = {"route": monitor.route}
+        _log.warning("what alarms had gathered cannot be read: set aside, begun anew", extra={"fields": fields})
+    return None
 
 
 def _write(monitor: Monitor, kept: _Kept) -> None:

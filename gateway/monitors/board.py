@@ -7,9 +7,9 @@ force".
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,17 +18,22 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from gateway.errors import BadRequest
 from gateway.monitors import tiles
 from gateway.monitors.past import History, Past
+from gateway.settings.routes import Quality as Declared
 from gateway.shards import Shards
 from governance.errors import StoreError
 from governance.monitor import live
 from governance.monitor.causes import Cause
 from governance.monitor.live import LiveColumn
 from governance.monitor.profile import Profile
+from governance.monitor.quality import Quality, rules_of, words_of
+from governance.monitor.quality import report as quality_of
 from kernels import drift
 
 _MAGIC = b"TGDRIFT1"
+_RULES_MAGIC = b"TGRULES1"
 
 
 class MonitorError(OSError):
@@ -97,6 +102,8 @@ class MonitorReport(msgspec.Struct):
     columns: list[LiveColumn]
     alarms: AlarmsReport | None = None
     """Null: the route has none, or nobody has looked yet."""
+    quality: Quality | None = None
+    """What columns were declared to be, of all rows that this machine served since that took force. Null: nothing."""
 
 
 def key_of(profile: Profile, outputs: tuple[str, ...]) -> str:
@@ -109,9 +116,33 @@ def key_of(profile: Profile, outputs: tuple[str, ...]) -> str:
 class Monitor:
     """One route's, in one worker."""
 
-    __slots__ = ("_history", "_shards", "count", "folder", "key", "names", "outputs", "past", "profile", "route")
+    __slots__ = (
+        "_block",
+        "_history",
+        "_judge",
+        "_rule_shards",
+        "_rules",
+        "_shards",
+        "count",
+        "declared",
+        "folder",
+        "key",
+        "names",
+        "outputs",
+        "past",
+        "profile",
+        "route",
+    )
 
-    def __init__(self, root: Path, route: str, profile: Profile, outputs: tuple[str, ...], history: History) -> None:
+    def __init__(
+        self,
+        root: Path,
+        route: str,
+        profile: Profile,
+        outputs: tuple[str, ...],
+        history: History,
+        declared: Declared | None = None,
+    ) -> None:
         self.route = route
         self.profile = profile
         self.names = frozenset(column.name for column in profile.columns)
@@ -123,13 +154,75 @@ class Monitor:
         self.folder = root / f"{hashlib.sha256(route.encode()).hexdigest()[:16]}-{self.key[:16]}"
         columns = live.counted(profile)
         self._shards = Shards(self.folder, _MAGIC, self.key, drift.nbytes(columns))
-        shard = drift.Shard(
-            self._shards.open(), columns, *drift.tensors_of([column.name for column in profile.columns], outputs)
-        )
-        self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
-        """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
+        self._block = self._shards.open()
         self._history = history
         self.past = Past(self.folder, route, self.key, columns)
+        self._hold_to(declared)
+
+    def _hold_to(self, declared: Declared | None) -> None:
+        """Count from now on, and hold columns to what they were declared to be. Raises OSError."""
+        profile = self.profile
+        self.declared = declared
+        """Constraints; None: there are none."""
+        columns = live.counted(profile)
+        self._rules: dict[int, drift.Rule] = {}
+        self._rule_shards: Shards | None = None
+        block: memoryview | None = None
+        if declared is not None:
+            self._rules = rules_of(profile, declared.columns, schema=declared.schema, outputs=self.outputs)
+        if self._rules:
+            mark = hashlib.sha256(self.key.encode() + msgspec.msgpack.encode(sorted(self._rules.items()))).hexdigest()
+            self._rule_shards = Shards(self.folder, _RULES_MAGIC, mark, drift.rule_nbytes(self._rules), "rules")
+            block = self._rule_shards.open()
+        tensors = drift.tensors_of([column.name for column in profile.columns], self.outputs)
+        shard = drift.Shard(self._block, columns, *tensors, self._rules, block)
+        self.count: Callable[[Sequence[drift.Tensor], Sequence[drift.Tensor]], int] = shard.count
+        """Counts inputs and outputs of one call that was served; on the event loop's thread alone."""
+        self._judge: Callable[[Sequence[drift.Tensor]], tuple[int, int, int] | None] = shard.judge
+
+    @property
+    def refuses(self) -> bool:
+        """Whether calls have to be judged before they are served."""
+        return self.declared is not None and self.declared.on_violation == "refuse" and bool(self._rules)
+
+    def held_to(self, declared: Declared | None) -> Monitor:
+        """This monitor with other constraints; it goes on with the same counts. Raises OSError."""
+        other = copy.copy(self)
+        other._hold_to(declared)  # noqa: SLF001 - its own class
+        return other
+
+    def judge(self, inputs: Sequence[drift.Tensor]) -> None:
+        """Hold a call that is not served yet against constraints; on the event loop's thread alone.
+
+        Raises:
+            BadRequest: it breaks one; with row (from 1), column and constraint, and never the value.
+        """
+        found = self._judge(inputs)
+        if found is None or self.declared is None:
+            return
+        at, row, rule = found
+        if at < 0:
+            name = inputs[row].name[:80]
+            raise BadRequest(
+                f"input '{name}': its values cannot be held against the constraints of this route: send them in the "
+                "request, as many a row as the route has columns for them, and as many rows as other inputs"
+            )
+        column = self.profile.columns[at]
+        why = words_of(rule, column, self.declared.columns.get(column.name))
+        raise BadRequest(f"row {row + 1}: '{column.name}' {why}")
+
+    def quality(self) -> Quality | None:
+        """What was found, over all workers; None: nothing was declared. Reads files: not for an event loop."""
+        if self.declared is None or self._rule_shards is None:
+            return None
+        blocks = [drift.snapshot(block) for _, block in self._rule_shards.read()]
+        return quality_of(
+            self.profile,
+            self.declared.columns,
+            self._rules,
+            drift.merge_rules(self._rules, blocks),
+            self.declared.on_violation,
+        )
 
     def keep(self, now_ns: int) -> None:
         """Remember what all workers have counted by now, for windows. One process at a time. Raises OSError."""
@@ -181,6 +274,7 @@ class Monitor:
             unseen=int(block[drift.UNSEEN]),
             rows=found.rows,
             columns=found.columns,
+            quality=self.quality(),
         )
 
 
@@ -198,28 +292,36 @@ class Board:
         self._monitors: dict[tuple[str, str], Monitor] = {}
 
     def of(
-        self, profiles: Mapping[str, Profile], outputs: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        profiles: Mapping[str, Profile],
+        outputs: Mapping[str, tuple[str, ...]] | None = None,
+        declared: Mapping[str, Declared | None] | None = None,
     ) -> dict[str, Monitor]:
         """The monitor of each route with a profile: the one that there is, or a new one. Raises MonitorError.
 
         Args:
             profiles: by route.
             outputs: output tensors that are watched, by route.
+            declared: constraints on columns, by route.
         """
         found = {}
         for route, profile in profiles.items():
             watched = (outputs or {}).get(route, ())
+            constraints = (declared or {}).get(route)
             key = (route, key_of(profile, watched))
-            if key not in self._monitors:
-                try:
-                    self._monitors[key] = Monitor(self._root, route, profile, watched, self.history)
-                except OSError as error:
-                    raise MonitorError(route, error.strerror or str(error)) from error
+            there = self._monitors.get(key)
+            try:
+                if there is None:
+                    self._monitors[key] = Monitor(self._root, route, profile, watched, self.history, constraints)
+                elif there.declared != constraints:
+                    self._monitors[key] = there.held_to(constraints)
+            except OSError as error:
+                raise MonitorError(route, error.strerror or str(error)) from error
             found[route] = self._monitors[key]
         return found
 
     def retain(self, monitors: Iterable[Monitor]) -> None:
-        """These are in force: let go of the others, and of what they counted."""
+        """These are in force: let go of the others, and of what they counted but for what the store has to get."""
         kept = {(monitor.route, monitor.key): monitor for monitor in monitors}
         self._monitors = kept
         if not self._root.is_dir():
@@ -227,5 +329,4 @@ class Board:
         folders = {monitor.folder for monitor in kept.values()}
         for folder in self._root.iterdir():
             if folder not in folders:
-                # Another worker that has not yet heard of the change goes on in files without a name.
-                shutil.rmtree(folder, ignore_errors=True)
+                self.history.left.take(folder)

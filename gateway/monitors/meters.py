@@ -1,9 +1,9 @@
 """Reports of monitors as metrics, their alarms, their minutes for the store: one worker of a machine does it for all.
 
 Contract: the worker that holds the lock `RUN_DIR/monitor-meters` looks at all monitors every few seconds; when it dies
-another one takes the lock. As a worker ends it writes what was counted since the last minute, if nobody else has the
-lock. Nothing here runs on the event loop but the setting of gauges, and nothing is done without
-monitors. What has no value (too few rows, a column that is gone) is not shown.
+another one takes the lock; what a thread is still at keeps it until it is done. As a worker ends it writes what was
+counted since the last minute, if nobody else has the lock. Nothing here runs on the event loop but the setting of
+gauges, and nothing is done without monitors. What has no value (too few rows, a column that is gone) is not shown.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import nan
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from gateway import logs, telemetry
+from gateway.decisions import Written, durable
+from gateway.errors import Overloaded
 from gateway.metrics import Registry
-from gateway.monitors.alarms import Event, look
+from gateway.monitors.alarms import Event, look, told
 from gateway.monitors.board import Monitor, MonitorReport
 from gateway.monitors.past import History
 from gateway.settings.routes import Alarms
@@ -27,6 +30,8 @@ from gateway.telemetry import Metric
 
 MOST_COLUMNS = 100
 """Columns of a route that have series of their own, in the profile's order; the page has all of them."""
+MOST_CONSTRAINTS = 100
+"""Constraints of a route that have series of their own, likewise."""
 EVERY_S = 5.0
 TILE_S = 60
 """How often what was counted is remembered, and goes to the store; at whole minutes."""
@@ -34,6 +39,8 @@ TILE_S = 60
 _TURN_S, _TURNS = 0.1, 10
 
 _log = logs.get("monitors")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _Sample = tuple[Metric, tuple[str, ...], float]
 
 
@@ -41,7 +48,7 @@ async def watch(
     run_dir: Path,
     registry: Registry,
     monitors: Callable[[], Mapping[str, tuple[Monitor, Alarms | None]]],
-    record: Callable[[Event], object],
+    record: Callable[[Event], Written],
     history: History,
 ) -> None:
     """Until cancelled.
@@ -55,6 +62,7 @@ async def watch(
     """
     lock = os.open(run_dir / "monitor-meters", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     shown: set[tuple[Metric, tuple[str, ...]]] = set()
+    said_of: set[str] = set()
     ours = False
     minute = 0
     feeding: asyncio.Future[None] | None = None
@@ -62,32 +70,56 @@ async def watch(
         while True:
             await asyncio.sleep(EVERY_S)
             now = monitors()
-            if not now and not shown:
+            if not now and not shown and not history.left.folders():
                 continue
             ours = ours or take(lock)
             if not ours:
                 continue
             keep = time.time() // TILE_S != minute
             try:
-                samples, events = await asyncio.to_thread(_looked, tuple(now.values()), keep=keep)
+                samples, events = await asyncio.to_thread(_holding(lock, _looked), tuple(now.values()), keep=keep)
             except Exception:  # noqa: BLE001 - a defect, or a disk that is away: the next turn tries again
                 _log.exception("monitors could not be read")
                 continue
             if keep:
                 minute = int(time.time() // TILE_S)
                 if feeding is None or feeding.done():  # a store that is away takes its time, which is not the gauges'
-                    feeding = asyncio.ensure_future(asyncio.to_thread(_feed, tuple(now.values()), history))
+                    work = asyncio.to_thread(_holding(lock, _feed), tuple(now.values()), history)
+                    feeding = asyncio.ensure_future(work)
             said = {(metric, labels): value for metric, labels, value in samples}
             for metric, labels in shown | said.keys():
                 registry.gauge(metric).labels(*labels).set(said.get((metric, labels), nan))
             shown = set(said)
             for event in events:
-                _say(event)
-                if event.what == "began":
-                    registry.counter(telemetry.DRIFT_ALARMS).labels(event.route).inc()
-                record(event)
+                if event.id not in said_of:
+                    _say(event, registry)
+                said_of.add(event.id)
+                await _record(event, record, now[event.route][0], lock)
+            said_of &= {event.id for event in events}  # what is told of no more has been recorded
     finally:
         os.close(lock)
+
+
+async def _record(event: Event, record: Callable[[Event], Written], monitor: Monitor, lock: int) -> None:
+    """Into the audit log, and only then the monitor knows that it is there; else the next turn tries again."""
+    try:
+        await durable(record(event))
+        await asyncio.to_thread(_holding(lock, told), monitor, event)
+    except (Overloaded, OSError) as error:
+        _log.warning("an alarm is not recorded yet: %s", error, extra={"fields": {"route": event.route}})
+
+
+def _holding(lock: int, work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The same, with the lock held until it is over, even when whoever waited for it has gone (flock(2))."""
+    held = os.dup(lock)
+
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return work(*args, **kwargs)
+        finally:
+            os.close(held)
+
+    return run
 
 
 def finish(run_dir: Path, monitors: Mapping[str, Monitor], history: History) -> None:
@@ -113,12 +145,14 @@ def _feed(monitors: tuple[tuple[Monitor, Alarms | None], ...], history: History)
         _log.exception("what was counted could not be written to the store")
 
 
-def _say(event: Event) -> None:
-    """On the gateway's own log."""
+def _say(event: Event, registry: Registry) -> None:
+    """On the gateway's own log, and in metrics."""
     columns = [cause.column for cause in event.alarm.causes]
     fields = {"route": event.route, "began": event.alarm.began.isoformat(), "columns": columns}
     level = logging.WARNING if event.what == "began" else logging.INFO
     _log.log(level, "an alarm of drift %s: %s", event.what, ", ".join(columns[:5]), extra={"fields": fields})
+    if event.what == "began":
+        registry.counter(telemetry.DRIFT_ALARMS).labels(event.route).inc()
 
 
 def _looked(monitors: tuple[tuple[Monitor, Alarms | None], ...], *, keep: bool) -> tuple[list[_Sample], list[Event]]:
@@ -162,3 +196,12 @@ def samples_of(report: MonitorReport) -> Iterator[_Sample]:
             value = column.statistics[name]
             if value is not None:
                 yield metric, labels, value
+    if report.quality is None:
+        return
+    for one in report.quality.constraints[:MOST_CONSTRAINTS]:
+        of = (route, one.column, one.constraint)
+        yield telemetry.QUALITY_REFUSED, of, float(one.refused)
+        if one.broken is not None:
+            yield telemetry.QUALITY_BROKEN, of, float(one.broken)
+        if one.status != "insufficient":
+            yield telemetry.QUALITY_VIOLATED, of, float(one.status == "violated")

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from gateway import logs
 from gateway.monitors import tiles
+from gateway.monitors.left import Left, describe, described
 from governance.errors import StoreError
 from governance.monitor import tile
 from governance.store import tiles as stored
@@ -67,6 +68,7 @@ class Past:
         self._format = tile.Format(columns)
         self._zero = drift.merge(columns, ())
         self._replica = _named(folder / "replica")
+        describe(folder, route, key, columns)
         self._began = 0
         # A worker that ends may still have a thread that is at it.
         self._keeping, self._feeding = threading.Lock(), threading.Lock()
@@ -78,10 +80,12 @@ class Past:
             self._began = began_ns
             tiles.keep(self._journal, now_ns, block.tobytes(), _times(self._held))
 
-    def feed(self, plain: Plain) -> None:
-        """Write tiles of what the store has not, behind `keep`. Raises StoreError, OSError."""
+    def feed(self, plain: Plain) -> bool:
+        """Write tiles of what the store has not, behind `keep`; whether it has all now. Raises StoreError, OSError."""
         with self._feeding:
-            _write(self._held, str(stored.append(plain, self._series, self._replica, self._fresh)))
+            through = stored.append(plain, self._series, self._replica, self._fresh)
+            _write(self._held, str(through))
+            return all(record.at <= through for record in tiles.records(self._journal))
 
     def _fresh(self, through: int) -> tuple[list[stored.Tile], int]:
         """Tiles of what was counted after a record, and the record that they reach; see `stored.append`."""
@@ -156,19 +160,24 @@ class History:
 
     def __init__(self, url: str | None, state_dir: Path) -> None:
         self.plain = Plain(url or "", state_dir)
+        self.left = Left(state_dir)
+        """What monitors that are gone have left for it."""
         self._ready = False
         self._trouble = ""
 
     def feed(self, pasts: Sequence[Past], now_ns: int | None = None) -> None:
         """Write what is new and merge what is old. Blocks, for seconds when the store is away; never raises."""
         try:
+            gone = self._gone()
+            pasts = [*pasts, *gone]
             if pasts and not self._ready:
                 self.plain.ready()
                 self._ready = True
             failed: StoreError | OSError | None = None
             for past in pasts:  # a journal, or a row, that cannot be read holds up no other monitor
                 try:
-                    past.feed(self.plain)
+                    if past.feed(self.plain) and past in gone:
+                        self.left.done(gone[past])
                 except (StoreError, OSError) as error:
                     failed = error
                     self.plain.ready()  # raises when it is the store that is away: then no other one gets there either
@@ -186,6 +195,19 @@ class History:
         if self._trouble:
             _log.info("monitors: the store has what was kept, or gets it by and by")
         self._trouble = ""
+
+    def _gone(self) -> dict[Past, Path]:
+        """Of monitors that are gone, with their folders."""
+        found = {}
+        for folder in self.left.folders():
+            said = described(folder)
+            try:
+                if said is None:
+                    raise ValueError
+                found[Past(folder, *said)] = folder
+            except (OSError, ValueError):  # of another version: nobody can say what it counted
+                self.left.done(folder)
+        return found
 
 
 def _named(path: Path) -> str:

@@ -16,7 +16,7 @@ from governance.errors import DataError
 from governance.types import Finding
 
 if TYPE_CHECKING:
-    from gateway.settings.routes import Alarms
+    from gateway.settings.routes import Alarms, Quality
     from governance.monitor.profile import Profile
 
 
@@ -51,6 +51,7 @@ def read_profiles(settings: Settings, file: str, places: Places) -> tuple[dict[s
                 found[name] = profile
                 findings += _unknown_outputs(route.monitor.outputs, profile, place[:-1], file, places)
                 findings += _alarms(route.monitor.alarms, profile, place[:-1], file, places)
+                findings += _quality(route.monitor.quality, profile, place[:-1], file, places)
                 continue
             message = (
                 f"`{dotted(place)}`: {route.monitor.profile} was made for route `{made_for}`: name the profile of "
@@ -92,3 +93,16 @@ def _alarms(alarms: Alarms | None, profile: Profile, monitor: Place, file: str, 
     else:
         return
     yield Finding(file, *places.of(place), "error", "profile", message)
+
+
+def _quality(quality: Quality | None, profile: Profile, monitor: Place, file: str, places: Places) -> Iterator[Finding]:
+    """Constraints that cannot be of the profile's columns."""
+    if quality is None:
+        return
+    from governance.monitor.quality import faults  # noqa: PLC0415 - numpy, for those that have a monitor
+
+    known = [column.name for column in profile.columns]
+    for name, key, why in faults(profile, quality.columns):
+        place = (*monitor, "quality", "columns", name, *([key] if key else []))
+        hint = "" if name in known else f": {suggest(name, known, 'columns')}"
+        yield Finding(file, *places.of(place), "error", "profile", f"`{dotted(place)}`: {why}{hint}")

@@ -94,6 +94,32 @@ class Alarms(Section, frozen=True):
     """Windows after that in which none begins."""
 
 
+class Constraint(Section, frozen=True):
+    """What a column has to be."""
+
+    min: float | None = None
+    """The least number."""
+    max: float | None = None
+    """The greatest."""
+    values: tuple[str | float | bool, ...] | None = None
+    """All that it may be: texts, numbers, `true`, `false`."""
+    missing: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """The greatest share of rows that may lack it; with 0 no row may."""
+    unique: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """The least share of its values that differ, counted by a sketch that is about 2.3 % off. Never refuses."""
+
+
+class Quality(Section, frozen=True):
+    """What the columns of a route's profile have to be: held against every value, counted by column and constraint."""
+
+    on_violation: Literal["count", "refuse"] = "count"
+    """`refuse`: a call with an input that breaks a constraint is answered 400, with column, row and constraint."""
+    schema: bool = False
+    """Every input column is in each call, with values of its kind: no text among numbers."""
+    columns: dict[str, Constraint] = msgspec.field(default_factory=dict)
+    """By the column's name in the profile."""
+
+
 class Monitor(Section, frozen=True):
     """What callers send, held against what the model was made with."""
 
@@ -103,6 +129,8 @@ class Monitor(Section, frozen=True):
     """Output tensors that are columns of the profile too (predictions); all other columns are inputs."""
     alarms: Alarms | None = None
     """Alarms of drift: in the page, metrics, log and audit log. Absent: none."""
+    quality: Quality | None = None
+    """Constraints on columns. Absent: none."""
 
 
 class FairnessAttribute(Section, frozen=True):

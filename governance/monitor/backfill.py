@@ -1,6 +1,7 @@
 """Recorded rows, counted as a monitor would have: tiles of the time before there was one.
 
-Contract: a file gives the same tiles whoever counts it, and its SHA-256 is its name, so that it is added once. Rows are
+Contract: a file gives the same tiles whoever counts it, and its SHA-256 is its name, so that it is added once; which
+of its rows, and by which column of times, is said beside it, so that other ones are not taken for those. Rows are
 those of `drift report`: what is missing there is missing here. A row counts as a call.
 """
 
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from governance import tables
 from governance.errors import DataError
 from governance.monitor import live, tile
-from governance.monitor.kinds import is_missing, is_time, label, number_written, numbers_of
-from governance.monitor.profile import ColumnProfile, Names, Numbers, Profile
-from governance.tables import Column, Table
+from governance.monitor.kinds import number_written
+from governance.monitor.profile import Profile
+from governance.monitor.rows import Values
+from governance.tables import Table
 from kernels import drift
 
 _LARGEST = 2.0**40
@@ -33,6 +35,8 @@ class Counted(NamedTuple):
 
     digest: str
     """SHA-256 of the file, in hex."""
+    taken: str
+    """Which rows are before `Span.until`, and by which column: equal where they are the same, 16 hex digits."""
     rows: int
     """That are counted."""
     left_out: int
@@ -77,14 +81,16 @@ def count(profile: Profile, path: Path, time: str, span: Span) -> Counted:
         levels[span.now - times <= age] = level
     kept = (times >= span.since) & (times < span.until)
     starts = times // levels * levels
-    columns = [_Values(column, table.columns[column.name]) for column in profile.columns]
+    columns = [Values(column, table.columns[column.name]) for column in profile.columns]
     tiles = {}
     for level, start in sorted(set(zip(levels[kept].tolist(), starts[kept].tolist(), strict=True))):
         tiles[level, start] = _tile(profile, columns, np.flatnonzero(kept & (levels == level) & (starts == start)))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     rows = int(kept.sum())
-    return Counted(digest, rows, table.rows - rows, int(times[kept].max(initial=0)), tiles)
+    # Not those that are too old: which they are changes from day to day.
+    taken = hashlib.sha256(time.encode() + b"\0" + np.packbits(times < span.until).tobytes()).hexdigest()[:16]
+    return Counted(digest, taken, rows, table.rows - rows, int(times[kept].max(initial=0)), tiles)
 
 
 def _times(table: Table, name: str) -> npt.NDArray[np.int64]:
@@ -114,42 +120,7 @@ def _seconds(value: Any, *, written: bool) -> int | None:
         return None
 
 
-class _Values:
-    """A column of a table as rows of a tensor."""
-
-    def __init__(self, column: ColumnProfile, found: Column) -> None:
-        self.name = column.name
-        self._numbers: npt.NDArray[np.float64] | None = None
-        self._texts: list[bytes] = []
-        if isinstance(column, Numbers):
-            self._numbers = numbers_of(found)
-            return
-        for value in found.values:
-            if is_missing(value) or not (isinstance(column, Names) or is_time(value)):
-                text = ""
-            else:
-                truth = isinstance(column, Names) and column.truth
-                text = label(value, "boolean" if truth else "categorical")
-            self._texts.append(text.encode())
-
-    def tensor(self, rows: npt.NDArray[np.int64]) -> _Tensor:
-        """Of some rows."""
-        if self._numbers is not None:
-            return _Tensor(self.name, "FP64", (len(rows),), self._numbers[rows].tobytes())
-        texts = [self._texts[at] for at in rows.tolist()]
-        return _Tensor(
-            self.name, "BYTES", (len(rows),), b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-        )
-
-
-class _Tensor(NamedTuple):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-
-def _tile(profile: Profile, columns: Sequence[_Values], rows: npt.NDArray[np.int64]) -> bytes:
+def _tile(profile: Profile, columns: Sequence[Values], rows: npt.NDArray[np.int64]) -> bytes:
     counted = live.counted(profile)
     block = bytearray(drift.nbytes(counted))
     shard = drift.Shard(block, counted, {column.name: (at,) for at, column in enumerate(columns)})

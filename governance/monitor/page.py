@@ -12,6 +12,7 @@ from html import escape
 
 from governance.compliance.markup import document, facts, paragraph, table
 from governance.monitor.multivariate import Together
+from governance.monitor.quality import Constraint, Quality
 from governance.monitor.report import ColumnReport, Report
 
 MOST_BARS = 14
@@ -27,13 +28,14 @@ Share = tuple[str, float, float]
 """A cell's name, and its share of the reference and of what is now."""
 
 
-def write(report: Report, reference: str, current: str) -> bytes:
+def write(report: Report, reference: str, current: str, quality: Quality | None = None) -> bytes:
     """The page.
 
     Args:
         report: of two tables.
         reference: the name of what is normal.
         current: the name of what was compared with it.
+        quality: what was found of constraints; None: there were none.
     """
     ranked = sorted(report.columns, key=lambda column: -(column.statistics["psi"] or 0.0))
     title = f"Drift of {current}"
@@ -68,12 +70,44 @@ def write(report: Report, reference: str, current: str) -> bytes:
                 "ROC curve, 0.5 where it cannot tell the tables apart; MMD is the squared distance of the tables' "
                 "kernel means."
             ),
+            *_constraints(quality),
             "<h2>Shares of each column</h2>",
             paragraph("Outlines are the reference, filled bars are now. Bins of numbers are fixed by the reference."),
             f'<div style="{_GRID}">',
             *(_figure(column) for column in report.columns if column.bins is not None),
             "</div>",
         ],
+    )
+
+
+def _constraints(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return []
+    rows = [
+        (
+            one.column,
+            one.constraint,
+            said_of(one),
+            one.status,
+            "-" if one.broken is None else str(one.broken),
+            "-" if one.share is None else f"{one.share:.1%}",
+        )
+        for one in quality.constraints
+    ]
+    return [
+        "<h2>Constraints</h2>",
+        table(
+            "What columns were declared to be", ("Column", "Constraint", "Declared", "Status", "Rows", "Share"), rows
+        ),
+        paragraph("Rows and share are of what broke it; of `unique` the share is that of different values."),
+    ]
+
+
+def said_of(one: Constraint) -> str:
+    """What was declared, in one line."""
+    return ", ".join(
+        f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in one.declared.items()
     )
 
 

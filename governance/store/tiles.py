@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from governance.errors import StoreError
 from governance.monitor import tile
@@ -35,6 +35,7 @@ _LOCKED = (
     "ON CONFLICT (route, key, replica) DO UPDATE SET through = monitor_replica.through RETURNING through"
 )
 _OWN = "SELECT through FROM monitor_replica WHERE route = ? AND key = ? AND replica = ?"
+_NAMED = "SELECT replica FROM monitor_replica WHERE route = ? AND key = ? AND (replica = ? OR replica LIKE ?)"
 _REACHED = "UPDATE monitor_replica SET through = ? WHERE route = ? AND key = ? AND replica = ?"
 _LATER = (
     "SELECT start, tile FROM monitor_tile WHERE route = ? AND key = ? AND (level = 60 AND start > ? "
@@ -119,32 +120,39 @@ def append(plain: Plain, series: Series, replica: str, fresh: Callable[[int], tu
     return through
 
 
-def add(plain: Plain, series: Series, name: str, tiles: Mapping[tuple[int, int], bytes], newest: int) -> bool:
+def add(
+    plain: Plain, series: Series, name: str, taken: str, tiles: Mapping[tuple[int, int], bytes], newest: int
+) -> Literal["added", "there", "others"]:
     """Add tiles of any level that were counted elsewhere, once.
 
     Args:
         plain: the database.
         series: what was counted.
-        name: of the tiles; it is forgotten with them.
+        name: of what they were counted in; it is forgotten with them.
+        taken: which part of it they are.
         tiles: by level and start.
         newest: Unix seconds of the newest count, above 0.
 
     Returns:
-        Whether they were added; False: they are there.
+        Whether they were added, are there already, or others of that name are: nothing is added then, since what both
+        have would count twice.
 
     Raises:
         StoreError: nothing was added.
     """
-    own = (*series, name)
+    own = (*series, f"{name}.{taken}")
     with plain.transaction(write=True) as execute:
         if plain.shared:
             execute("SELECT pg_advisory_xact_lock(?)", (_ADVISORY,))
-        if execute(_LOCKED, own) != [(0,)]:
-            return False
+        there = {row[0] for row in execute(_NAMED, (*series, name, f"{name}.%"))}
+        if there:
+            # An earlier version wrote the name alone, and which part that was is not known.
+            return "there" if there & {name, own[-1]} else "others"
+        execute(_LOCKED, own)
         for (level, start), each in tiles.items():
             _add(execute, series, level, start, "", [each])
         execute(_REACHED, (newest * 10**9, *own))
-    return True
+    return "added"
 
 
 def read(plain: Plain, series: Series, replica: str, since: int) -> Found:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kernels.drift._drift_py import Tensor
 from kernels.drift._plan import (
     BINS,
     CALLS,
@@ -32,6 +31,23 @@ from kernels.drift._plan import (
     since,
     tensors_of,
 )
+from kernels.drift._rules import (
+    AMONG,
+    BROKEN,
+    MISSING,
+    RANGE,
+    REFUSED,
+    REGISTERS,
+    SCHEMA,
+    UNREAD,
+    VALUES,
+    Rule,
+    merge_rules,
+    registers,
+    rule_nbytes,
+    rule_places,
+)
+from kernels.drift._values_py import Tensor
 
 if TYPE_CHECKING or os.environ.get("TIDEGATE_NO_EXTENSIONS"):
     from kernels.drift._drift_py import Shard, snapshot
@@ -39,25 +55,39 @@ else:
     from kernels.drift._drift_c import Shard, snapshot
 
 __all__ = [
+    "AMONG",
     "BINS",
+    "BROKEN",
     "CALLS",
     "CLIPPED",
     "HIGHEST",
     "LOWEST",
+    "MISSING",
+    "RANGE",
+    "REFUSED",
+    "REGISTERS",
     "ROWS",
+    "SCHEMA",
     "SQUARES_HIGH",
     "SQUARES_LOW",
     "SUM",
+    "UNREAD",
     "UNSEEN",
+    "VALUES",
     "Column",
     "Names",
     "Numbers",
+    "Rule",
     "Shard",
     "Tensor",
     "Times",
     "merge",
+    "merge_rules",
     "nbytes",
     "places",
+    "registers",
+    "rule_nbytes",
+    "rule_places",
     "since",
     "snapshot",
     "tensors_of",

@@ -3,8 +3,9 @@ from typing import Self, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
-from kernels.drift._drift_py import Tensor
 from kernels.drift._plan import Column
+from kernels.drift._rules import Rule
+from kernels.drift._values_py import Tensor
 
 def snapshot(buffer: ReadableBuffer) -> bytes: ...
 
@@ -16,5 +17,8 @@ class Shard:
         columns: Sequence[Column],
         tensors: Mapping[str, Sequence[int]],
         outputs: Mapping[str, Sequence[int]] | None = None,
+        rules: Mapping[int, Rule] | None = None,
+        broken: WriteableBuffer | None = None,
     ) -> Self: ...
     def count(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> int: ...
+    def judge(self, inputs: Sequence[Tensor]) -> tuple[int, int, int] | None: ...

@@ -7,7 +7,9 @@ a) C helpers in `drift.h`: one value to its cell and its moments. The 15 edges (
    its branches are not the same in each row;
 b) one loop for each datatype, rows outer: a request has one row, and its columns lie side by side;
 c) categories by a hash table of the reference's own names, which callers cannot fill;
-d) the class: one call a request, which judges all tensors before the first value is counted. Without the GIL only
+d) what a rule says of a value, in the same pass: a column without one pays for a look at a pointer. `judge` is the same
+   before a call is served, for those whose rules refuse;
+e) the class: one call a request, which judges all tensors before the first value is counted. Without the GIL only
    where the values are many enough to pay for it.
 """
 
@@ -20,9 +22,9 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 
-from kernels.drift import _plan
+from kernels.drift import _plan, _rules
 
 cdef extern from "drift.h":
     ctypedef struct tg_name:
@@ -37,13 +39,23 @@ cdef extern from "drift.h":
         tg_table[4] tables
         int32_t[2] truth
         int fold
+    ctypedef struct tg_rule
     ctypedef struct tg_column:
         uint64_t *cells
         double centre
         double scale
         tg_names *names
+        const tg_rule *rule
         int32_t kind
         int32_t count
+    ctypedef struct tg_rule:
+        uint64_t *words
+        uint8_t *sketch
+        double[4] low
+        double[4] high
+        tg_column among
+        int32_t required
+        int32_t typed
     ctypedef struct tg_shard:
         tg_column *columns
         double *edges[4]
@@ -53,6 +65,9 @@ cdef extern from "drift.h":
     const tg_loop *tg_loops
     void tg_learn(tg_names *, const char *, size_t, int32_t) noexcept
     Py_ssize_t tg_elements(const char *, Py_ssize_t) noexcept
+    Py_ssize_t tg_judge(
+        const tg_shard *, const int32_t *, Py_ssize_t, Py_ssize_t, const char *, int, int *
+    ) noexcept
     void tg_begin(uint64_t *) noexcept
     void tg_end(uint64_t *) noexcept
     void tg_snapshot(const uint64_t *, Py_ssize_t, char *) noexcept nogil
@@ -62,6 +77,10 @@ cdef enum:
     _ROWS = 1
     _CALLS = 2
     _UNSEEN = 3
+    _UNREAD = 2  # of a block of rules, as the three below
+    _MISSING = 0
+    _SCHEMA = 1
+    _REFUSED = 4
     _BYTES = 13
     _MANY = 4096  # values from which on letting go of the GIL (some 100 ns) is nothing
     _AT_ONCE = 16  # tensors whose buffers lie on the stack
@@ -108,6 +127,9 @@ cdef class _Wide:
         for at in range(self.width):
             self.columns[at] = columns[at]
 
+    cdef tuple numbers(self):
+        return tuple([self.columns[at] for at in range(self.width)])
+
     def __dealloc__(self):
         PyMem_Free(self.columns)
 
@@ -121,8 +143,15 @@ cdef class Shard:
     cdef list _kept  # the names' texts, which the tables point into
     cdef dict _tensors
     cdef dict _outputs
+    cdef Py_buffer _broken
+    cdef uint64_t *_words  # of the block of rules; NULL: there are none
+    cdef tg_rule *_rules
+    cdef Py_ssize_t _ruled
+    cdef _Wide _expected  # columns of inputs that have a rule
+    cdef uint64_t *_stamps  # by column, the call that had it
+    cdef uint64_t _turn
 
-    def __cinit__(self, buffer, columns, tensors, outputs=None):
+    def __cinit__(self, buffer, columns, tensors, outputs=None, rules=None, broken=None):
         cdef Py_ssize_t at
         cdef int rounding
         PyObject_GetBuffer(buffer, &self._buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
@@ -144,7 +173,48 @@ cdef class Shard:
             self._add(at, columns[at], places[at])
         self._tensors = {name: self._wide(wide) for name, wide in tensors.items()}
         self._outputs = {name: self._wide(wide) for name, wide in (outputs or {}).items()}
+        if rules:
+            self._hold_to(columns, rules, broken)
         self._block[0] += self._block[0] & 1
+
+    cdef object _hold_to(self, columns, rules, broken):
+        cdef Py_ssize_t at
+        cdef int rounding
+        cdef tg_rule *into
+        if not all(0 <= index < self._count for index in rules):
+            raise ValueError("a rule is of no column")
+        places, words = _rules.rule_places(rules)
+        if broken is None:
+            raise ValueError("rules need a buffer")
+        PyObject_GetBuffer(broken, &self._broken, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        if self._broken.len != words * 8:
+            raise ValueError("the buffer is of other rules")
+        self._rules = <tg_rule *>PyMem_Calloc(len(places), sizeof(tg_rule))
+        self._stamps = <uint64_t *>PyMem_Calloc(self._count, sizeof(uint64_t))
+        if not self._rules or not self._stamps:
+            raise MemoryError
+        self._ruled = len(places)
+        known = {index for wide in self._tensors.values() for index in (<_Wide>wide).numbers()}
+        self._expected = _Wide([index for index in places if index in known])
+        for at, (index, place) in enumerate(places.items()):
+            rule = rules[index]
+            into = self._rules + at
+            into.words = <uint64_t *>self._broken.buf + <Py_ssize_t>place
+            if rule.distinct:
+                into.sketch = <uint8_t *>self._broken.buf + <Py_ssize_t>_rules.registers_at(place)
+            for rounding in range(4):
+                into.low[rounding] = _plan.rounded(rule.low, rounding)
+                into.high[rounding] = _plan.rounded(rule.high, rounding)
+            into.required, into.typed = bool(rule.required), bool(rule.typed)
+            if rule.among is not None:
+                into.among.kind, into.among.count = 1, rule.among.cells
+                into.among.names = <tg_names *>PyMem_Calloc(1, sizeof(tg_names))
+                if not into.among.names:
+                    raise MemoryError
+                self._learn(into.among.names, rule.among)
+            self._shard.columns[<Py_ssize_t>index].rule = into
+        self._words = <uint64_t *>self._broken.buf
+        self._words[0] += self._words[0] & 1
 
     cdef _Wide _wide(self, wide):
         if not wide or not all(0 <= one < self._count for one in wide):
@@ -204,52 +274,31 @@ cdef class Shard:
     def __dealloc__(self):
         cdef Py_ssize_t at
         cdef int rounding
-        cdef tg_names *names
         for at in range(self._count if self._shard.columns else 0):
-            names = self._shard.columns[at].names
-            if names:
-                PyMem_Free(names.slots)
-                for rounding in range(4):
-                    PyMem_Free(names.tables[rounding].numbers)
-                    PyMem_Free(names.tables[rounding].cells)
-                PyMem_Free(names)
+            _forget(self._shard.columns[at].names)
+        for at in range(self._ruled):
+            _forget(self._rules[at].among.names)
+        PyMem_Free(self._rules)
+        PyMem_Free(self._stamps)
         PyMem_Free(self._shard.columns)
         for rounding in range(4):
             PyMem_Free(self._shard.edges[rounding])
-        PyBuffer_Release(&self._buffer)  # does nothing where there is none
+        PyBuffer_Release(&self._broken)  # does nothing where there is none
+        PyBuffer_Release(&self._buffer)
 
     def count(self, inputs, outputs=()):
         cdef Found[_AT_ONCE] some
         cdef Found *found = some
-        cdef Py_ssize_t size = len(inputs), room = size + len(outputs), n = 0, rows = -1, mine
+        cdef Py_ssize_t room = len(inputs) + len(outputs), n = 0, rows = -1
         cdef _Wide wide
         if room > _AT_ONCE:
             found = <Found *>PyMem_Malloc(room * sizeof(Found))
             if not found:
                 raise MemoryError
         try:
-            for tensor in inputs:
-                name = tensor.name
-                wide = self._tensors.get(name) if name else None
-                if wide is None and size == 1:
-                    wide = self._tensors.get("")
-                if wide is None:
-                    continue
-                data = tensor.data
-                code = _CODES.get(tensor.datatype)
-                if data is None or code is None:
-                    self._block[_UNSEEN] += 1
-                    return -1
-                found[n].columns, found[n].width, found[n].code = wide.columns, wide.width, code
-                PyObject_GetBuffer(data, &found[n].view, PyBUF_C_CONTIGUOUS)
-                n += 1
-                mine = _rows(&found[n - 1], tensor.shape)
-                if mine < 0 or (n > 1 and mine != rows):
-                    self._block[_UNSEEN] += 1
-                    return -1
-                rows = mine
-            if not n:
-                rows = _first(inputs)
+            if self._asked(inputs, found, &n, &rows) >= 0:
+                self._block[_UNSEEN] += 1
+                return -1
             for tensor in outputs:
                 wide = self._outputs.get(tensor.name)
                 if wide is None:
@@ -267,15 +316,100 @@ cdef class Shard:
             self._counted(found, n, rows)
             return rows
         finally:
-            while n:
-                n -= 1
-                PyBuffer_Release(&found[n].view)
+            _release(found, n)
             if found != some:
                 PyMem_Free(found)
+
+    def judge(self, inputs):
+        cdef Found *found
+        cdef Py_ssize_t n = 0, rows = -1, at, element, unseen
+        cdef int broken = 0
+        cdef const int32_t *column
+        cdef const tg_rule *rule
+        if not self._words:
+            return None
+        found = <Found *>PyMem_Malloc(max(len(inputs), 1) * sizeof(Found))
+        if not found:
+            raise MemoryError
+        try:
+            unseen = self._asked(inputs, found, &n, &rows)
+            if unseen >= 0:
+                self._refuse(self._words + _UNREAD)
+                return -1, unseen, -1
+            self._mark(found, n)
+            for at in range(self._expected.width if rows else 0):
+                column = self._expected.columns + at
+                rule = self._shard.columns[column[0]].rule
+                if self._stamps[column[0]] != self._turn and (rule.typed or rule.required):
+                    broken = _SCHEMA if rule.typed else _MISSING
+                    self._refuse(rule.words + _REFUSED + broken)
+                    return column[0], 0, broken
+            for at in range(n):
+                element = tg_judge(
+                    &self._shard, found[at].columns, found[at].width, rows, <const char *>found[at].view.buf,
+                    found[at].code, &broken
+                )
+                if element >= 0:
+                    column = found[at].columns + element % found[at].width
+                    self._refuse(self._shard.columns[column[0]].rule.words + _REFUSED + broken)
+                    return column[0], element // found[at].width, broken
+            return None
+        finally:
+            _release(found, n)
+            PyMem_Free(found)
+
+    cdef Py_ssize_t _asked(self, object inputs, Found *found, Py_ssize_t *n, Py_ssize_t *rows) except? -2:
+        """As `_drift_py.Shard._asked`: the position of a tensor that cannot be counted, or -1."""
+        cdef Py_ssize_t size = len(inputs), position = -1, mine
+        cdef _Wide wide
+        for tensor in inputs:
+            position += 1
+            name = tensor.name
+            wide = self._tensors.get(name) if name else None
+            if wide is None and size == 1:
+                wide = self._tensors.get("")
+            if wide is None:
+                continue
+            data = tensor.data
+            code = _CODES.get(tensor.datatype)
+            if data is None or code is None:
+                return position
+            found[n[0]].columns, found[n[0]].width, found[n[0]].code = wide.columns, wide.width, code
+            PyObject_GetBuffer(data, &found[n[0]].view, PyBUF_C_CONTIGUOUS)
+            n[0] += 1
+            mine = _rows(&found[n[0] - 1], tensor.shape)
+            if mine < 0 or (n[0] > 1 and mine != rows[0]):
+                return position
+            rows[0] = mine
+        if not n[0]:
+            rows[0] = _first(inputs)
+        return -1
+
+    cdef void _refuse(self, uint64_t *word) noexcept:
+        tg_begin(self._words)
+        word[0] += 1
+        tg_end(self._words)
+
+    cdef void _mark(self, Found *found, Py_ssize_t n) noexcept:
+        """Which columns a call has."""
+        cdef Py_ssize_t at, f
+        self._turn += 1
+        for at in range(n):
+            for f in range(found[at].width):
+                self._stamps[found[at].columns[f]] = self._turn
 
     cdef void _counted(self, Found *found, Py_ssize_t n, Py_ssize_t rows) noexcept:
         cdef Py_ssize_t at
         cdef Found *one
+        cdef const tg_rule *rule
+        if self._words:
+            self._mark(found, n)
+            tg_begin(self._words)
+            self._words[_ROWS] += <uint64_t>rows
+            for at in range(self._expected.width):
+                rule = self._shard.columns[self._expected.columns[at]].rule
+                if rule.typed and self._stamps[self._expected.columns[at]] != self._turn:
+                    rule.words[_SCHEMA] += <uint64_t>rows
         tg_begin(self._block)
         self._block[_ROWS] += <uint64_t>rows
         self._block[_CALLS] += 1
@@ -287,6 +421,24 @@ cdef class Shard:
                 with nogil:
                     tg_loops[one.code](&self._shard, one.columns, one.width, rows, <const char *>one.view.buf)
         tg_end(self._block)
+        if self._words:
+            tg_end(self._words)
+
+
+cdef void _forget(tg_names *names) noexcept:
+    cdef int rounding
+    if names:
+        PyMem_Free(names.slots)
+        for rounding in range(4):
+            PyMem_Free(names.tables[rounding].numbers)
+            PyMem_Free(names.tables[rounding].cells)
+        PyMem_Free(names)
+
+
+cdef void _release(Found *found, Py_ssize_t n) noexcept:
+    while n:
+        n -= 1
+        PyBuffer_Release(&found[n].view)
 
 
 cdef Py_ssize_t _rows(Found *found, object shape) except? -2:

@@ -14,22 +14,27 @@ are in the outer bins, NaN is missing. With k = round half to even of (v - centr
 where key orders float64 as unsigned numbers: the bits, all inverted where the sign is set, else the sign inverted.
 BYTES are categories, or times of which only the presence is counted; blank ones and `nan` in any case are missing, and
 so are BYTES in a column of numbers and numbers in one of times.
+
+A value of a column with a rule (`_rules`) is held against it in the same pass:
+
+    MISSING   it is missing, as above; of another kind too unless the rule is `typed`
+    SCHEMA    it is of another kind, and the rule is `typed`
+    RANGE     a number below `low` or above `high`, each rounded as the tensor's datatype is
+    AMONG     it is in no cell of `among` but UNSEEN, where the column's own rules say which cell a value is in
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite, isnan
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kernels.drift._plan import (
     BINS,
     CALLS,
     CLIPPED,
-    DATATYPES,
     EXACT,
     HIGHEST,
     LOWEST,
@@ -46,9 +51,40 @@ from kernels.drift._plan import (
     Times,
     edge_table,
     name_table,
-    number_table,
     places,
+    rounded,
     truth_cells,
+)
+from kernels.drift._rules import (
+    AMONG,
+    BROKEN,
+    MISSING,
+    RANGE,
+    REFUSED,
+    SCHEMA,
+    UNREAD,
+    VALUES,
+    Rule,
+    fnv,
+    mixed,
+    registers_at,
+    rule_places,
+    sketched,
+)
+from kernels.drift._values_py import (
+    FORMATS,
+    Tensor,
+    bits_of,
+    blank,
+    brain,
+    cell_of,
+    elements_of,
+    first_rows,
+    key_of,
+    numbered,
+    raw,
+    rows_of,
+    split,
 )
 
 if TYPE_CHECKING:
@@ -56,29 +92,13 @@ if TYPE_CHECKING:
 
 _LARGEST = 2.0**31 - 1
 _WORD = 2**64 - 1
-_FORMATS = dict(zip(DATATYPES, "?BHIQbhiqefdH", strict=False))
 _TRIES = 200
 _PAUSE_S = 50e-6
+_UNJUDGED = -1
+"""In place of a column and of a rule."""
 
-
-class Tensor(Protocol):
-    """What is counted; `gateway.wire.types.InputTensor` and `OutputTensor` are such."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def datatype(self) -> str:
-        """One of the protocol's."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """Rows first."""
-
-    @property
-    def data(self) -> ReadableBuffer | None:
-        """Raw bytes, row-major, in the machine's byte order; BYTES as their length and content; None: not here."""
+_Held = tuple[int, int | None, int]
+"""A column, the rule that its value breaks, and the value's hash where it is one."""
 
 
 def snapshot(buffer: ReadableBuffer) -> bytes:
@@ -106,12 +126,14 @@ class Shard:
         tensors: the columns that a tensor of a name carries, one value each a row. The empty name is a tensor of
             another name that is alone in its call.
         outputs: likewise, of the tensors of an answer; the empty name stands for nothing.
+        rules: what columns have to be, by their numbers.
+        broken: as `buffer`, of `rule_nbytes(rules)` bytes: what breaks them. Needed with rules.
 
     Raises:
-        ValueError: a size does not fit, or a column or tensor is not as said.
+        ValueError: a size does not fit, or a column, tensor or rule is not as said.
     """
 
-    __slots__ = ("_buffer", "_columns", "_names", "_outputs", "_places", "_tensors")
+    __slots__ = ("_broken", "_buffer", "_columns", "_names", "_outputs", "_places", "_rules", "_sketches", "_tensors")
 
     def __init__(
         self,
@@ -119,24 +141,33 @@ class Shard:
         columns: Sequence[Column],
         tensors: Mapping[str, Sequence[int]],
         outputs: Mapping[str, Sequence[int]] | None = None,
+        rules: Mapping[int, Rule] | None = None,
+        broken: WriteableBuffer | None = None,
     ) -> None:
-        view = memoryview(buffer)
-        if view.readonly:
-            raise BufferError("Object is not writable.")
-        if not view.c_contiguous:
-            raise BufferError("memoryview: underlying buffer is not C-contiguous")
         self._columns = tuple(columns)
         *self._places, words = places(self._columns)
-        if view.nbytes != words * 8:
-            raise ValueError("the buffer is of other columns")
-        self._buffer = view.cast("B").cast("Q")
+        self._buffer = _writable(buffer, words, "the buffer is of other columns")
         self._tensors = {name: tuple(at) for name, at in tensors.items()}
         self._outputs = {name: tuple(at) for name, at in (outputs or {}).items()}
         for at in (*self._tensors.values(), *self._outputs.values()):
             if not at or not all(0 <= one < len(self._columns) for one in at):
                 raise ValueError("a tensor has no columns, or some that are not there")
         self._names = [name_table(column) if isinstance(column, Names) else {} for column in self._columns]
+        self._rule(rules or {}, broken)
         self._buffer[VERSION] += self._buffer[VERSION] & 1  # who wrote here before died amid a call
+
+    def _rule(self, rules: Mapping[int, Rule], broken: WriteableBuffer | None) -> None:
+        if not all(0 <= index < len(self._columns) for index in rules):
+            raise ValueError("a rule is of no column")
+        found, words = rule_places(rules)
+        self._rules = {index: (rules[index], place) for index, place in found.items()}
+        if not rules:
+            return
+        if broken is None:
+            raise ValueError("rules need a buffer")
+        self._broken = _writable(broken, words, "the buffer is of other rules")
+        self._sketches = self._broken.cast("B")
+        self._broken[VERSION] += self._broken[VERSION] & 1
 
     def count(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> int:
         """Count one call and what it was answered.
@@ -149,24 +180,13 @@ class Shard:
             Its rows; -1: it is counted as unseen, because the data of a tensor is not here, or its elements are no
             whole number of rows, or tensors have different numbers of them.
         """
-        found: list[tuple[Tensor, tuple[int, ...], int]] = []
-        rows = -1
-        for tensor in inputs:
-            columns = self._tensors.get(tensor.name) if tensor.name else None
-            if columns is None and len(inputs) == 1:
-                columns = self._tensors.get("")
-            if columns is None:
-                continue
-            elements = _elements(tensor)
-            n = _rows(tensor.shape, elements, len(columns))
-            if n < 0 or (found and n != rows):
-                self._add(UNSEEN)
-                return -1
-            rows = n
-            found.append((tensor, columns, elements))
-        if not found:
-            rows = _first(inputs)
+        found, rows, unseen = self._asked(inputs)
+        if unseen >= 0:
+            self._add(UNSEEN)
+            return -1
         found += self._answered(outputs, rows)
+        if self._rules:
+            self._hold(found, rows)
         self._buffer[VERSION] |= 1
         self._add(ROWS, rows)
         self._add(CALLS)
@@ -178,14 +198,143 @@ class Shard:
         self._add(VERSION)
         return rows
 
+    def judge(self, inputs: Sequence[Tensor]) -> tuple[int, int, int] | None:
+        """Hold a call that is not yet served against the rules, and count it as refused where it breaks one.
+
+        Columns that are not there come first, then values in the order of tensors, rows and columns.
+
+        Returns:
+            Column, row (from 0) and rule of the first value that breaks one; None: there is none. -1, the position of
+            a tensor and -1: its data is not here, or of no whole number of rows, or of others than those before.
+        """
+        if not self._rules:
+            return None
+        found, rows, unseen = self._asked(inputs)
+        if unseen >= 0:
+            self._refuse(UNREAD)
+            return _UNJUDGED, unseen, _UNJUDGED
+        for index in self._absent(found) if rows else ():
+            rule, place = self._rules[index]
+            if rule.typed or rule.required:
+                wrong = SCHEMA if rule.typed else MISSING
+                self._refuse(place + REFUSED + wrong)
+                return index, 0, wrong
+        for tensor, columns, elements in found:
+            for at, (index, verdict, _) in enumerate(self._verdicts(tensor, columns, elements)):
+                if verdict is None or index not in self._rules:
+                    continue
+                rule, place = self._rules[index]
+                if verdict != MISSING or rule.required:
+                    self._refuse(place + REFUSED + verdict)
+                    return index, at // len(columns), verdict
+        return None
+
+    def _asked(self, inputs: Sequence[Tensor]) -> tuple[list[tuple[Tensor, tuple[int, ...], int]], int, int]:
+        """Tensors with their columns and elements; the rows; the position of one that cannot be counted, or -1."""
+        found: list[tuple[Tensor, tuple[int, ...], int]] = []
+        rows = -1
+        for position, tensor in enumerate(inputs):
+            columns = self._tensors.get(tensor.name) if tensor.name else None
+            if columns is None and len(inputs) == 1:
+                columns = self._tensors.get("")
+            if columns is None:
+                continue
+            elements = elements_of(tensor)
+            n = rows_of(tensor.shape, elements, len(columns))
+            if n < 0 or (found and n != rows):
+                return [], -1, position
+            rows = n
+            found.append((tensor, columns, elements))
+        return found, rows if found else first_rows(inputs), -1
+
+    def _absent(self, found: Sequence[tuple[Tensor, tuple[int, ...], int]]) -> list[int]:
+        """Columns of inputs that have a rule and are in no tensor."""
+        there = {index for _, columns, _ in found for index in columns}
+        known = {index for columns in self._tensors.values() for index in columns}
+        return [index for index in sorted(self._rules) if index in known - there]
+
+    def _refuse(self, word: int) -> None:
+        self._broken[VERSION] |= 1
+        self._broken[word] = (self._broken[word] + 1) & _WORD
+        self._broken[VERSION] = (self._broken[VERSION] + 1) & _WORD
+
+    def _hold(self, found: Sequence[tuple[Tensor, tuple[int, ...], int]], rows: int) -> None:
+        """Count what breaks a rule, and sketch values."""
+        words = self._broken
+        words[VERSION] |= 1
+        words[ROWS] = (words[ROWS] + rows) & _WORD
+        for index in self._absent(found):
+            rule, place = self._rules[index]
+            if rule.typed:
+                words[place + BROKEN + SCHEMA] = (words[place + BROKEN + SCHEMA] + rows) & _WORD
+        for tensor, columns, elements in found:
+            for index, verdict, hashed in self._verdicts(tensor, columns, elements):
+                if index not in self._rules:
+                    continue
+                rule, place = self._rules[index]
+                if verdict not in (MISSING, SCHEMA):
+                    words[place + VALUES] = (words[place + VALUES] + 1) & _WORD
+                    if rule.distinct:
+                        register, least = sketched(hashed)
+                        at = registers_at(place) + register
+                        self._sketches[at] = max(self._sketches[at], least)
+                if verdict not in (None, MISSING):
+                    words[place + BROKEN + verdict] = (words[place + BROKEN + verdict] + 1) & _WORD
+        words[VERSION] = (words[VERSION] + 1) & _WORD
+
+    def _verdicts(self, tensor: Tensor, columns: tuple[int, ...], elements: int) -> Iterator[_Held]:
+        """Each element's."""
+        if tensor.datatype == "BYTES":
+            for at, text in enumerate(split(tensor.data)):
+                index = columns[at % len(columns)]
+                yield index, self._text_breaks(index, text), mixed(fnv(text))
+            return
+        rounding = ROUNDING.get(tensor.datatype, EXACT)
+        values = struct.unpack(f"={elements}{FORMATS[tensor.datatype]}", raw(tensor.data))
+        for at, value in enumerate(values):
+            index = columns[at % len(columns)]
+            number = brain(value) if tensor.datatype == "BF16" else float(value)
+            truth = bool(value) if tensor.datatype == "BOOL" else None
+            yield index, self._number_breaks(index, number, truth, rounding), mixed(bits_of(number))
+
+    def _text_breaks(self, index: int, text: bytes) -> int | None:
+        if index not in self._rules:
+            return None
+        rule, column = self._rules[index][0], self._columns[index]
+        cell = cell_of(column, self._names[index], text)
+        if cell == column.cells:
+            foreign = isinstance(column, Numbers) and not blank(text)
+            return SCHEMA if foreign and rule.typed else MISSING
+        if rule.among is None or isinstance(column, Times):
+            return None
+        return AMONG if cell_of(rule.among, name_table(rule.among), text) == rule.among.cells - 1 else None
+
+    def _number_breaks(self, index: int, number: float, truth: bool | None, rounding: int) -> int | None:
+        if index not in self._rules:
+            return None
+        rule, column = self._rules[index][0], self._columns[index]
+        if isnan(number):
+            return MISSING
+        if isinstance(column, Times):
+            return SCHEMA if rule.typed else MISSING
+        if isinstance(column, Numbers) and not (rounded(rule.low, rounding) <= number <= rounded(rule.high, rounding)):
+            return RANGE
+        if rule.among is None:
+            return None
+        if isinstance(column, Names) and truth is not None:
+            cell = truth_cells(rule.among)[truth]
+        else:
+            cell = numbered(rule.among, number, rounding)
+        return AMONG if cell == rule.among.cells - 1 else None
+
     def _answered(self, outputs: Sequence[Tensor], rows: int) -> list[tuple[Tensor, tuple[int, ...], int]]:
         """The outputs that have a value a row."""
         found = []
         for tensor in outputs:
             columns = self._outputs.get(tensor.name)
             if columns is not None:
-                elements = _elements(tensor)
-                if _rows(tensor.shape, elements, len(columns)) == rows:
+                elements = elements_of(tensor)
+                if rows_of(tensor.shape, elements, len(columns)) == rows:
                     found.append((tensor, columns, elements))
         return found
 
@@ -193,48 +342,26 @@ class Shard:
         self._buffer[word] = (self._buffer[word] + count) & _WORD
 
     def _texts(self, tensor: Tensor, columns: tuple[int, ...]) -> None:
-        for at, text in enumerate(_split(tensor.data)):
+        for at, text in enumerate(split(tensor.data)):
             index = columns[at % len(columns)]
             column = self._columns[index]
-            self._add(self._places[index] + self._cell(column, self._names[index], text))
-
-    @staticmethod
-    def _cell(column: Column, named: dict[bytes, int], text: bytes) -> int:
-        """Where an element of BYTES is counted; the cell behind the last one is that of missing values."""
-        if isinstance(column, Numbers):
-            return column.cells
-        if isinstance(column, Names) and text in named:
-            return named[text]
-        try:
-            plain = text.decode().strip()
-        except UnicodeDecodeError:
-            plain = "?"
-        if plain.lower() in ("", "nan"):
-            return column.cells
-        if isinstance(column, Times):
-            return 0
-        if column.fold and plain.lower() in ("true", "false"):
-            return truth_cells(column)[plain.lower() == "true"]
-        return column.cells - 1
+            self._add(self._places[index] + cell_of(column, self._names[index], text))
 
     def _numbers(self, tensor: Tensor, columns: tuple[int, ...], elements: int) -> None:
         datatype = tensor.datatype
         rounding = ROUNDING.get(datatype, EXACT)
-        values = struct.unpack(f"={elements}{_FORMATS[datatype]}", _bytes(tensor.data))
+        values = struct.unpack(f"={elements}{FORMATS[datatype]}", raw(tensor.data))
         for at, value in enumerate(values):
             index = columns[at % len(columns)]
             column, place = self._columns[index], self._places[index]
-            number = _brain(value) if datatype == "BF16" else float(value)
+            number = brain(value) if datatype == "BF16" else float(value)
             if isnan(number) or isinstance(column, Times):
                 self._add(place + column.cells)
             elif isinstance(column, Names):
                 if datatype == "BOOL":
                     self._add(place + truth_cells(column)[value])
                     continue
-                ordered, cells = number_table(column, rounding)
-                where = bisect_left(ordered, number)
-                known = where < len(ordered) and ordered[where] == number
-                self._add(place + (cells[where] if known else column.cells - 1))
+                self._add(place + numbered(column, number, rounding))
             else:
                 self._add(place + sum(edge < number for edge in edge_table(column, rounding)))
                 self._moments(place + BINS + 1, column, number)
@@ -250,61 +377,18 @@ class Shard:
             self._buffer[at + SQUARES_LOW] = squares & _WORD
             self._buffer[at + SQUARES_HIGH] = squares >> 64 & _WORD
         if isfinite(value):
-            key = _key(value)
+            key = key_of(value)
             self._buffer[at + HIGHEST] = max(self._buffer[at + HIGHEST], key + 1)
             self._buffer[at + LOWEST] = max(self._buffer[at + LOWEST], 2**64 - key)
 
 
-def _bytes(data: ReadableBuffer | None) -> memoryview:
-    view = memoryview(b"" if data is None else data)
-    return view.cast("B") if view.nbytes else memoryview(b"")  # zeros in a shape cannot be cast
-
-
-def _split(data: ReadableBuffer | None) -> list[bytes]:
-    """The elements of BYTES; ValueError when one is cut off."""
-    view, found, at = _bytes(data), [], 0
-    while at < len(view):
-        end = at + 4 + int.from_bytes(view[at : at + 4], "little")
-        if at + 4 > len(view) or end > len(view):
-            raise ValueError
-        found.append(bytes(view[at + 4 : end]))
-        at = end
-    return found
-
-
-def _elements(tensor: Tensor) -> int:
-    """How many there are; -1: that cannot be said."""
-    if tensor.data is None or tensor.datatype not in DATATYPES:
-        return -1
-    if tensor.datatype == "BYTES":
-        try:
-            return len(_split(tensor.data))
-        except ValueError:
-            return -1
-    elements, rest = divmod(_bytes(tensor.data).nbytes, struct.calcsize("=" + _FORMATS[tensor.datatype]))
-    return -1 if rest else elements
-
-
-def _rows(shape: Sequence[int], elements: int, width: int) -> int:
-    """Rows of `width` values, one for each of the first dimension; a lone dimension of `width` is one row. -1: none."""
-    first = shape[0] if shape else 1
-    if 0 <= first <= elements and elements == first * width:
-        return first
-    return 1 if len(shape) == 1 and elements == width else -1
-
-
-def _first(inputs: Sequence[Tensor]) -> int:
-    """The rows of a call of which no column is known: its first tensor's."""
-    if not inputs or not inputs[0].shape:
-        return 1
-    shape = inputs[0].shape
-    return max(0, shape[0]) if all(shape) else 0
-
-
-def _brain(bits: int) -> float:
-    return float(struct.unpack("=f", struct.pack("=I", bits << 16))[0])
-
-
-def _key(value: float) -> int:
-    (bits,) = struct.unpack("=Q", struct.pack("=d", value + 0.0))  # -0.0 is 0.0
-    return int(bits ^ (_WORD if bits >> 63 else 1 << 63))
+def _writable(buffer: WriteableBuffer, words: int, wrong: str) -> memoryview:
+    """A block of so many words."""
+    view = memoryview(buffer)
+    if view.readonly:
+        raise BufferError("Object is not writable.")
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    if view.nbytes != words * 8:
+        raise ValueError(wrong)
+    return view.cast("B").cast("Q")

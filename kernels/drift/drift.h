@@ -35,12 +35,22 @@ typedef struct {
     int32_t truth[2];
     int fold;
 } tg_names;
+typedef struct tg_rule tg_rule;
 typedef struct {
     uint64_t *cells;
     double centre, scale;
     tg_names *names;
+    const tg_rule *rule;  /* NULL: it may be anything */
     int32_t kind, count;
 } tg_column;
+struct tg_rule {
+    uint64_t *words;
+    uint8_t *sketch;  /* NULL: different values are not counted */
+    double low[4], high[4];
+    tg_column among;  /* `names` is NULL: any value */
+    int32_t required, typed;
+};
+enum { TG_HOLDS = -1, TG_MISSING, TG_SCHEMA, TG_RANGE, TG_AMONG };
 typedef struct {
     tg_column *columns;
     double *edges[4];
@@ -49,6 +59,13 @@ typedef struct {
 /* As vectors: a plain loop of sixteen turns is unrolled into as many scalars, three times slower. */
 typedef double tg_doubles __attribute__((vector_size(32)));
 typedef int64_t tg_words __attribute__((vector_size(32)));
+
+TG_INLINE uint64_t tg_bits(double v) {
+    double plain = v + 0.0;
+    uint64_t bits;
+    memcpy(&bits, &plain, 8);
+    return bits;
+}
 
 TG_INLINE void tg_moments(const tg_column *c, double v) {
     uint64_t *m = c->cells + TG_BINS + 1;
@@ -63,9 +80,7 @@ TG_INLINE void tg_moments(const tg_column *c, double v) {
         m[0]++;
         if (isinf(v)) return;
     }
-    double plain = v + 0.0;
-    uint64_t key;
-    memcpy(&key, &plain, 8);
+    uint64_t key = tg_bits(v);
     key ^= key >> 63 ? ~(uint64_t)0 : (uint64_t)1 << 63;
     if (key + 1 > m[4]) m[4] = key + 1;
     if (0 - key > m[5]) m[5] = 0 - key;
@@ -82,8 +97,41 @@ static int32_t tg_named_number(const tg_column *c, double v, int rounding) {
     return low < t->count && t->numbers[low] == v ? t->cells[low] : c->count - 1;
 }
 
+/* fmix64 of MurmurHash3: https://github.com/aappleby/smhasher/blob/master/src/MurmurHash3.cpp */
+static uint64_t tg_mixed(uint64_t bits) {
+    bits = (bits ^ bits >> 33) * 0xff51afd7ed558ccdu;
+    bits = (bits ^ bits >> 33) * 0xc4ceb9fe1a85ec53u;
+    return bits ^ bits >> 33;
+}
+static void tg_sketch(const tg_rule *r, uint64_t hash) {
+    uint8_t *place = r->sketch + (hash >> 53), least = (uint8_t)(__builtin_clzll(hash << 11 | 1024) + 1);
+    if (*place < least) *place = least;
+}
+static int tg_number_breaks(const tg_column *c, double v, int rounding, int truth) {
+    const tg_rule *r = c->rule;
+    if (v != v) return TG_MISSING;
+    if (c->kind == TG_TIMES) return r->typed ? TG_SCHEMA : TG_MISSING;
+    if (c->kind == TG_NUMBERS && !(r->low[rounding] <= v && v <= r->high[rounding])) return TG_RANGE;
+    if (!r->among.names) return TG_HOLDS;
+    int32_t cell = c->kind == TG_NAMES && truth >= 0 ? r->among.names->truth[truth]
+                                                     : tg_named_number(&r->among, v, rounding);
+    return cell == r->among.count - 1 ? TG_AMONG : TG_HOLDS;
+}
+/* Whether the value is one of the column's kind. */
+static int tg_hold(const tg_rule *r, int broken) {
+    if (broken > TG_MISSING) r->words[broken]++;
+    if (broken == TG_MISSING || broken == TG_SCHEMA) return 0;
+    r->words[0]++;
+    return 1;
+}
+static __attribute__((noinline)) void tg_hold_number(const tg_column *c, double v, int rounding, int truth) {
+    if (tg_hold(c->rule, tg_number_breaks(c, v, rounding, truth)) && c->rule->sketch)
+        tg_sketch(c->rule, tg_mixed(tg_bits(v)));
+}
+
 TG_INLINE void tg_count(const tg_shard *s, int32_t index, double v, int rounding, int truth) {
     const tg_column *c = s->columns + index;
+    if (c->rule) tg_hold_number(c, v, rounding, truth);
     if (v != v || c->kind == TG_TIMES) { c->cells[c->count]++; return; }
     if (c->kind == TG_NAMES) {
         c->cells[truth >= 0 ? c->names->truth[truth] : tg_named_number(c, v, rounding)]++;
@@ -208,6 +256,20 @@ static int32_t tg_cell(const tg_column *c, const char *text, size_t size) {
     if (c->names->fold && tg_is(text, size, "false")) return c->names->truth[0];
     return c->count - 1;
 }
+static int tg_text_breaks(const tg_column *c, const char *text, size_t size) {
+    const tg_rule *r = c->rule;
+    if (tg_cell(c, text, size) == c->count) {
+        if (c->kind != TG_NUMBERS || !r->typed) return TG_MISSING;
+        tg_strip(&text, &size);
+        return !size || tg_is(text, size, "nan") ? TG_MISSING : TG_SCHEMA;
+    }
+    if (c->kind == TG_TIMES || !r->among.names) return TG_HOLDS;
+    return tg_cell(&r->among, text, size) == r->among.count - 1 ? TG_AMONG : TG_HOLDS;
+}
+static void tg_hold_text(const tg_column *c, const char *text, size_t size) {
+    if (tg_hold(c->rule, tg_text_breaks(c, text, size)) && c->rule->sketch)
+        tg_sketch(c->rule, tg_mixed(tg_hash(text, size)));
+}
 static uint32_t tg_size(const char *at) {
     const unsigned char *b = (const unsigned char *)at;
     return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
@@ -228,6 +290,7 @@ static void tg_bytes(const tg_shard *s, const int32_t *columns, Py_ssize_t width
         for (Py_ssize_t f = 0; f < width; f++) {
             size_t size = tg_size(data);
             const tg_column *c = s->columns + columns[f];
+            if (c->rule) tg_hold_text(c, data + 4, size);
             c->cells[tg_cell(c, data + 4, size)]++;
             data += 4 + size;
         }
@@ -237,6 +300,45 @@ static const tg_loop tg_loops[] = {
     tg_bool, tg_uint8, tg_uint16, tg_uint32, tg_uint64, tg_int8, tg_int16, tg_int32, tg_int64,
     tg_fp16, tg_fp32, tg_fp64, tg_bf16, tg_bytes,
 };
+
+/* By datatype, as `tg_loops`. */
+static const uint8_t tg_sizes[] = {1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 2};
+static const uint8_t tg_rounding[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 3};
+static double tg_number_at(int code, const char *at) {
+    union { uint8_t u8; uint16_t u16; uint32_t u32; uint64_t u64; int8_t i8; int16_t i16; int32_t i32; int64_t i64;
+            float f; double d; } x;
+    memcpy(&x, at, tg_sizes[code]);
+    switch (code) {
+        case 0: return x.u8 ? 1.0 : 0.0;
+        case 1: return x.u8;
+        case 2: return x.u16;
+        case 3: return x.u32;
+        case 4: return (double)x.u64;
+        case 5: return x.i8;
+        case 6: return x.i16;
+        case 7: return x.i32;
+        case 8: return (double)x.i64;
+        case 9: return tg_half(x.u16);
+        case 10: return x.f;
+        case 11: return x.d;
+        default: return tg_brain(x.u16);
+    }
+}
+/* The first element that is refused, and the rule that it breaks; -1: none is. */
+static Py_ssize_t tg_judge(const tg_shard *s, const int32_t *columns, Py_ssize_t width, Py_ssize_t rows,
+                           const char *data, int code, int *broken) {
+    for (Py_ssize_t at = 0; at < rows * width; at++) {
+        const tg_column *c = s->columns + columns[at % width];
+        size_t size = code == 13 ? tg_size(data) : 0;
+        if (c->rule) {
+            if (code == 13) *broken = tg_text_breaks(c, data + 4, size);
+            else *broken = tg_number_breaks(c, tg_number_at(code, data), tg_rounding[code], code ? -1 : *data != 0);
+            if (*broken > TG_MISSING || (*broken == TG_MISSING && c->rule->required)) return at;
+        }
+        data += code == 13 ? 4 + size : tg_sizes[code];
+    }
+    return -1;
+}
 
 /* The version word is odd while a call is counted (a sequence lock); fences as in Boehm 2012, "Can seqlocks get
    along with programming language memory models?". */

@@ -137,6 +137,31 @@ def test_an_alert_begins_and_ends_once_and_outlives_a_restart(tmp_path):
     assert "F" not in json.dumps([one["details"] for one in log.entries])
 
 
+def test_an_alert_that_is_no_longer_declared_is_over(tmp_path):
+    registry, log = Registry(tmp_path / "run", 0), Kept()
+    snapshot = SimpleNamespace(hash="s", policy=SimpleNamespace(hash="p"))
+    declared = FairnessAlert(min_group=100)
+    board = Board(tmp_path / "fairness", registry)
+    watch = board.of(settings(declared))["loan"]
+    count(watch, 0, 2000, 600)
+    count(watch, 1, 2000, 1000)
+    assert asyncio.run(alerts._look(snapshot, Decisions(log), watch)) is True
+    watch = board.of(settings())["loan"]
+    log.away = True
+    asyncio.run(alerts._withdraw(snapshot, Decisions(log), watch))
+    log.away = False
+    for _ in range(2):
+        asyncio.run(alerts._withdraw(snapshot, Decisions(log), watch))
+    assert [(one["details"]["alert"], one["details"].get("withdrawn")) for one in log.entries] == [
+        ("begins", None),
+        ("ends", "true"),
+    ]
+    # Declared again, it begins again where its reason is there still.
+    watch = board.of(settings(declared))["loan"]
+    assert watch.report().alert.raised is None
+    assert asyncio.run(alerts._look(snapshot, Decisions(log), watch)) is True
+
+
 def test_another_alert_keeps_the_counts_and_another_version_begins_anew(tmp_path):
     board = Board(tmp_path / "fairness", Registry(tmp_path / "run", 0))
     one = board.of(settings())["loan"]

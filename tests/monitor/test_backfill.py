@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import os
+import signal
 import time
 
 import numpy as np
@@ -13,7 +15,7 @@ from tile_site import BEGIN
 from gateway import cli
 from gateway.monitors import Board, History
 from governance import tables
-from governance.errors import DataError
+from governance.errors import DataError, StoreError
 from governance.monitor import live, profile, tile
 from governance.monitor.backfill import Span, count
 from governance.monitor.report import compare
@@ -146,3 +148,72 @@ def test_the_command_adds_a_file_once_and_windows_show_it(store_url, tmp_path, m
     assert found == {"1h": 50, "1d": 50, "7d": 150}
     assert cli.main([*words[:4], "plain", "--time", "at", files[0]]) == 2
     assert "no route 'plain' with a monitor" in capsys.readouterr().err
+
+
+def config_of(tmp_path, made, store_url):
+    open_database(store_url, tmp_path / "state").dispose()
+    (tmp_path / "credit.profile").write_bytes(profile.encode(made))
+    store = f"store: {{url: '{store_url}'}}\n" if store_url else ""
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(
+        store + "upstreams: {triton: {http: 127.0.0.1:1, grpc: 127.0.0.1:2}}\n"
+        "routes: {credit: {monitor: {profile: credit.profile}}}\n"
+    )
+    return ["backfill", "--config", str(config), "--route", "credit"]
+
+
+def test_the_same_file_with_other_rows_or_times_is_refused_and_not_said_to_be_there(store_url, tmp_path, made, capsys):
+    words = config_of(tmp_path, made, store_url)
+    now = int(time.time())
+    moments = [now - 60 * row for row in range(50)]
+    data = {**rows_of(2, 50), "at": moments, "then": [at - DAY for at in moments]}
+    path = str(csv_of(tmp_path / "now.csv", data))
+    until = dt.datetime.fromtimestamp(now - 1500, dt.UTC).isoformat()
+    assert cli.main([*words, "--time", "at", "--until", until, path]) == 0
+    assert "24 rows added, 26 left out" in capsys.readouterr().out
+    assert cli.main([*words, "--time", "at", "--until", until, path]) == 0
+    assert "24 rows were there before" in capsys.readouterr().out
+    for other in (["--time", "at"], ["--time", "then", "--until", until]):
+        assert cli.main([*words, *other, path]) == 2
+        said = capsys.readouterr()
+        assert "was added before with another --until or --time" in said.err
+        assert said.out == ""
+        assert cli.main([*words, *other, path, "--format", "json"]) == 2
+        assert json.loads(capsys.readouterr().out)["files"][0]["added"] is False
+
+
+def test_a_store_that_goes_away_midway_leaves_the_list_of_what_is_there(tmp_path, made, capsys, monkeypatch):
+    words = config_of(tmp_path, made, "")
+    now = int(time.time())
+    files = [
+        str(csv_of(tmp_path / f"{at}.csv", {**rows_of(at + 2, 5), "at": [now - DAY * at - 60] * 5})) for at in range(3)
+    ]
+    real, done = stored.add, []
+
+    def add(*args):
+        if done:
+            raise StoreError("store: it is away")
+        done.append(real(*args))
+        return done[-1]
+
+    monkeypatch.setattr(stored, "add", add)
+    assert cli.main([*words, "--time", "at", *files, "--format", "json"]) == 2
+    said = capsys.readouterr()
+    assert "store: it is away" in said.err
+    found = json.loads(said.out)
+    assert [each["added"] for each in found["files"]] == [True]
+    assert found["rows"] == 5
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_said_for_each_of_its_files(tmp_path, made, capsys, monkeypatch):
+    words = config_of(tmp_path, made, "")
+    path = str(csv_of(tmp_path / "a.csv", {**rows_of(2, 5), "at": [int(time.time()) - 60] * 5}))
+    monkeypatch.setattr("governance.monitor.backfill.count", killed)  # in the process that reads
+    assert cli.main([*words, "--time", "at", path, "--format", "json"]) == 2
+    said = capsys.readouterr()
+    assert "a.csv: the process that read it was killed" in said.err
+    assert json.loads(said.out)["files"] == []

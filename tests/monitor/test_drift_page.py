@@ -110,3 +110,16 @@ def test_a_page_that_cannot_be_written_is_one_line(sides, tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"tidegate: {tmp_path}/no/drift.html: cannot be written (No such file or directory)")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "today.csv", "rules.yaml", "link.csv"])
+def test_a_page_over_what_is_read_is_refused(sides, tmp_path, name):
+    (tmp_path / "rules.yaml").write_text("columns: {age: {min: 0}}\n")
+    (tmp_path / "link.csv").symlink_to(sides[0])
+    before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    command = [sys.executable, "-m", "gateway", "drift", "report", "--html", tmp_path / name]
+    command += ["--reference", sides[0], "--current", sides[1], "--constraints", tmp_path / "rules.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is one of the files that are read: name another one" in done.stderr
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == before

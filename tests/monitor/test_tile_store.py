@@ -269,3 +269,37 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path, caplog):
     one.count(1)
     one.minute(BEGIN)
     assert "of a newer version of Tidegate" in caplog.text
+
+
+def test_what_a_monitor_that_is_taken_away_had_counted_gets_to_the_store_later(store_url, tmp_path):
+    """Its journal outlives it, a restart, and its own coming back; so the store has every row once."""
+    one = Gateway(tmp_path, AWAY)
+    one.count(10)
+    one.minute(BEGIN)
+    one.count(5)
+    one.minute(BEGIN + 60)
+    one.board.retain([])
+    assert list((tmp_path / "monitors").iterdir()) == []
+    assert len(list((tmp_path / "monitors-left").iterdir())) == 1
+    again = Gateway(tmp_path, store_url)  # restarted, with its store, and the monitor again
+    assert again.monitor.report().rows["current"] == 0
+    again.count(3)
+    again.minute(BEGIN + 120)
+    found, _ = in_store(again.history.plain, again.monitor)
+    assert found[drift.ROWS] == 18
+    assert list((tmp_path / "monitors-left").iterdir()) == []
+    again.minute(BEGIN + 180)
+    assert in_store(again.history.plain, again.monitor)[0][drift.ROWS] == 18
+
+
+def test_what_nobody_can_say_of_is_let_go(tmp_path):
+    one = Gateway(tmp_path, None)
+    one.count(10)
+    one.monitor.keep(BEGIN * SECOND)
+    (one.monitor.folder / "series").write_text("{}")
+    one.board.retain([])
+    old = tmp_path / "monitors-left/abc-1000"
+    old.mkdir()
+    assert len(list((tmp_path / "monitors-left").iterdir())) == 2
+    one.history.feed([], BEGIN * SECOND)
+    assert list((tmp_path / "monitors-left").iterdir()) == []
