@@ -255,7 +255,8 @@ class Pipeline:
     @staticmethod
     def judge(x: Exchange, call: InferCall) -> None:
         """Of step 7: hold a call in raw form against constraints of its route that refuse. Raises BadRequest."""
-        monitor = x.snapshot.judged.get(x.route_name)
+        judged = x.snapshot.judged
+        monitor = judged.get(x.route_name) if judged else None
         if monitor is not None:
             monitor.judge(call.inputs if x.raw is None else x.raw)
 
@@ -291,8 +292,7 @@ class Pipeline:
                 signature = self._found_to_fit(call, upstream, to) or await self.fit(x, call, to)
         if signature.decoupled:
             raise Unsupported(_DECOUPLED[x.protocol])
-        if x.snapshot.judged:
-            self.judge(x, call)
+        self.judge(x, call)
         left = x.time_left()
         if left <= 0:
             raise DeadlineExceeded("the request's time was over before it could be forwarded")

@@ -45,7 +45,7 @@ cdef class Window:
         elif place == 1 and answered and self._quiet:
             self._was_alone(now - began, now)
         if now >= self._until:
-            self._turn(now)
+            self._window_over(now - began, now, answered)
 
     def _left_in_probe(self, place, seconds, now, answered):
         """A request is through during a probe."""
@@ -53,5 +53,5 @@ cdef class Window:
     def _was_alone(self, seconds, now):
         """A request was answered that began alone."""
 
-    def _turn(self, now):
-        """The window may end."""
+    def _window_over(self, seconds, now, answered):
+        """The window may end with this request."""

@@ -49,7 +49,7 @@ class Window:
         elif place == 1 and answered and self._quiet:
             self._was_alone(now - began, now)
         if now >= self._until:
-            self._turn(now)
+            self._window_over(now - began, now, answered)
 
     def _left_in_probe(self, place: int, seconds: float, now: float, answered: bool) -> None:
         """A request is through during a probe."""
@@ -57,5 +57,5 @@ class Window:
     def _was_alone(self, seconds: float, now: float) -> None:
         """A request was answered that began alone."""
 
-    def _turn(self, now: float) -> None:
-        """The window may end."""
+    def _window_over(self, seconds: float, now: float, answered: bool) -> None:
+        """The window may end with this request."""

@@ -16,7 +16,8 @@ throughput may overrule (BBR: Cardwell et al., ACM Queue 14(5), 2016, probes in 
   (Envoy's minRTT window, BBR's ProbeRTT), and again every `_AGAIN` seconds until a quiet moment tells better.
   One worker measures for all (`peers`): the others hold their requests back, and who first has one to send once
   nobody has any at the server does it. Probes begin at multiples of `_GRID` seconds of the clock that they
-  share; who comes later joins.
+  share; who comes later joins. Before the first of them, from an answer on that was late after the first of all,
+  no more may be at the server than are: they have to drain before anything can be measured.
 - While R stays below `tolerance` times the unloaded latency, or within `STANDING` of it (CoDel's 5 ms: a
   standing queue shorter than that harms nobody), nothing is limited but by `max`.
 - Beyond, and while requests in flight do not decrease (a burst that drains is no overload), the limit becomes
@@ -189,6 +190,16 @@ class Limiter(Window):
         self._samples = max(self._samples, _LEARNED)
         self._known_until = until
 
+    def _was_cold(self, seconds: float, now: float) -> None:
+        """An answer before the model was ever measured: where it is late, no more go to the server than are there.
+
+        They have to drain before it can be measured, and who comes last of hundreds is late for good.
+        """
+        if self.limiting or not self._alone or seconds <= self._allowed() or not self._is_unknown(now):
+            return
+        self.limit = max(self._config.min, self.in_flight)
+        self._congested = True
+
     def _wait_to_probe(self, x: float, n: float, everyone: float, now: float) -> None:
         """There is load; a probe begins when the time has come for all workers."""
         if not self._probe_from:
@@ -270,6 +281,11 @@ class Limiter(Window):
         self._done = 0
         self._full = False
         self._wanted = self.in_flight
+
+    def _window_over(self, seconds: float, now: float, answered: bool) -> None:
+        self._turn(now)
+        if answered and not self._known_until and self.in_flight > _COMPLETIONS:
+            self._was_cold(seconds, now)
 
     def _turn(self, now: float) -> None:
         """The window may end."""

@@ -4,7 +4,10 @@ three times the unloaded one; known model or not, one worker or several, and whe
 Each load is judged after the first seconds (or some hundred requests), in which overload is recognised.
 """
 
+import random
 from functools import cache
+from statistics import mean as mean_of
+from statistics import median
 
 import pytest
 from admission.service_times import KINDS, slow_at_first
@@ -64,10 +67,14 @@ def test_a_model_that_was_quiet_before(kind: str, mean: float, instances: int, t
 def test_a_model_that_nobody_knows_yet(kind: str, mean: float, instances: int, times: float):
     """The gateway starts into the overload, before a model whose first answers take five times as long."""
     capacity = instances / mean
-    sim = Simulation(slow_at_first(KINDS[kind](mean), 2 * instances), instances)
-    share, served = judged(sim, times * capacity, capacity, recognised=5.0 + 20 * mean)
-    assert share >= 0.9
-    assert quantile(served, 0.99) <= 3 * unloaded_p99(kind, mean, instances)
+    shares, p99 = [], []
+    for seed in (1, 2, 3):  # by chance alone a bimodal model serves a twentieth more or less within these four seconds
+        sim = Simulation(slow_at_first(KINDS[kind](mean), 2 * instances), instances, seed=seed)
+        share, served = judged(sim, times * capacity, capacity, recognised=5.0 + 20 * mean)
+        shares.append(share)
+        p99.append(quantile(served, 0.99))
+    assert mean_of(shares) >= 0.9
+    assert median(p99) <= 3 * unloaded_p99(kind, mean, instances)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -99,6 +106,72 @@ def test_a_quarter_too_much(instances: int, known: bool):
     share, served = judged(sim, 1.25 * capacity, capacity, recognised=8.0)
     assert share >= 0.9
     assert quantile(served, 0.99) <= 3 * unloaded_p99("noisy", 0.02, instances)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_whole_curve(known: bool, seed: int):
+    """What `python -m bench.overload` measures: two instances of 20 ms, 10 s from the third second on."""
+    capacity = 2 / 0.02
+    goodput, p99 = {}, {}
+    for times in (0.8, 1.0, 1.25, 1.5, 2.0, 3.0):
+        sim = Simulation(slow_at_first(KINDS["fixed"](0.02), 0 if known else 4), 2, seed=seed)
+        if known:
+            sim.open_loop(capacity / 4, 3.0)
+            sim.run(3.0)
+        share, served = judged(sim, times * capacity, capacity)
+        goodput[times] = share * sum(seconds <= 1.0 for seconds in served) / len(served)
+        p99[times] = quantile(served, 0.99)
+    best = max(goodput.values())
+    assert {times: share for times, share in goodput.items() if share < 0.9 * best * min(times, 1.0)} == {}
+    assert p99[2.0] <= 3 * unloaded_p99("fixed", 0.02, 2)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("times", [1.25, 2.0])
+def test_a_model_whose_first_answers_are_slow_leaves_no_queue_behind(times: float, seed: int):
+    """Two and a half seconds at a fifth of the rate: what came meanwhile does not wait at the server."""
+    sim = Simulation(slow_at_first(KINDS["fixed"](0.02), 50), 2, seed=seed)
+    sim.open_loop(times * 100.0, 13.0)
+    most = 0
+    while sim.now < 3.0:
+        sim.run(sim.now + 0.1)
+        most = max(most, sim.gates[0].limiter.in_flight)
+    before = len(sim.answers)
+    sim.run(13.0)
+    served = sorted(seconds for _, seconds, _ in sim.answers[before:])
+    assert most <= 60
+    assert sum(seconds <= 1.0 for seconds in served) >= 900
+    assert quantile(served, 0.99) <= 0.3
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("times", [1.0, 1.25, 1.5])
+@pytest.mark.parametrize(("every", "long"), [(1.0, 0.5), (0.1, 0.05)])
+def test_a_machine_that_stands_still_again_and_again(every: float, long: float, times: float, seed: int):
+    """A third of the time, from the cold start on: what the rest can do is done in time."""
+    sim = Simulation(slow_at_first(KINDS["fixed"](0.02), 4), 2, seed=seed)
+    drawn, still = random.Random(seed + 1000), [(0.0, 0.0)]
+
+    def stand_still() -> None:
+        seconds = drawn.expovariate(1 / long)
+        still.append((sim.now, sim.now + seconds))
+        sim.idle -= 10_000
+        sim.call_later(seconds, go_on)
+
+    def go_on() -> None:
+        sim.idle += 10_000
+        sim._serve()
+        sim.call_later(drawn.expovariate(1 / every), stand_still)
+
+    sim.call_later(drawn.expovariate(1 / every), stand_still)
+    sim.open_loop(times * 100.0, 13.0)
+    sim.run(3.0)
+    before = len(sim.answers)
+    sim.run(13.0)
+    lost = sum(max(0.0, min(end, 13.0) - max(begin, 3.0)) for begin, end in still)
+    in_time = sum(seconds <= 1.0 for _, seconds, _ in sim.answers[before:])
+    assert in_time >= 0.7 * 100.0 * (10.0 - lost)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

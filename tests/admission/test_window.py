@@ -33,8 +33,8 @@ def told(twin):
         def _was_alone(self, *said):
             self.heard.append(("alone", *said))
 
-        def _turn(self, *said):
-            self.heard.append(("turn", *said))
+        def _window_over(self, *said):
+            self.heard.append(("over", *said))
 
     return Told()
 
@@ -71,7 +71,7 @@ def test_both_count_the_same(steps):
 @pytest.mark.parametrize("twin", [_window_c, _window_py], ids=["c", "py"])
 def test_what_the_limiter_raises_is_raised(twin):
     class Failing(twin.Window):
-        def _turn(self, now):
+        def _window_over(self, seconds, now, answered):
             raise LookupError(now)
 
     window = Failing(1, 0.0)
