@@ -53,7 +53,8 @@ def read(path: Path) -> Table:
     try:
         return reader(path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+        # What reads Parquet may say it in several lines.
+        raise DataError(f"{path}: {error.strerror or ' '.join(str(error).split())}") from None
 
 
 def _csv(path: Path) -> Table:
@@ -140,7 +141,7 @@ def _parquet(path: Path) -> Table:
     try:
         table = parquet.read_table(path)
     except pa.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({error})") from None
+        raise DataError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from None
     columns = {}
     for field, chunks in zip(table.schema, table.columns, strict=True):
         if field.name in columns:

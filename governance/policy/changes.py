@@ -307,7 +307,7 @@ class Ledger:
         for number, line in enumerate(whole.splitlines()):
             try:
                 entry = msgspec.json.decode(line, type=Entry)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ChangeError(f"{self._file}:{number + 1}: no entry ({error}): restore it from a backup") from None
             if entry.previous != previous or entry.number != number:
                 raise ChangeError(f"{self._file}:{number + 1}: does not follow the line before: restore a backup")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fuzz_features
 import fuzz_files
+import fuzz_governance
 import fuzz_identity
 import fuzz_server
 from google.protobuf.message import DecodeError
@@ -172,7 +173,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         raw_tensor, content_coding, generate_request, generate_answer, header_values,
     )
 }  # fmt: skip
-_OTHERS = (fuzz_server, fuzz_identity, fuzz_files, fuzz_features)
+_OTHERS = (fuzz_server, fuzz_identity, fuzz_files, fuzz_features, fuzz_governance)
 for _other in _OTHERS:
     TARGETS |= _other.TARGETS
 
