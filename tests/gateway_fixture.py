@@ -110,6 +110,14 @@ class Gateway:
         """Until the process answers at all."""
         self._wait_for("/healthz", seconds)
 
+    def wait_for_all(self, begun: int) -> None:
+        """Until every worker serves, of which the first that is ready answers pages: its log says so behind `begun`."""
+        until = time.monotonic() + START_SECONDS
+        while b"serving: " not in self.log.read_bytes()[begun:]:
+            if self.process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"not all workers serve:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
     def _wait_for(self, page: str, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -170,6 +178,7 @@ def start_gateway(
         (folder / name).write_bytes(data)
     log = folder / "gateway.log"
     environment = {**os.environ, **(env or {})}
+    begun = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*under, sys.executable, "-m", "gateway", "serve", "--config", str(folder / "tidegate.yaml"), *args],
@@ -182,6 +191,8 @@ def start_gateway(
     try:
         if wait == "ready":
             running.wait_ready()
+            if not re.search(r"level: *(warning|error)", text):
+                running.wait_for_all(begun)
         elif wait == "live":
             running.wait_live()
     except BaseException:
