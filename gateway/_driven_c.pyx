@@ -162,6 +162,7 @@ cdef class Direct:
         raise StopIteration(self.result())
 
 
+# A slot of the type, called by the interpreter: what is raised is set as its error and told by PYGEN_ERROR.
 cdef PySendResult _send(PyObject *it, PyObject *sent, PyObject **result) noexcept:
     """What `await` asks for: the future itself while it has no end, then its result."""
     cdef Direct self = <Direct>it
@@ -179,6 +180,7 @@ cdef PySendResult _send(PyObject *it, PyObject *sent, PyObject **result) noexcep
     return PYGEN_ERROR
 
 
+# Leaves an error set on purpose, which Cython would otherwise take for its own and report.
 cdef int _raised(Direct self) noexcept:
     """Leave its failure as the error that is set."""
     error = self.failure()
